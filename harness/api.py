@@ -1,0 +1,117 @@
+"""The harness from Python: run a sweep, or put a chosen method onto your own pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from harness import config, engine, plan
+from harness.attach import attached, check
+from harness.backbones.base import follow
+from harness.errors import UserError
+from harness.executors import local
+from harness.models.loading import Model, backbone_of, digest_of
+from harness.registry import methods as registered
+from results.grid import image_grid
+from results.plots import write_plots
+from results.record import Record
+from results.tables import Table
+
+RUNS = Path("results") / "runs"
+
+
+def run(methods: Any = None, *, out: str | Path | None = None, progress: engine.Progress | None = None, **sweep: Any) -> Table:
+    """Run a sweep and return its table. `sweep`: the fields of `harness.config.Sweep` (model, ratios, cases, ...).
+
+    Points that the run folder holds already are not run again. Raises UserError for bad input; a point that fails
+    is a row with its reason.
+    """
+    values = dict(sweep) if methods is None else {"methods": methods, **sweep}
+    return execute(plan.make(config.build(values)), out, progress or (lambda _what, _images: None), lambda _record: None)
+
+
+def run_folder(made: plan.Plan, out: str | Path | None) -> Path:
+    return Path(out) if out is not None else RUNS / made.sweep.run_name()
+
+
+def execute(made: plan.Plan, out: str | Path | None, progress: engine.Progress, finished: Any) -> Table:
+    """Run what is missing of a plan, then write tables, plots and the image grid."""
+    folder = run_folder(made, out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output folder {folder} cannot be made: {error.strerror}; give another --out") from error
+    with local.open_store(made, folder) as store:
+        fresh = bool(local.todo(made, store))
+        table = Table(local.run(made, store, folder, progress, finished))
+    if fresh or not (folder / "tables" / "results.csv").exists():
+        write_outputs(table, made, folder)
+    return table
+
+
+def write_outputs(table: Table, made: plan.Plan, folder: Path) -> None:
+    """Everything that people look at, from records alone."""
+    table.write(folder)
+    write_plots(table, folder / "plots")
+    rows = [(_label(record), [folder / name for name in record.images]) for record in table.records if record.images]
+    if rows:
+        image_grid(rows, [case.prompt for case in made.cases], folder / "plots" / "images.png")
+
+
+def _label(record: Record) -> str:
+    return record.method if record.ratio is None else f"{record.method} {100 * record.ratio:g} %"
+
+
+_ON: dict[int, ExitStack] = {}
+
+
+def apply(pipeline: Any, method: str, *, adapter: str | Path | None = None, **settings: Any) -> None:
+    """Make a diffusers pipeline cheaper, in place: `harness.apply(pipeline, "diffcr", ratio=0.2)`.
+
+    Adapter states are looked for beside the pipeline's own folder, or in the folder `adapter`. `remove` takes the
+    method back, bit for bit. Raises UserError for an unknown method or setting, a pipeline that no backbone serves, a
+    missing adapter, or a pipeline that carries a method already.
+    """
+    if id(pipeline) in _ON:
+        raise UserError("this pipeline carries a method already; call harness.remove(pipeline) first")
+    spec = config.MethodSpec(name=method, settings=settings)
+    cls = registered.get(method)
+    (chosen,) = config.settings_of(spec, (settings.get("ratio", cls.Settings().model_dump().get("ratio", 0.0)),))
+    backbone = backbone_of(pipeline)
+    if refusal := check(chosen, backbone):
+        raise UserError(f"method {method!r} cannot run on this pipeline: {refusal}")
+    state = None
+    if chosen.needs_state:
+        state = _adapters(pipeline, backbone, adapter).adapter(chosen.adapter())[0]
+    with ExitStack() as stack:
+        stack.enter_context(follow(backbone, pipeline))
+        stack.enter_context(attached(backbone, chosen, state))
+        _ON[id(pipeline)] = stack.pop_all()
+
+
+def remove(pipeline: Any) -> None:
+    """Take back what `apply` did; nothing happens where nothing was applied."""
+    if stack := _ON.pop(id(pipeline), None):
+        stack.close()
+
+
+@contextmanager
+def applied(pipeline: Any, method: str, **settings: Any) -> Iterator[None]:
+    """`apply` inside a `with` block."""
+    apply(pipeline, method, **settings)
+    try:
+        yield
+    finally:
+        remove(pipeline)
+
+
+def _adapters(pipeline: Any, backbone: Any, folder: str | Path | None) -> Model:
+    home = str(getattr(pipeline, "name_or_path", None) or pipeline.config.get("_name_or_path") or "")
+    places = [Path(folder)] if folder is not None else []
+    if home:
+        places += [Path(home) / "adapters", Path(home).parent.parent / "adapters"]
+    digest = digest_of(Path(home)) if home and Path(home).is_dir() else ""
+    return Model(home or "pipeline", pipeline, backbone, digest, adapters=tuple(p for p in places if p.is_dir()))
+

@@ -1,0 +1,1 @@
+"""Narrow adapters onto the DiTs of diffusers: one small file per family."""

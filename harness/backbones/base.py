@@ -1,0 +1,205 @@
+"""The narrow view of a DiT that methods get, and the machinery that puts advice around its parts.
+
+Advice goes around a module's `forward` as an instance attribute and is deleted on the way out: class, state-dict
+keys and weights stay as they were, so the model is restored bit for bit.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import UserError
+from harness.spec import Advice, Call, Grid, Part, Step
+
+
+class Backbone(ABC):
+    """One DiT. A family says which module each part is, and how the part's tensors go in and out.
+
+    classes: names of the diffusers transformer classes that it serves.
+    """
+
+    classes: ClassVar[frozenset[str]]
+    parts: ClassVar[frozenset[Part]] = frozenset({"block", "self_attention", "cross_attention", "mlp"})
+
+    def __init__(self, transformer: nn.Module) -> None:
+        self.transformer = transformer
+        self._advice: dict[tuple[int, Part], list[Advice]] = {}
+        self._clock: Step | None = None
+        self._timesteps: Sequence[float] = ()
+        self._grid: Grid | None = None
+        self._held = False
+        self._resets: list[Callable[[], None]] = []
+        self._watching = 0
+
+    # -- what a family provides ------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer blocks, in order."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Channels per token, D."""
+
+    @abstractmethod
+    def module(self, layer: int, part: Part) -> nn.Module:
+        """The module whose `forward` is this part."""
+
+    @abstractmethod
+    def grid_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Grid:
+        """The token grid of a call of the transformer."""
+
+    @abstractmethod
+    def linear_names(self) -> list[str]:
+        """Names below a block of the linear layers that LoRA adapts."""
+
+    # -- time and place --------------------------------------------------------------------------------------
+
+    @property
+    def layers(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def step(self) -> Step:
+        """Where the sampler is. Raises RuntimeError outside a generation."""
+        if self._clock is None:
+            raise RuntimeError("the sampling step is unknown: call begin() or use at()")
+        return self._clock
+
+    @property
+    def grid(self) -> Grid:
+        if self._grid is None:
+            raise RuntimeError("the token grid is unknown before the first call of the transformer")
+        return self._grid
+
+    def begin(self, timesteps: Sequence[float]) -> None:
+        """A new image starts: the sampler will visit these timesteps. Resets state that lives across steps."""
+        self._timesteps = tuple(float(t) for t in timesteps)
+        self._clock = Step(-1, len(self._timesteps), float("nan"))
+        for reset in self._resets:
+            reset()
+
+    @contextmanager
+    def at(self, step: Step) -> Iterator[None]:
+        """Pin the clock, as training does."""
+        before, held = self._clock, self._held
+        self._clock, self._held = step, True
+        try:
+            yield
+        finally:
+            self._clock, self._held = before, held
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Calls of the transformer in here do not advance the clock (replays for counting)."""
+        before, self._held = self._held, True
+        try:
+            yield
+        finally:
+            self._held = before
+
+    @contextmanager
+    def on_begin(self, reset: Callable[[], None]) -> Iterator[None]:
+        """Call `reset` whenever a new image starts."""
+        self._resets.append(reset)
+        try:
+            yield
+        finally:
+            self._resets.remove(reset)
+
+    # -- advice ----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def advise(self, part: Part, advice: Advice, layers: Sequence[int] | None = None) -> Iterator[None]:
+        """Put advice around a part of these layers (all by default). Of several, the first one is outermost."""
+        if part not in self.parts:
+            raise UserError(f"{type(self.transformer).__name__} has no separate {part!r} part to advise")
+        chosen = list(range(self.layers)) if layers is None else list(layers)
+        with self._watch():
+            for layer in chosen:
+                self._install(layer, part)
+                self._advice[layer, part].append(advice)
+            try:
+                yield
+            finally:
+                for layer in chosen:
+                    self._advice[layer, part].remove(advice)
+                    if not self._advice[layer, part]:
+                        del self._advice[layer, part]
+                        del self.module(layer, part).forward  # uncovers the class's own method
+
+    @contextmanager
+    def _watch(self) -> Iterator[None]:
+        """Follow the transformer's calls (grid and step) while any advice is on."""
+        self._watching += 1
+        if self._watching == 1:
+            self._hook = self.transformer.register_forward_pre_hook(self._enter, with_kwargs=True)
+        try:
+            yield
+        finally:
+            self._watching -= 1
+            if not self._watching:
+                self._hook.remove()
+
+    def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._grid = self.grid_of(args, kwargs)
+        if self._held or self._clock is None:
+            return
+        index = min(self._clock.index + 1, len(self._timesteps) - 1)
+        self._clock = Step(index, len(self._timesteps), self._timesteps[index])
+
+    def _install(self, layer: int, part: Part) -> None:
+        if (layer, part) in self._advice:
+            return
+        module = self.module(layer, part)
+        if "forward" in vars(module):
+            raise UserError(f"the {part} of layer {layer} is patched by something else; remove that first")
+        self._advice[layer, part] = []
+        original = module.forward
+
+        def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            chain = tuple(self._advice[layer, part])
+
+            def run_from(depth: int) -> Callable[..., Tensor]:
+                def run(x: Tensor, index: Tensor | None = None) -> Tensor:
+                    if depth == len(chain):
+                        return original(x, *args, **self.on_subset(kwargs, index))
+                    return chain[depth](
+                        Call(x, layer, part, self.step, self.grid, run_from(depth + 1), kwargs)
+                    )
+
+                return run
+
+            return run_from(0)(hidden_states)
+
+        module.forward = forward  # type: ignore[method-assign]
+
+    def on_subset(self, kwargs: Mapping[str, Any], index: Tensor | None) -> Mapping[str, Any]:
+        """Arguments of a part for a subset of tokens. Families with per-token arguments index them here."""
+        return kwargs
+
+
+@contextmanager
+def follow(backbone: Backbone, pipeline: Any) -> Iterator[None]:
+    """Tell the backbone of every new image that this pipeline starts."""
+    scheduler = pipeline.scheduler
+    original = scheduler.set_timesteps
+
+    def set_timesteps(*args: Any, **kwargs: Any) -> Any:
+        out = original(*args, **kwargs)
+        backbone.begin(torch.as_tensor(scheduler.timesteps).tolist())
+        return out
+
+    scheduler.set_timesteps = set_timesteps
+    try:
+        yield
+    finally:
+        del scheduler.set_timesteps

@@ -1,0 +1,137 @@
+"""A sweep as the user wrote it: from the command line or a YAML file, validated in one place."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from harness.errors import UserError, unknown
+from harness.method import Method, Settings
+from harness.registry import methods as registered
+
+DENSE = "dense"
+
+
+class MethodSpec(BaseModel):
+    """A method by name, with settings of its own. `ratios` replaces the sweep's ratios for this method."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    ratios: tuple[float, ...] | None = None
+
+
+class Sweep(BaseModel):
+    """What to run. Every default stands here and nowhere else; None means the model's own default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    methods: tuple[MethodSpec, ...] = (MethodSpec(name="diffcr"), MethodSpec(name="tome"))
+    model: str = "shapes"
+    task: str = "text-to-image"
+    ratios: tuple[float, ...] = (0.1, 0.2, 0.3)
+    cases: int = Field(64, ge=2, le=1_000_000)
+    steps: int | None = Field(None, ge=1, le=1000)
+    guidance: float | None = Field(None, ge=0)
+    batch: int = Field(16, ge=1)
+    rounds: int = Field(8, ge=2, description="rounds of the interleaved latency measurement")
+    prompts: Path | None = None
+    metrics: tuple[str, ...] | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
+    adapters: tuple[Path, ...] = ()
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        """Accept "a,b", ["a", {"name": "b", "around": "mlp"}]: unknown keys beside a name are settings."""
+        items = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+        out = []
+        for item in items:
+            if isinstance(item, str):
+                item = {"name": item}
+            if isinstance(item, dict):
+                own = {k: v for k, v in item.items() if k in MethodSpec.model_fields}
+                rest = {k: v for k, v in item.items() if k not in MethodSpec.model_fields}
+                item = own | {"settings": {**own.get("settings", {}), **rest}}
+            out.append(item)
+        return out
+
+    @field_validator("ratios")
+    @classmethod
+    def _ratios(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        for ratio in value:
+            if not 0 <= ratio <= 0.9:
+                raise ValueError(f"a compression ratio must lie in [0, 0.9], got {ratio:g} (0.2 means 20 %)")
+        return value
+
+    def canonical(self) -> str:
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+
+    def digest(self) -> str:
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+    def run_name(self) -> str:
+        """A folder name that no other configuration has."""
+        words = re.sub(r"[^a-z0-9]+", "-", f"{self.task}-{Path(self.model).name}".lower()).strip("-")
+        return f"{words}-{self.digest()[:8]}"
+
+
+def build(values: dict[str, Any], source: str = "") -> Sweep:
+    """Validate. Raises UserError with one line that names the field, what it got and what was expected."""
+    try:
+        return Sweep.model_validate(values)
+    except ValidationError as error:
+        raise UserError(one_line(error, Sweep, source)) from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The fields of a sweep file. Raises UserError."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"config file {path} cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"config file {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"config file {path} must hold keys and values, for instance `model: shapes`")
+    for key in values:
+        if key not in Sweep.model_fields:
+            raise unknown(f"key in {path}", str(key), Sweep.model_fields)
+    return values
+
+
+def settings_of(spec: MethodSpec, ratios: tuple[float, ...]) -> list[Method]:
+    """The method objects that a spec asks for: one per ratio. Raises UserError for an unknown name or setting."""
+    cls: type[Method] = registered.get(spec.name)
+    try:
+        if "ratio" in spec.settings:
+            swept: list[Settings] = [cls.Settings()]
+        else:
+            swept = cls.settings_for(spec.ratios if spec.ratios is not None else ratios)
+        chosen = [cls.Settings.model_validate({**one.model_dump(), **spec.settings}) for one in swept]
+    except ValidationError as error:
+        raise UserError(f"method {spec.name!r}: {one_line(error, cls.Settings)}") from error
+    return [cls(one) for one in chosen]
+
+
+def one_line(error: ValidationError, model: Any, source: str = "") -> str:
+    """The first complaint of a validation, as one line that names the field, what was expected and what it got."""
+    fields = getattr(model, "model_fields", None) or getattr(model, "__dataclass_fields__", {})
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    where = f"{source}: " if source else ""
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return f"{where}unknown setting {name!r}: {hint}known: {', '.join(fields) or 'none'}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}{name}: {message}" + ("" if "got" in message else f", got {first['input']!r}")

@@ -1,0 +1,231 @@
+"""One operating point -> one record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from harness.attach import attached
+from harness.measure import flops, latency, memory
+from harness.metric import Sample, images_to_uint8
+from harness.backbones.base import follow
+from harness.plan import Plan, Point
+from results.record import Estimate, Record
+from results.statistics import bootstrap, paired_ratio
+
+Progress = Callable[[str, int], None]
+"""Called with what is being done and how many images were just made."""
+
+
+class MethodFailure(Exception):
+    """A method did not do what a method must; the message is the record's reason."""
+
+
+@dataclass
+class Reference:
+    """What the dense point leaves for the others."""
+
+    sample: Sample
+    gmacs: float
+
+
+def images_per_point(plan: Plan, point: Point) -> int:
+    """How many images a point makes in all its passes: the unit of progress and of time estimates."""
+    latency_runs = 2 * (plan.sweep.rounds + 1)
+    return len(plan.cases) + latency_runs + 5  # parts, memory, and counting, whose two runs go slower
+
+
+def run(plan: Plan, point: Point, reference: Reference | None, folder: Path, progress: Progress) -> tuple[Record, Reference | None]:
+    """Generate, measure and judge one point. Whatever the method raises becomes a failed record.
+
+    Returns the record and, for the reference itself, what the others compare with.
+    """
+    began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
+    estimates: dict[str, Estimate] = {}
+    samples: dict[str, list[float]] = {}
+    made: Reference | None = None
+    images: list[str] = []
+    reason = ""
+    try:
+        sample = Sample(plan.cases, _generate(plan, point, progress))
+        if not np.isfinite(sample.images.astype(float)).all():
+            raise MethodFailure("the images hold values that are not finite")
+        progress(f"{point.label}: cost", 0)
+        estimates, samples = _cost(plan, point, progress)
+        gmacs = estimates["gmacs"].value
+        _check_effect(point, sample, gmacs, reference)
+        progress(f"{point.label}: quality", 0)
+        for metric in plan.metrics:
+            estimates |= metric.estimates(sample, None if reference is None else reference.sample)
+        images = save_images(sample.images, folder, point.key)
+        made = Reference(sample, gmacs)
+    except Exception as error:
+        reason = str(error) if isinstance(error, MethodFailure) else f"{type(error).__name__}: {_first_line(error)}"
+        estimates, samples = {}, {}
+    record = Record(
+        key=point.key,
+        method=point.method.name,
+        settings=point.method.settings.model_dump(mode="json"),
+        ratio=point.method.ratio,
+        ratio_reached=None if reason or point.method.ratio is None else point.method.reached(point.state),
+        task=plan.sweep.task,
+        model=plan.sweep.model,
+        device=plan.sweep.device,
+        dtype=plan.sweep.dtype,
+        steps=plan.task.steps,
+        cases=len(plan.cases),
+        outcome="failed" if reason else "ok",
+        reason=reason,
+        estimates=estimates,
+        samples=samples,
+        fingerprint=plan.fingerprint,
+        environment=plan.environment,
+        images=images,
+        started=started,
+        seconds=time.monotonic() - began,
+    )
+    return record, made
+
+
+@contextmanager
+def _on(plan: Plan, point: Point) -> Iterator[None]:
+    """The point's method is on. A method at ratio 0 without a state is the model as it is."""
+    idle = point.method.needs_state and point.state is None
+    backbone = plan.model.backbone
+    with follow(backbone, plan.model.pipeline):
+        if idle:
+            yield
+        else:
+            with attached(backbone, point.method, point.state):
+                yield
+
+
+@contextmanager
+def dense_pass(plan: Plan) -> Iterator[None]:
+    """The model as it is, ready to generate."""
+    plan.task.prepare(plan.cases)
+    with _on(plan, plan.points[0]):
+        yield
+
+
+def _generate(plan: Plan, point: Point, progress: Progress) -> np.ndarray:
+    """All cases' images, (N, H, W, 3) uint8."""
+    batches = []
+    with _on(plan, point):
+        for start in range(0, len(plan.cases), plan.sweep.batch):
+            cases = plan.cases[start : start + plan.sweep.batch]
+            progress(f"{point.label}: images", 0)
+            images = plan.task.generate(cases)
+            if images.ndim != 4 or len(images) != len(cases) or images.shape[1] != 3:
+                raise MethodFailure(f"expected images of shape ({len(cases)}, 3, H, W), got {tuple(images.shape)}")
+            if not torch.isfinite(images).all():
+                raise MethodFailure("the images hold NaN or infinite values")
+            batches.append(images_to_uint8(images))
+            progress(f"{point.label}: images", len(cases))
+    return np.concatenate(batches)
+
+
+def _check_effect(point: Point, sample: Sample, gmacs: float, reference: Reference | None) -> None:
+    """No silent no-op: a compressing method has to change both the images and the FLOPs."""
+    if reference is None or not point.method.compresses or point.method.ratio == 0:
+        return
+    if np.array_equal(sample.images, reference.sample.images):
+        raise MethodFailure("changed nothing: its images are dense's, pixel for pixel (a silent no-op)")
+    if abs(gmacs - reference.gmacs) <= 1e-6 * reference.gmacs:
+        raise MethodFailure(f"changed no cost: {gmacs:.6g} GMACs per image and step, the same as dense (a silent no-op)")
+
+
+def _cost(plan: Plan, point: Point, progress: Progress) -> tuple[dict[str, Estimate], dict[str, list[float]]]:
+    """FLOPs, latency and memory of one image, each in a pass of its own."""
+    one, device = plan.cases[:1], plan.model.device
+    dense = plan.points[0]
+
+    def generate() -> None:
+        plan.task.generate(one)
+
+    with _on(plan, point):
+        counted = flops.count(plan.model.backbone.transformer, generate, images=1)
+        progress(f"{point.label}: memory", 3)
+        peak = memory.peak(generate, device)
+        vae = plan.model.pipeline.vae
+        with latency.PartTimer({"denoiser": plan.model.backbone.transformer, "vae": (vae, "decode")}, device) as parts:
+            generate()
+        text = latency.interleave([lambda: plan.task.encode(one)], device=device, warmup=1, repeats=3)[0]
+        progress(f"{point.label}: latency", 2)
+    times = latency.interleave(
+        [generate, generate],
+        device=device,
+        warmup=1,
+        repeats=plan.sweep.rounds,
+        inside=[lambda: _on(plan, dense), lambda: _on(plan, point)],
+    )
+    progress(f"{point.label}: latency", 2 * (plan.sweep.rounds + 1))
+    ratio = paired_ratio(np.array(times[1]), np.array(times[0]))
+    whole = bootstrap(np.array(times[1]), np.median)
+    rounds, kind = plan.sweep.rounds, "device events" if device.type == "cuda" else "wall clock"
+    total = memory.weights_bytes(plan.model.modules) + peak.bytes
+    per = "per image and sampling step, both CFG halves, mean over the steps"
+    notes = f"; not counted: {', '.join(counted.unknown)}" if counted.unknown else ""
+    estimates = {
+        "gmacs": Estimate(
+            value=counted.gmacs, n=counted.calls, unit="GMACs", role="cost", better="lower",
+            convention=f"every matrix product, fused attention included, {per}{notes}",
+        ),
+        "latency_s": Estimate(
+            **whole._asdict(), n=rounds, unit="s", role="cost", better="lower",
+            convention=f"median, whole image at batch 1, prompt states given, {kind}",
+        ),
+        "latency_ratio": Estimate(
+            **ratio._asdict(), n=rounds, unit="method / dense", role="cost", better="lower",
+            convention=f"median of ratios of interleaved pairs, whole image at batch 1, {kind}",
+        ),
+        "peak_memory_mb": Estimate(
+            value=total / 2**20, n=1, unit="MiB", role="cost", better="lower",
+            convention=f"weights, and {peak.convention}; one image",
+        ),
+    }  # fmt: skip
+    if counted.gmacs_paper is not None:
+        estimates["gmacs_paper"] = Estimate(
+            value=counted.gmacs_paper, n=counted.calls, unit="GMACs", role="cost", better="lower",
+            convention=f"fvcore's count, without products inside fused attention, {per}",
+        )  # fmt: skip
+    shares = {"latency_denoiser_s": parts.seconds["denoiser"], "latency_vae_s": parts.seconds["vae"], "latency_text_s": float(np.median(text))}
+    for name, value in shares.items():
+        estimates[name] = Estimate(value=value, n=1, unit="s", convention=f"one image, {kind}")
+    return estimates, {"latency_dense_s": times[0], "latency_method_s": times[1]}
+
+
+def save_images(images: np.ndarray, folder: Path, key: str) -> list[str]:
+    """Write PNG files below the run folder; returns their paths relative to it."""
+    place = folder / "images" / key
+    place.mkdir(parents=True, exist_ok=True)
+    names = []
+    for row, image in enumerate(images):
+        path = place / f"{row:05d}.png"
+        part = path.with_suffix(".part")
+        Image.fromarray(image).save(part, format="PNG")
+        part.replace(path)
+        names.append(path.relative_to(folder).as_posix())
+    return names
+
+
+def read_reference(record: Record, cases: Sequence[Any], folder: Path) -> Reference | None:
+    """The dense point of an earlier run of this sweep; None where its images are gone."""
+    try:
+        images = np.stack([np.asarray(Image.open(folder / name).convert("RGB")) for name in record.images])
+    except (OSError, ValueError):
+        return None
+    return Reference(Sample(tuple(cases), images), record.estimates["gmacs"].value)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:300]

@@ -1,0 +1,1 @@
+"""Where operating points run."""

@@ -1,0 +1,145 @@
+"""Seconds: two or more runs interleaved in one process, the share of a pipeline's parts, throughput by batch size."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.measure.wrapping import wrapped
+
+Part = nn.Module | tuple[object, str]
+"""A module (its forward is timed), or an object and the name of one of its methods."""
+
+
+def interleave(
+    runs: Sequence[Callable[[], object]],
+    *,
+    device: torch.device,
+    warmup: int = 2,
+    repeats: int = 10,
+    inside: Sequence[Callable[[], AbstractContextManager[object]]] = (),
+) -> list[list[float]]:
+    """Seconds of every repetition of every run: `result[i][j]` is run i in round j.
+
+    Every run is warmed up `warmup` times; then rounds go A B, B A, A B, ..., so that a drift of the machine's speed
+    hits all runs alike and `result[a][j] / result[b][j]` are paired ratios. Garbage collection is off meanwhile.
+    `inside[i]()` is a context that run i needs; entering and leaving it is not timed. Raises what a run raises.
+    """
+    contexts = inside or [nullcontext] * len(runs)
+    for run, context in zip(runs, contexts, strict=True):
+        with context():
+            for _ in range(warmup):
+                run()
+    seconds: list[list[float]] = [[] for _ in runs]
+    with _no_garbage_collection():
+        for repeat in range(repeats):
+            order = range(len(runs)) if repeat % 2 == 0 else reversed(range(len(runs)))
+            for index in order:
+                with contexts[index]():
+                    seconds[index].append(_seconds(runs[index], device))
+    return seconds
+
+
+def throughput(
+    run_batch: Callable[[int], object],
+    batch_sizes: Iterable[int],
+    device: torch.device,
+    *,
+    warmup: int = 1,
+    repeats: int = 3,
+) -> dict[int, float]:
+    """Images per second by batch size, from the median of `repeats`; `run_batch(n)` makes n images, its errors pass."""
+    result = {}
+    for size in batch_sizes:
+        (seconds,) = interleave([partial(run_batch, size)], device=device, warmup=warmup, repeats=repeats)
+        result[size] = size / statistics.median(seconds)
+    return result
+
+
+class PartTimer:
+    """Within the context, the seconds spent inside parts of a pipeline.
+
+        with PartTimer({"denoiser": pipe.transformer, "vae": (pipe.vae, "decode")}, device) as timer:
+            pipe(...)
+        timer.seconds["denoiser"]
+
+    The device is synchronised around every call, so the parts are true but a run timed this way is a little slower.
+    A part's call inside a call of the same part is not counted twice. On exit the objects are exactly as before.
+    """
+
+    def __init__(self, parts: Mapping[str, Part], device: torch.device) -> None:
+        self.seconds: dict[str, float] = dict.fromkeys(parts, 0.0)
+        self.calls: dict[str, int] = dict.fromkeys(parts, 0)
+        self._parts = dict(parts)
+        self._device = device
+        self._inside: set[str] = set()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> PartTimer:
+        with ExitStack() as stack:  # takes back what was wrapped if a later part is no part
+            for name, part in self._parts.items():
+                owner, method = part if isinstance(part, tuple) else (part, "forward")
+                stack.enter_context(wrapped(owner, method, partial(self._timed, name)))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _timed(self, name: str, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if name in self._inside:
+            return original(*args, **kwargs)
+        self._inside.add(name)
+        synchronize(self._device)
+        start = time.perf_counter()
+        try:
+            return original(*args, **kwargs)
+        finally:
+            synchronize(self._device)
+            self.seconds[name] += time.perf_counter() - start
+            self.calls[name] += 1
+            self._inside.remove(name)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given; the CPU always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _seconds(run: Callable[[], object], device: torch.device) -> float:
+    synchronize(device)
+    if device.type != "cuda":
+        start = time.perf_counter()
+        run()
+        synchronize(device)
+        return time.perf_counter() - start
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    stream = torch.cuda.current_stream(device)
+    begin.record(stream)
+    run()
+    end.record(stream)
+    torch.cuda.synchronize(device)
+    return begin.elapsed_time(end) / 1000
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

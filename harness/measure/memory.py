@@ -1,0 +1,70 @@
+"""Bytes: the peak that a run adds, and the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import nn
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+_ADDED = "peak of bytes held in tensors during the run, less those held before it"
+_CUDA = f"{_ADDED} (torch.cuda.max_memory_allocated)"
+_CPU = f"{_ADDED} (torch's CPU allocator, by the profiler)"
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The most bytes that tensors held at once during a run, beyond what was held when it began."""
+
+    bytes: int
+    convention: str
+
+
+def peak(run: Callable[[], object], device: torch.device) -> Peak:
+    """The peak of `run()`. Weights are not in it (see `weights_bytes`) unless the run itself loads them.
+
+    On the CPU the run goes through torch's profiler and is slower: never time it meanwhile. Raises what the run
+    raises, and NotImplementedError on other devices than CPU and CUDA.
+    """
+    if device.type == "cuda":
+        return Peak(_cuda(run, device), _CUDA)
+    if device.type == "cpu":
+        return Peak(_cpu(run), _CPU)
+    raise NotImplementedError(f"peak memory is measured on cpu and cuda, not on {device.type}")
+
+
+def weights_bytes(modules: Iterable[nn.Module]) -> int:
+    """Bytes of all parameters and buffers; storage that several of them share counts once."""
+    storages = {}
+    for module in modules:
+        for tensor in (*module.parameters(), *module.buffers()):
+            storage = tensor.untyped_storage()
+            # Storage on the meta device has no address: there every tensor stands for itself.
+            storages[storage.data_ptr() or id(tensor), tensor.device] = storage.nbytes()
+    return sum(storages.values())
+
+
+def _cuda(run: Callable[[], object], device: torch.device) -> int:
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    run()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def _cpu(run: Callable[[], object]) -> int:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
+        run()
+    results = profiler.profiler.kineto_results  # type: ignore[union-attr]
+    changes = [
+        (event.start_ns(), event.nbytes())
+        for event in results.events()
+        if event.name() == "[memory]" and event.device_type() == DeviceType.CPU
+    ]
+    changes.sort(key=lambda change: change[0])  # stable: events of one nanosecond keep their order
+    return max(accumulate((size for _, size in changes), initial=0))

@@ -1,0 +1,105 @@
+"""What a method is: one way to make a backbone cheaper.
+
+A method author sees tokens. `attach` puts advice around parts of the backbone's blocks inside a context manager;
+leaving the context restores the model bit for bit.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from harness.errors import UserError
+from harness.spec import Part, State
+
+if TYPE_CHECKING:
+    from harness.backbones.base import Backbone
+
+
+class Settings(BaseModel):
+    """A method's settings: validated, frozen, unknown names refused. Give every field a description."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RatioSettings(Settings):
+    """Settings of a method with a compression ratio."""
+
+    ratio: float = Field(0.2, ge=0.0, le=0.9, description="compression ratio: share of tokens that are spared")
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What a method hands to the shared training loop.
+
+    module: the method's own parameters (routers, ratios). trains: False for a calibration, which only watches forward
+    passes. attach: its training-time advice. groups: name prefix in
+    `module` -> multiple of the base learning rate. losses: extra terms after a forward, already weighted. region:
+    number of timestep regions (a batch draws its timesteps from one). target: called before every step with the
+    ratio to aim at; after_step: called after it. log: numbers for the progress bar. state: the adapter as it stands.
+    """
+
+    module: nn.Module
+    attach: Callable[[], AbstractContextManager[object]]
+    state: Callable[[], State]
+    groups: dict[str, float] = field(default_factory=dict)
+    losses: Callable[[], dict[str, Tensor]] = dict
+    regions: int = 1
+    target: Callable[[float], None] = lambda _ratio: None
+    after_step: Callable[[], None] = lambda: None
+    log: Callable[[], dict[str, float]] = dict
+    trains: bool = True
+
+
+class Method(ABC):
+    """One way to make a backbone cheaper.
+
+    name: how the registry knows it. Settings: its pydantic model. parts: which parts it puts advice around (a
+    backbone that lacks one refuses the method when the sweep is planned). needs_state: whether it runs only with an
+    adapter state. FitSettings: options of its fit. compresses: False only for the reference, whose output must equal dense.
+    """
+
+    name: ClassVar[str]
+    Settings: ClassVar[type[Settings]] = RatioSettings
+    FitSettings: ClassVar[type[Settings]] = Settings
+    parts: ClassVar[frozenset[Part]] = frozenset({"block"})
+    needs_state: ClassVar[bool] = False
+    compresses: ClassVar[bool] = True
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings if settings is not None else self.Settings()
+
+    @classmethod
+    def settings_for(cls, ratios: Sequence[float]) -> list[Settings]:
+        """The default sweep: one setting per ratio, or one in all for a method without a ratio."""
+        if "ratio" not in cls.Settings.model_fields:
+            return [cls.Settings()]
+        return [cls.Settings.model_validate({"ratio": ratio}) for ratio in ratios]
+
+    @property
+    def ratio(self) -> float | None:
+        return getattr(self.settings, "ratio", None)
+
+    def adapter(self) -> str:
+        """The name of the adapter state that these settings need."""
+        return f"{self.name}-{round(100 * (self.ratio or 0)):02d}"
+
+    @abstractmethod
+    @contextmanager
+    def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
+        """Make the backbone cheaper inside this context."""
+
+    def reached(self, state: State | None) -> float | None:
+        """The mean compression ratio that really runs, where it may differ from the one asked for."""
+        return self.ratio
+
+    def fitting(self, backbone: Backbone, steps: int, options: Settings | None = None) -> Fitting:
+        """How to fit this method. steps: sampler steps. options: of type FitSettings, or None for its defaults.
+        Raises UserError where there is nothing to fit."""
+        raise UserError(f"method {self.name!r} needs no fit: run it as it is")

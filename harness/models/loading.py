@@ -1,0 +1,169 @@
+"""Models by name: `shapes` and other zoo models, or a local folder that diffusers' `from_pretrained` loads.
+
+A model folder may hold `harness.json` beside `model_index.json`: defaults of the sampler and the pipeline call, and
+what the tasks may use (`judge`, `prompts`). Adapter states lie in `adapters/` beside it or in folders that the user
+names. Weights load from safetensors only, and nothing here waits for a network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from diffusers import DiffusionPipeline
+from safetensors import SafetensorError
+
+from harness.backbones.base import Backbone
+from harness.errors import UserError, unknown
+from harness.registry import backbones
+from harness.spec import State
+from harness.training import checkpoints
+
+_ZOO = Path(__file__).resolve().parent.parent / "zoo"
+
+
+@dataclass
+class Model:
+    """A loaded pipeline. digest: sha256 over all weight and config files, "" where there is no folder to read."""
+
+    name: str
+    pipeline: Any
+    backbone: Backbone
+    digest: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    adapters: tuple[Path, ...] = ()
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.backbone.transformer.parameters()).device
+
+    @property
+    def modules(self) -> list[torch.nn.Module]:
+        return [c for c in self.pipeline.components.values() if isinstance(c, torch.nn.Module)]
+
+    @cached_property
+    def call(self) -> dict[str, Any]:
+        """Extra arguments of the pipeline's call."""
+        return dict(self.facts.get("call", {}))
+
+    @torch.no_grad()
+    def encode(self, prompts: list[str], guided: bool = False) -> tuple[torch.Tensor, ...]:
+        """Prompt states (B, L, D) and mask (B, L), then, if guided, those of the negative prompt "", else None."""
+        options = {k: v for k, v in self.call.items() if k in ("clean_caption", "max_sequence_length")}
+        return self.pipeline.encode_prompt(prompts, do_classifier_free_guidance=guided, device=self.device, **options)
+
+    def adapter_files(self) -> dict[str, Path]:
+        """Adapter states by name; an earlier folder wins."""
+        found: dict[str, Path] = {}
+        for folder in self.adapters:
+            for path in sorted(folder.glob("*.safetensors")):
+                found.setdefault(path.stem, path)
+        return found
+
+    def adapter(self, name: str) -> tuple[State, str]:
+        """An adapter state and its digest. Raises UserError where there is none, or where it was fitted on another
+        model."""
+        files = self.adapter_files()
+        if name not in files:
+            raise UserError(f"model {self.name!r} has no adapter {name!r}; fitted ones: {', '.join(files) or 'none'}")
+        try:
+            tensors, facts = checkpoints.load(files[name])
+        except checkpoints.CheckpointError as error:
+            raise UserError(str(error)) from error
+        made_for = facts.get("model_digest")
+        if self.digest and made_for not in (None, self.digest):
+            raise UserError(
+                f"adapter {files[name]} was fitted on another model (digest {str(made_for)[:12]}, this one is "
+                f"{self.digest[:12]}); fit it again with `python -m harness fit`"
+            )
+        return State(tensors, facts), hashlib.sha256(files[name].read_bytes()).hexdigest()
+
+
+def names() -> list[str]:
+    """Zoo models whose weights are here."""
+    return sorted(p.parent.parent.parent.name for p in _ZOO.glob("*/weights/pipeline/model_index.json"))
+
+
+def folder_of(name: str) -> Path:
+    """The pipeline folder of a zoo name or a local path. Raises UserError."""
+    if name in names():
+        return _ZOO / name / "weights" / "pipeline"
+    path = Path(name)
+    if not path.exists():
+        if os.sep in name or name.startswith("."):
+            raise UserError(f"model folder {name} does not exist; expected a folder that holds model_index.json")
+        raise unknown("model", name, [*names(), "FOLDER (a local diffusers pipeline)"])
+    if not (path / "model_index.json").is_file():
+        raise UserError(
+            f"model folder {name} is not a diffusers pipeline: it holds no model_index.json; save one with "
+            "pipeline.save_pretrained(folder)"
+        )
+    return path
+
+
+def load(name: str, *, device: str = "cpu", dtype: str = "float32", adapters: tuple[Path, ...] = ()) -> Model:
+    """Load a pipeline onto a device. Raises UserError for a name, folder, weights file or device that is no good."""
+    folder = folder_of(name)
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"device {device!r} was asked for, but this machine has no CUDA device; use --device cpu")
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in kinds:
+        raise unknown("dtype", dtype, kinds)
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(
+            folder, torch_dtype=kinds[dtype], use_safetensors=True, local_files_only=True
+        )
+    except SafetensorError as error:
+        raise UserError(f"a weights file of {folder} is damaged ({error}); restore the folder") from error
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+        text = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"model folder {folder} cannot be loaded: {text}") from error
+    pipeline.to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    notes = folder / "harness.json"
+    facts = json.loads(notes.read_text()) if notes.is_file() else {}
+    places = (*adapters, folder / "adapters", folder.parent.parent / "adapters")
+    return Model(
+        name=name,
+        pipeline=pipeline,
+        backbone=backbone_of(pipeline),
+        digest=digest_of(folder),
+        facts=facts,
+        adapters=tuple(p for p in places if p.is_dir()),
+    )
+
+
+def backbone_of(pipeline: Any) -> Backbone:
+    """The backbone adapter of a diffusers pipeline. Raises UserError for a family that none serves."""
+    transformer = getattr(pipeline, "transformer", None)
+    kind = type(transformer).__name__
+    served: list[str] = []
+    for name in backbones:
+        family = backbones.get(name)
+        if kind in family.classes:
+            return family(transformer)
+        served += family.classes
+    raise UserError(
+        f"no backbone serves {kind if transformer is not None else 'a pipeline without a transformer'}; "
+        f"served: {', '.join(sorted(served))}"
+    )
+
+
+def digest_of(folder: Path) -> str:
+    """sha256 over names and contents of what the pipeline loads."""
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if path.is_file() and inside.parts[0] != "adapters" and path.suffix in (".safetensors", ".json", ".model", ".txt"):
+            total.update(str(inside.as_posix()).encode() + b"\0")
+            with open(path, "rb") as handle:
+                total.update(hashlib.filedigest_of(handle, "sha256").digest())
+    return total.hexdigest()

@@ -1,0 +1,117 @@
+"""From a validated sweep to operating points with keys."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import harness
+from harness import attach, config, registry
+from harness.config import DENSE, MethodSpec, Sweep
+from harness.errors import UserError
+from harness.measure import environment
+from harness.method import Method
+from harness.metric import Metric
+from harness.models import Model, load
+from harness.spec import Case, State
+from harness.task import Task
+
+_ROOT = Path(harness.__file__).resolve().parent.parent
+_PACKAGES = tuple(_ROOT / name for name in ("harness", "methods", "tasks", "results"))
+
+
+@dataclass(frozen=True)
+class Point:
+    """One operating point: a method with its settings, everything else being the plan's."""
+
+    method: Method
+    state: State | None
+    key: str
+    facts: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        ratio = self.method.ratio
+        return self.method.name if ratio is None else f"{self.method.name} {100 * ratio:g} %"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All points of a sweep, dense first, and what they share."""
+
+    sweep: Sweep
+    model: Model
+    task: Task
+    cases: tuple[Case, ...]
+    metrics: tuple[Metric, ...]
+    points: tuple[Point, ...]
+    fingerprint: dict[str, str]
+    environment: dict[str, str]
+
+
+def make(sweep: Sweep) -> Plan:
+    """Load the model, resolve every name and adapter. Raises UserError before anything runs or is written."""
+    specs = [spec for spec in sweep.methods if spec.name != DENSE]
+    methods = [method for spec in [MethodSpec(name=DENSE), *specs] for method in config.settings_of(spec, sweep.ratios)]
+    task_class = registry.tasks.get(sweep.task)
+    metric_classes = [registry.metrics.get(name) for name in (sweep.metrics or registry.metrics)]
+
+    model = load(sweep.model, device=sweep.device, dtype=sweep.dtype, adapters=sweep.adapters)
+    defaults = model.facts.get("defaults", {})
+    steps = sweep.steps if sweep.steps is not None else int(defaults.get("steps", 20))
+    guidance = sweep.guidance if sweep.guidance is not None else float(defaults.get("guidance", 4.5))
+    task: Task = task_class(model, steps=steps, guidance=guidance)
+    cases = task.cases(sweep.cases, sweep.prompts)
+    metrics = []
+    for cls in metric_classes:
+        if cls.applies(model):
+            metrics.append(cls(model))
+        elif sweep.metrics:
+            raise UserError(f"metric {cls.name!r} cannot judge images of model {sweep.model!r}; leave it out of --metrics")
+
+    facts = environment.describe(model.device)
+    prints = {
+        "code": environment.code_digest(_PACKAGES),
+        "weights": model.digest,
+        "cases": _sha([(case.prompt, case.seed) for case in cases]),
+        "sampler": f"{type(model.pipeline.scheduler).__name__} {steps} steps, guidance {guidance:g}, batch {sweep.batch}",
+        **{name: facts[name] for name in ("torch", "diffusers", "clean-fid", "device")},
+    }
+    for metric in metrics:
+        prints |= metric.fingerprint()
+    shared = {"task": sweep.task, "model": sweep.model, "dtype": sweep.dtype, "rounds": sweep.rounds, **prints}
+    points: dict[str, Point] = {}
+    for method in methods:
+        point = _point(method, model, shared)
+        points.setdefault(point.key, point)
+    return Plan(sweep, model, task, cases, tuple(metrics), tuple(points.values()), prints, facts)
+
+
+def _point(method: Method, model: Model, shared: Mapping[str, Any]) -> Point:
+    if refusal := attach.check(method, model.backbone):
+        raise UserError(f"method {method.name!r} cannot run on model {model.name!r}: {refusal}")
+    state, digest = None, ""
+    if method.needs_state and method.ratio != 0:
+        try:
+            state, digest = model.adapter(method.adapter())
+        except UserError as error:
+            ratio = "" if method.ratio is None else f" --ratio {method.ratio:g}"
+            raise UserError(f"{error}; fit one with `python -m harness fit {method.name} --model {model.name}{ratio}`") from error
+    source = inspect.getsourcefile(type(method))
+    facts = {
+        "method": method.name,
+        "settings": method.settings.model_dump(mode="json"),
+        "adapter": digest,
+        "method_code": hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else "",
+        **shared,
+    }
+    return Point(method, state, _sha(facts), facts)
+
+
+def _sha(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

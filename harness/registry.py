@@ -1,0 +1,112 @@
+"""One registry for methods, tasks, metrics and backbones.
+
+Built-in and third-party entries are found in the same way: through entry points (`harness.methods` and so on),
+or by a decorator in a file given to `--plugin`. Names are listed without importing; a class is imported on use.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from harness.errors import UserError, unknown
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Names to classes. Iterating gives the names, sorted."""
+
+    def __init__(self, kind: str, group: str) -> None:
+        self.kind, self.group = kind, group
+        self._added: dict[str, type[T]] = {}
+
+    def _points(self) -> dict[str, EntryPoint]:
+        found: dict[str, EntryPoint] = {}
+        for point in entry_points(group=self.group):
+            if point.name in found and found[point.name].value != point.value:
+                raise UserError(
+                    f"two packages register {self.kind} {point.name!r}: {found[point.name].value} and {point.value}; "
+                    "uninstall one"
+                )
+            found[point.name] = point
+        return found
+
+    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+        """Class decorator; it also gives the class this `name`. Raises UserError where the name is taken."""
+
+        def add(cls: type[T]) -> type[T]:
+            if name in self:
+                raise UserError(f"{self.kind} {name!r} is registered already; choose another name")
+            cls.name = name  # type: ignore[attr-defined]
+            self._added[name] = cls
+            return cls
+
+        return add
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted({*self._points(), *self._added}))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._added or name in self._points()
+
+    def get(self, name: str) -> type[T]:
+        """The class of this name. Raises UserError, with a suggestion, for an unknown one."""
+        if name in self._added:
+            return self._added[name]
+        points = self._points()
+        if name not in points:
+            raise unknown(self.kind, name, self)
+        try:
+            return points[name].load()
+        except Exception as error:
+            raise UserError(
+                f"{self.kind} {name!r} ({points[name].value}) cannot be imported: {_where(error)}"
+            ) from error
+
+    def forget(self, name: str) -> None:
+        """Take back what `register` added; for tests and notebooks."""
+        self._added.pop(name, None)
+
+
+methods: Registry[Any] = Registry("method", "harness.methods")
+tasks: Registry[Any] = Registry("task", "harness.tasks")
+metrics: Registry[Any] = Registry("metric", "harness.metrics")
+backbones: Registry[Any] = Registry("backbone", "harness.backbones")
+
+
+def load_plugin(path: Path) -> None:
+    """Import a file, so that its decorators register. Raises UserError with the file's own error and line."""
+    path = path.resolve()
+    name = f"harness_plugin_{path.stem}"
+    if getattr(sys.modules.get(name), "__file__", None) == str(path):
+        return
+    if not path.is_file():
+        raise UserError(f"plugin file {path} does not exist")
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"plugin file {path} is not a Python file (expected a name that ends in .py)")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        sys.modules.pop(name)
+        raise
+    except Exception as error:
+        sys.modules.pop(name)
+        raise UserError(f"plugin file {path} cannot be imported: {_where(error, path)}") from error
+
+
+def _where(error: Exception, path: Path | None = None) -> str:
+    if isinstance(error, SyntaxError):
+        return f"line {error.lineno}: SyntaxError: {error.msg}"
+    frames = traceback.extract_tb(error.__traceback__)
+    mine = [frame for frame in frames if path is not None and frame.filename == str(path)] or list(frames)
+    line = f"line {mine[-1].lineno}: " if mine else ""
+    return f"{line}{type(error).__name__}: {error}"

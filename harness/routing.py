@@ -1,0 +1,67 @@
+"""Learned token routing (mixture of depths; DiffCR, Sec. 3.1), shared by every method that routes, so that methods
+differ in their ratios alone.
+
+A router is one linear layer without bias, then a sigmoid: one score in 0..1 per token. The highest scores go through
+the block, the others leave as they came.
+
+Letters: B batch, N tokens, K kept tokens, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from harness.spec import Call
+from harness.tokens import scatter, take, top_k
+
+Rescale = Literal["mlp", "update", "none"]
+
+
+class Routers(nn.Module):
+    """One router per layer: weight (layers, D). Small random values: equal scores could not tell tokens apart."""
+
+    def __init__(self, layers: int, width: int, std: float = 0.02) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(layers, width, generator=generator) * std)
+
+
+class Routed:
+    """The advice pair of a routed block: put `block` around blocks and `mlp` around MLPs.
+
+    rescale: what the score multiplies, so that the router gets a gradient. "mlp": the gated MLP branch, as in the
+    authors' pseudocode; "update": everything that the block adds; "none": nothing (the router stays as it is).
+    scale: the score's factor. 1 is the paper's; 2 makes an untrained router (score 1/2) leave the block as it is, so
+    that a fit starts from the dense model's own blocks.
+    """
+
+    def __init__(self, rescale: Rescale = "mlp", scale: float = 2.0) -> None:
+        self.rescale, self.scale = rescale, scale
+        self._factor: Tensor | None = None
+
+    def block(self, call: Call, weight: Tensor, k: int) -> Tensor:
+        """Run the block on the k tokens with the highest score. weight: (D,). All tokens kept: the original path."""
+        x = call.x  # (B, N, D)
+        if k >= x.shape[1]:
+            return call.run(x)
+        scores = (x @ weight.to(x.dtype)).sigmoid()  # (B, N)
+        index = top_k(scores.detach(), k)  # (B, K)
+        kept = take(x, index)  # (B, K, D)
+        factor = (scores.gather(1, index) * self.scale)[..., None]  # (B, K, 1)
+        if self.rescale == "update":
+            out = kept + factor * (call.run(kept, index) - kept)
+        else:
+            self._factor = factor if self.rescale == "mlp" else None
+            try:
+                out = call.run(kept, index)
+            finally:
+                self._factor = None
+        return scatter(x, index, out)
+
+    def mlp(self, call: Call) -> Tensor:
+        """The MLP branch, times the score of its tokens inside a routed block."""
+        out = call.run(call.x)
+        return out if self._factor is None else out * self._factor

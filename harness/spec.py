@@ -1,0 +1,79 @@
+"""Plain types that every part of the harness shares. Imports nothing of ours.
+
+Letters: B batch (CFG halves included), N tokens, K kept tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
+
+Part = Literal["block", "self_attention", "cross_attention", "mlp"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The image tokens' layout; token (row, column) stands at row * width + column."""
+
+    height: int
+    width: int
+
+    @property
+    def tokens(self) -> int:
+        return self.height * self.width
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where the sampler is. `index` counts from 0 (the noisiest step) to `count` - 1."""
+
+    index: int
+    count: int
+    timestep: float
+
+
+class Run(Protocol):
+    """The original part on some tokens: x (B, K, D), and which tokens they are, index (B, K), where it is a subset."""
+
+    def __call__(self, x: Tensor, index: Tensor | None = None) -> Tensor: ...
+
+
+@dataclass
+class Call:
+    """One call of one part of one block, as an advice sees it.
+
+    x: (B, N, D) what goes in. run: the original part, on all tokens or on a subset. conditioning: what else the
+    part was given (text states, timestep embedding), by the backbone's own names.
+    """
+
+    x: Tensor
+    layer: int
+    part: Part
+    step: Step
+    grid: Grid
+    run: Run
+    conditioning: Mapping[str, Any] = field(default_factory=dict)
+
+
+Advice = Callable[[Call], Tensor]
+
+
+@dataclass(frozen=True)
+class State:
+    """What a fit leaves behind: tensors by name, and facts that are plain JSON."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image to make: the same for every operating point."""
+
+    index: int
+    prompt: str
+    seed: int
+    data: Mapping[str, Any] = field(default_factory=dict)

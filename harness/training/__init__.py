@@ -1,0 +1,1 @@
+"""Training that zoo recipes and method fits share. It knows no method by name."""

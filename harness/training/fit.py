@@ -1,0 +1,171 @@
+"""Fitting a method on a model: LoRA and the method's own parameters, one loop, one data order, one budget for all.
+
+A fit climbs through its target ratios in equal stages and leaves an adapter state at the end of each: one fit gives
+the whole curve (DiffCR's by-products), and rivals that share the loop have had the same steps at each ratio.
+
+Beside the diffusion loss stands a distillation loss: the distance to what the dense model says for the same noised
+latents. Its target has no sampling noise, so a short fit learns from it much faster. Set `distill` to 0 for the
+diffusion loss alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from harness.errors import UserError
+from harness.method import Method, Settings
+from harness.models import Model
+from harness.spec import Step
+from harness.training import checkpoints, lora
+from harness.training.loop import Losses, Plan, train
+from harness.training.objective import Objective
+
+
+class FitOptions(Settings):
+    """What all fits share."""
+
+    steps: int = Field(360, ge=1, description="optimizer steps in all, split evenly over the target ratios")
+    batch: int = Field(16, ge=1, description="images per step")
+    lr: float = Field(1e-3, gt=0, description="base learning rate (LoRA)")
+    lora_rank: int = Field(16, ge=0, description="rank of the LoRA on all linear layers of the blocks; 0: none")
+    distill: float = Field(1.0, ge=0, description="weight of the distance to the dense model's prediction")
+    scenes: int = Field(4096, ge=64, description="training scenes whose latents are cached")
+    seed: int = Field(0, ge=0)
+
+
+class _Trained(nn.Module):
+    def __init__(self, transformer: nn.Module, own: nn.Module) -> None:
+        super().__init__()
+        self.transformer, self.own = transformer, own
+
+
+def fit(
+    methods: Sequence[Method],
+    model: Model,
+    options: FitOptions,
+    data: Any,
+    out: Path,
+    work: Path,
+    *,
+    own: Settings | None = None,
+    accelerator: Accelerator,
+) -> list[Path]:
+    """Fit one method at rising ratios: `methods` are its objects, one per stage. Writes an adapter per stage to `out`
+    and resumable checkpoints to `work`; returns the adapters' paths.
+
+    The model is left with LoRA layers in it: load it anew before using it. Raises UserError where there is nothing
+    to fit.
+    """
+    first, backbone = methods[0], model.backbone
+    steps = int(model.facts.get("defaults", {}).get("steps", 20))
+    objective = Objective(model.pipeline.scheduler, steps)
+    fitting = first.fitting(backbone, steps, own)
+    for module in model.modules:
+        module.requires_grad_(False).eval()
+    facts = {
+        "method": first.name,
+        "model": model.name,
+        "model_digest": model.digest,
+        "fit": options.model_dump(),
+    }
+    if not fitting.trains:
+        return [_calibrate(first, fitting, model, objective, options, data, out, facts)]
+
+    adapted = lora.inject(backbone, options.lora_rank) if options.lora_rank else []
+    container = _Trained(backbone.transformer, fitting.module)
+    channels = int(backbone.transformer.config.in_channels)  # type: ignore[union-attr,arg-type]
+    goal = [0.0, 0.0, 1]
+
+    def predict(x: Tensor, t: Tensor, states: Tensor, masks: Tensor) -> Tensor:
+        out = backbone.transformer(
+            x, encoder_hidden_states=states, encoder_attention_mask=masks, timestep=t,
+            added_cond_kwargs={"resolution": None, "aspect_ratio": None}, return_dict=False,
+        )[0]  # fmt: skip
+        return out[:, :channels]  # a learned variance is not trained
+
+    def loss(module: nn.Module, step: int, generator: torch.Generator) -> Losses:
+        # The target climbs over the first half of a stage and then holds.
+        share = min(1.0, 2 * (step + 1) / goal[2])
+        fitting.target(goal[0] + share * (goal[1] - goal[0]))
+        clean, states, masks = data.batch(options.batch, generator)
+        t, index = objective.draw_region(len(clean), fitting.regions, generator)
+        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+        x, target = objective.noised(clean, t, noise)
+        teacher = None
+        if options.distill:
+            with torch.no_grad(), lora.without(backbone) if adapted else nullcontext():
+                teacher = predict(x, t, states, masks)
+        with backbone.at(Step(index, steps, float(t[0]))), fitting.attach():
+            said = predict(x, t, states, masks)
+        terms = {"diffusion": F.mse_loss(said, target)}
+        total = terms["diffusion"]
+        if teacher is not None:
+            terms["distill"] = F.mse_loss(said, teacher)
+            total = total + options.distill * terms["distill"]
+        for name, value in fitting.losses().items():
+            terms[name] = value
+            total = total + value
+        logged = {name: torch.tensor(value) for name, value in fitting.log().items()}
+        return {"loss": total, **terms, **logged}
+
+    paths = []
+    each = max(1, options.steps // len(methods))
+    for stage, method in enumerate(methods):
+        goal[:] = [goal[1], method.ratio or 0.0, each]
+        groups: list[dict[str, Any]] = [{"params": adapted, "lr": options.lr}] if adapted else []
+        for name, parameter in fitting.module.named_parameters():
+            factor = next((f for prefix, f in fitting.groups.items() if name.startswith(prefix)), 1.0)
+            groups.append({"params": [parameter], "lr": options.lr * factor})
+        optimizer = AdamW(groups, lr=options.lr, betas=(0.9, 0.98), weight_decay=0.0)
+        plan = Plan(steps=each, warmup=10, decay=0.4, seed=1000 * (options.seed + 1) + stage, log_every=5)
+        train(
+            method.adapter(), container, loss, [optimizer], plan, work, accelerator=accelerator,
+            trainable=lambda name: name.startswith("own.") or "lora_" in name, after_step=lambda _step: fitting.after_step(),
+        )  # fmt: skip
+        state = fitting.state()
+        tensors = {**state.tensors, **(lora.tensors(backbone) if adapted else {})}
+        path = out / f"{method.adapter()}.safetensors"
+        checkpoints.save(path, tensors, {**facts, **state.facts, "settings": method.settings.model_dump(mode="json")})
+        paths.append(path)
+    return paths
+
+
+def _calibrate(
+    method: Method, fitting: Any, model: Model, objective: Objective, options: FitOptions, data: Any, out: Path, facts: Any
+) -> Path:
+    """Watch forward passes on calibration data; nothing is trained."""
+    backbone = model.backbone
+    with torch.no_grad(), fitting.attach():
+        for batch in range(max(1, options.scenes // options.batch // 4)):
+            generator = torch.Generator(model.device).manual_seed(1000 * (options.seed + 1) + batch)
+            clean, states, masks = data.batch(options.batch, generator)
+            t, index = objective.draw_region(len(clean), 1, generator)
+            noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+            with backbone.at(Step(index, objective.steps, float(t[0]))):
+                backbone.transformer(
+                    objective.noised(clean, t, noise)[0], encoder_hidden_states=states, encoder_attention_mask=masks,
+                    timestep=t, added_cond_kwargs={"resolution": None, "aspect_ratio": None}, return_dict=False,
+                )  # fmt: skip
+    state = fitting.state()
+    path = out / f"{method.adapter()}.safetensors"
+    checkpoints.save(path, state.tensors, {**facts, **state.facts})
+    return path
+
+
+def data_for(model: Model, options: FitOptions, trains: bool) -> Any:
+    """The zoo renderer's scenes where the model was made from them. Raises UserError otherwise."""
+    if model.facts.get("scenes") != "shapes":
+        raise UserError(f"there is no training data for model {model.name!r}: fits run on zoo models so far")
+    from harness.zoo.shapes.data import SceneData
+
+    return SceneData(model, options.scenes, "train" if trains else "calibration")

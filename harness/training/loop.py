@@ -1,0 +1,189 @@
+"""One training loop: resumable from a kill at any moment, on CPU or GPU with the same code.
+
+Whatever is random in a step comes from a generator seeded by (seed, step), so a resumed run takes exactly the
+steps that an uninterrupted one takes.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from harness.training import checkpoints
+
+Losses = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long and how fast.
+
+    steps: optimizer steps. warmup: steps of linear warm-up. decay: the last share of the steps, over which the
+    learning rate falls linearly to zero. clip: gradient norm limit. average: decay of the exponential moving
+    average of the weights, 0 for none. save_seconds: time between checkpoints.
+    """
+
+    steps: int
+    warmup: int = 50
+    decay: float = 0.4
+    clip: float = 1.0
+    average: float = 0.0
+    save_seconds: float = 60.0
+    seed: int = 0
+    log_every: int = 20
+
+    def factor(self, step: int) -> float:
+        """Multiple of the base learning rate at this step (from 0)."""
+        rise = min(1.0, (step + 1) / max(1, self.warmup))
+        fall = min(1.0, (self.steps - step) / max(1.0, self.decay * self.steps)) if self.decay else 1.0
+        return rise * fall
+
+
+def generator(seed: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """The source of everything random in one step."""
+    return torch.Generator(device).manual_seed((seed * 1_000_003 + step) & 0x7FFF_FFFF_FFFF)
+
+
+def train(
+    name: str,
+    module: nn.Module,
+    loss: Callable[[nn.Module, int, torch.Generator], Losses],
+    optimizers: Sequence[Optimizer],
+    plan: Plan,
+    folder: Path,
+    *,
+    accelerator: Accelerator,
+    trainable: Callable[[str], bool] = lambda _: True,
+    after_step: Callable[[int], None] | None = None,
+) -> nn.Module:
+    """Train `module` in place and return it, with the averaged weights where the plan averages.
+
+    `loss(module, step, generator)` returns the terms to log; the one named "loss" is minimised. `trainable` names
+    the state-dict entries worth a checkpoint (an adapter leaves the frozen model out). `after_step(step)` runs
+    after each optimizer step. Checkpoints and `log.csv` go to `folder`; a finished stage is returned at once.
+    """
+    path = folder / f"{name}.safetensors"
+    average = {k: v.detach().clone() for k, v in module.state_dict().items() if trainable(k)} if plan.average else {}
+    base_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+    start = 0
+    if path.exists():
+        tensors, facts = checkpoints.load(path)
+        start = int(facts["step"])
+        module.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("module.")}, strict=False)
+        average = {k: tensors[f"average.{k}"].to(v.device) for k, v in average.items()}
+        if start < plan.steps:
+            for i, optimizer in enumerate(optimizers):
+                checkpoints.restore_optimizer(optimizer, f"optimizer{i}", tensors)
+    prepared = accelerator.prepare(module)
+    ready = [accelerator.prepare(optimizer) for optimizer in optimizers]
+    average = {k: v.to(accelerator.device) for k, v in average.items()}
+
+    def save(step: int) -> None:
+        tensors = {f"module.{k}": v for k, v in module.state_dict().items() if trainable(k)}
+        tensors |= {f"average.{k}": v for k, v in average.items()}
+        if step < plan.steps:
+            for i, optimizer in enumerate(optimizers):
+                tensors |= checkpoints.optimizer_tensors(optimizer, f"optimizer{i}")
+        if accelerator.is_main_process:
+            checkpoints.save(path, tensors, {"step": step, "steps": plan.steps})
+
+    saved, module_was_training = time.monotonic(), module.training
+    module.train()
+    with _Log(folder / f"{name}.csv", start) as log, _progress(name, start, plan.steps, accelerator) as advance:
+        for step in range(start, plan.steps):
+            for optimizer, rates in zip(optimizers, base_rates, strict=True):
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * plan.factor(step)
+            terms = loss(prepared, step, generator(plan.seed, step, accelerator.device))
+            accelerator.backward(terms["loss"])
+            if plan.clip:
+                accelerator.clip_grad_norm_(prepared.parameters(), plan.clip)
+            for optimizer in ready:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            _update(average, module, plan.average, step)
+            if after_step:
+                after_step(step)
+            if step % plan.log_every == 0 or step == plan.steps - 1:
+                values = {k: float(v.detach()) for k, v in terms.items()}
+                if not all(math.isfinite(v) for v in values.values()):
+                    raise FloatingPointError(f"{name}: the loss is not finite at step {step}: {values}")
+                log.write(step, values)
+                advance(step + 1, values)
+            if time.monotonic() - saved > plan.save_seconds:
+                save(step + 1)
+                saved = time.monotonic()
+    if start < plan.steps:
+        save(plan.steps)
+    module.load_state_dict(average, strict=False)
+    return module.train(module_was_training)
+
+
+@torch.no_grad()
+def _update(average: dict[str, Tensor], module: nn.Module, decay: float, step: int) -> None:
+    if not average:
+        return
+    current = module.state_dict()
+    weight = 1 - min(decay, (1 + step) / (10 + step))
+    for name, slot in average.items():
+        if slot.dtype.is_floating_point:
+            slot.lerp_(current[name], weight)
+        else:
+            slot.copy_(current[name])
+
+
+class _Log:
+    """A CSV of loss terms. After a kill, rows beyond the checkpoint are dropped, so that no step stands twice."""
+
+    def __init__(self, path: Path, start: int) -> None:
+        self.path, self.start, self.began = path, start, time.monotonic()
+
+    def __enter__(self) -> _Log:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept: list[list[str]] = []
+        if self.path.exists() and self.start:
+            with open(self.path, newline="") as handle:
+                rows = list(csv.reader(handle))
+            kept = rows[:1] + [row for row in rows[1:] if row and row[0].isdigit() and int(row[0]) < self.start]
+        self.handle: Any = open(self.path, "w", newline="")  # noqa: SIM115
+        self.writer = csv.writer(self.handle)
+        self.writer.writerows(kept)
+        self.headed = bool(kept)
+        return self
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        if not self.headed:
+            self.writer.writerow(["step", "seconds", *values])
+            self.headed = True
+        self.writer.writerow([step, f"{time.monotonic() - self.began:.1f}", *(f"{v:.6g}" for v in values.values())])
+        self.handle.flush()
+
+    def __exit__(self, *_: object) -> None:
+        self.handle.close()
+
+
+class _progress:  # noqa: N801
+    def __init__(self, name: str, start: int, total: int, accelerator: Accelerator) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, TextColumn("{task.fields[terms]}"), disable=not accelerator.is_main_process)
+        self.task = self.bar.add_task(name, total=total, completed=start, terms="")
+
+    def __enter__(self) -> Callable[[int, dict[str, float]], None]:
+        self.bar.start()
+        return lambda done, values: self.bar.update(
+            self.task, completed=done, terms=" ".join(f"{k} {v:.4g}" for k, v in values.items())
+        )
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()

@@ -1,0 +1,77 @@
+"""LoRA (Hu et al., 2021): trained through peft, merged into the weights for inference.
+
+An adapter state holds it as `lora.<module>.A` (r, in) and `lora.<module>.B` (out, r), in half precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from harness.backbones.base import Backbone
+
+_PREFIX = "lora."
+
+
+def inject(backbone: Backbone, rank: int) -> list[nn.Parameter]:
+    """Put trainable LoRA layers beside the blocks' linear layers and freeze everything else. Returns what trains."""
+    names = [
+        f"{prefix}.{name}"
+        for prefix, block in backbone.transformer.named_modules()
+        if any(block is b for b in backbone.blocks)
+        for name in backbone.linear_names()
+    ]
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=names, init_lora_weights=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        inject_adapter_in_model(config, backbone.transformer)
+    for name, parameter in backbone.transformer.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+    return [p for p in backbone.transformer.parameters() if p.requires_grad]
+
+
+@contextmanager
+def without(backbone: Backbone) -> Iterator[None]:
+    """The model as it was before `inject`, for a dense teacher."""
+    layers = [m for m in backbone.transformer.modules() if isinstance(m, BaseTunerLayer)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+def tensors(backbone: Backbone) -> dict[str, Tensor]:
+    """What `inject` trained, as state tensors."""
+    out = {}
+    for name, module in backbone.transformer.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            out[f"{_PREFIX}{name}.A"] = module.lora_A["default"].weight.detach().half()  # type: ignore[index,union-attr]
+            out[f"{_PREFIX}{name}.B"] = module.lora_B["default"].weight.detach().half()  # type: ignore[index,union-attr]
+    return out
+
+
+@contextmanager
+def merged(transformer: nn.Module, state: dict[str, Tensor]) -> Iterator[None]:
+    """Weights W + B A inside the context; outside, the original tensors themselves."""
+    swapped: list[tuple[nn.Parameter, Tensor]] = []
+    try:
+        for key in state:
+            if key.startswith(_PREFIX) and key.endswith(".A"):
+                name = key.removeprefix(_PREFIX).removesuffix(".A")
+                weight = transformer.get_submodule(name).weight
+                assert isinstance(weight, nn.Parameter)
+                down, up = state[key].to(weight.device), state[f"{_PREFIX}{name}.B"].to(weight.device)
+                swapped.append((weight, weight.data))
+                weight.data = (weight.data.float() + up.float() @ down.float()).to(weight.dtype)
+        yield
+    finally:
+        for weight, original in swapped:
+            weight.data = original

@@ -1,0 +1,1 @@
+"""Ways to make a DiT cheaper. Each file can be read alone."""

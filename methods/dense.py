@@ -1,0 +1,23 @@
+"""The reference: the model as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from harness.backbones.base import Backbone
+from harness.method import Method, Settings
+from harness.spec import State
+
+
+class Dense(Method):
+    """Every token goes through every block."""
+
+    name = "dense"
+    Settings = Settings
+    parts = frozenset()
+    compresses = False
+
+    @contextmanager
+    def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
+        yield

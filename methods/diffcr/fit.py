@@ -1,0 +1,96 @@
+"""Learning DiffCR's ratios and routers (Sec. 3.2 to 3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from harness.backbones.base import Backbone
+from harness.method import Fitting, Settings
+from harness.routing import Rescale, Routed, Routers
+from harness.spec import Call, State
+from harness.tokens import kept_count, mix
+from methods.diffcr.ratios import Ratios, region_of, step_shares
+
+
+class DiffCRFit(Settings):
+    """Every default is the paper's unless its description says otherwise."""
+
+    regions: int = Field(4, ge=1, le=50, description="timestep regions of -LT (Sec. 3.3: 4 for text-to-image)")
+    bin_width: float = Field(0.1, gt=0, le=0.45, description="distance of the ratio bins (Sec. 3.2)")
+    rescale: Rescale = Field("mlp", description="what the router's score multiplies (pseudocode: the gated MLP branch)")
+    score_scale: float = Field(
+        2.0, gt=0, description="factor on the score. The paper's is 1; 2 lets an untrained router leave blocks unchanged"
+    )
+    coefficient: float = Field(0.3, gt=0, description="weight of (mean ratio - target)^2 at the start (Sec. 3.2)")
+    adjust: float = Field(
+        1.03,
+        ge=1,
+        description="the coefficient grows by this factor at each step that ends more than a tenth of a bin off the "
+        "target, and falls back otherwise (the paper adjusts it by hand for text-to-image); 1 keeps it fixed",
+    )
+    ratio_lr: float = Field(5.0, gt=0, description="multiple of the base learning rate for the ratios (ours)")
+    router_lr: float = Field(4.0, gt=0, description="multiple of the base learning rate for the routers (ours)")
+
+
+class _Learned(nn.Module):
+    def __init__(self, backbone: Backbone, regions: int, bin_width: float) -> None:
+        super().__init__()
+        self.routers = Routers(backbone.layers, backbone.width)
+        self.ratios = Ratios(backbone.layers, regions, bin_width)
+
+
+def fitting(backbone: Backbone, steps: int, by_timestep: bool, options: DiffCRFit) -> Fitting:
+    """Two-bin mixing around every block, and the loss that pulls the mean ratio to the target."""
+    learned = _Learned(backbone, options.regions if by_timestep else 1, options.bin_width)
+    ratios, routed = learned.ratios, Routed(options.rescale, options.score_scale)
+    shares = step_shares(steps, ratios.regions)
+    learned.register_buffer("coefficient", torch.tensor(options.coefficient))
+    target = [0.0]
+
+    def block(call: Call) -> Tensor:
+        region = region_of(call.step.index, call.step.count, ratios.regions)
+        low, high, share = ratios.bracket(call.layer, region)
+        tokens, weight = call.x.shape[1], learned.routers.weight[call.layer]
+        fewer = routed.block(call, weight, kept_count(high, tokens))
+        more = routed.block(call, weight, kept_count(low, tokens))
+        return mix(more, fewer, share)
+
+    @contextmanager
+    def attach() -> Iterator[None]:
+        with backbone.advise("block", block), backbone.advise("mlp", routed.mlp):
+            yield
+
+    def mean() -> Tensor:
+        return ratios.mean(shares.to(ratios.values.device))
+
+    def losses() -> dict[str, Tensor]:
+        return {"ratio_loss": learned.coefficient * (mean() - target[0]) ** 2}
+
+    @torch.no_grad()
+    def after_step() -> None:
+        ratios.clamp()
+        behind = abs(float(mean()) - target[0]) > options.bin_width / 10
+        factor = options.adjust if behind else 1 / options.adjust
+        learned.coefficient.mul_(factor).clamp_(options.coefficient, 1e4 * options.coefficient)
+
+    def state() -> State:
+        tensors = {"router": learned.routers.weight.detach().clone(), "ratios": ratios.frozen()}
+        facts = options.model_dump() | {"learned": ratios.values.detach().cpu().tolist(), "steps": steps}
+        return State(tensors, facts)
+
+    return Fitting(
+        module=learned,
+        attach=attach,
+        state=state,
+        groups={"ratios": options.ratio_lr, "routers": options.router_lr},
+        losses=losses,
+        regions=ratios.regions,
+        target=lambda ratio: target.__setitem__(0, ratio),
+        after_step=after_step,
+        log=lambda: {"ratio": float(mean()), "coefficient": float(learned.coefficient)},
+    )

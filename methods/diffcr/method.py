@@ -1,0 +1,69 @@
+"""DiffCR at inference: nearest bins frozen, no work beyond scores, top-k, gather and scatter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from harness.backbones.base import Backbone
+from harness.method import Fitting, Method, RatioSettings, Settings
+from harness.routing import Routed
+from harness.spec import Call, State
+from harness.tokens import kept_count
+from methods.diffcr.fit import DiffCRFit, fitting
+from methods.diffcr.ratios import region_of, step_shares
+
+
+class DiffCRSettings(RatioSettings):
+    ratio: float = Field(0.2, ge=0.0, le=0.9, description="mean compression ratio that the fit aimed at")
+    axes: Literal["layer", "layer,timestep"] = Field(
+        "layer,timestep", description="one ratio per layer (DiffCR-L), or per layer and timestep region (DiffCR-LT)"
+    )
+
+
+class DiffCR(Method):
+    """Token routing with learned ratios per layer (-L) or per layer and timestep region (-LT)."""
+
+    name = "diffcr"
+    Settings = DiffCRSettings
+    FitSettings = DiffCRFit
+    parts = frozenset({"block", "mlp"})
+    needs_state = True
+
+    @property
+    def by_timestep(self) -> bool:
+        return "timestep" in self.settings.axes  # type: ignore[attr-defined]
+
+    def adapter(self) -> str:
+        return f"diffcr-{'lt' if self.by_timestep else 'l'}-{round(100 * (self.ratio or 0)):02d}"
+
+    @contextmanager
+    def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
+        assert state is not None
+        table: list[list[float]] = state.tensors["ratios"].tolist()  # (layers, regions)
+        weight, routed = state.tensors["router"], Routed(state.facts["rescale"], state.facts["score_scale"])
+        layers = [layer for layer, row in enumerate(table) if any(row)]
+
+        def block(call: Call) -> Tensor:
+            row = table[call.layer]
+            ratio = row[region_of(call.step.index, call.step.count, len(row))]
+            return routed.block(call, weight[call.layer], kept_count(ratio, call.x.shape[1]))
+
+        with backbone.advise("block", block, layers), backbone.advise("mlp", routed.mlp, layers):
+            yield
+
+    def reached(self, state: State | None) -> float | None:
+        """Mean of the frozen ratios over layers and sampling steps."""
+        if state is None:
+            return None
+        table = state.tensors["ratios"]
+        return float((table.mean(0) * step_shares(state.facts["steps"], table.shape[1])).sum())
+
+    def fitting(self, backbone: Backbone, steps: int, options: Settings | None = None) -> Fitting:
+        return fitting(backbone, steps, self.by_timestep, DiffCRFit.model_validate(options.model_dump() if options else {}))
+
+

@@ -1,0 +1,63 @@
+"""Differentiable compression ratios (DiffCR, Sec. 3.2 and 3.3).
+
+Each ratio is a continuous scalar that starts at 0. Bins are its proxies: in training the block runs with the two bins
+around the ratio and the results are mixed by proximity, so that the gradient reaches the ratio through the mixing
+weight; at inference the nearest bin runs alone.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+HIGHEST = 0.9  # at least a tenth of the tokens goes through, the clamp of the authors' pseudocode
+
+
+def region_of(index: int, count: int, regions: int) -> int:
+    """The timestep region of sampling step `index` of `count`: steps are divided evenly, noisiest first."""
+    return min(index * regions // count, regions - 1)
+
+
+class Ratios(nn.Module):
+    """values: (layers, regions), initialised at 0 (nothing compressed)."""
+
+    def __init__(self, layers: int, regions: int, bin_width: float = 0.1) -> None:
+        super().__init__()
+        self.values = nn.Parameter(torch.zeros(layers, regions))
+        self.bin_width = bin_width
+
+    @property
+    def regions(self) -> int:
+        return self.values.shape[1]
+
+    def bracket(self, layer: int, region: int) -> tuple[float, float, Tensor]:
+        """The two bins around a ratio and the upper one's share: 12 % -> (10 %, 20 %, 0.2)."""
+        value = self.values[layer, region]
+        last = round(HIGHEST / self.bin_width) - 1
+        lower = min(max(math.floor(float(value.detach()) / self.bin_width + 1e-6), 0), last)
+        share = (value / self.bin_width - lower).clamp(0, 1) if lower == last else value / self.bin_width - lower
+        return lower * self.bin_width, (lower + 1) * self.bin_width, share
+
+    def mean(self, weights: Tensor) -> Tensor:
+        """Mean over layers and regions; weights (regions,) are the shares of the sampling steps, summing to 1."""
+        return (self.values.mean(0) * weights).sum()
+
+    def frozen(self) -> Tensor:
+        """The nearest bins, (layers, regions)."""
+        last = math.floor(HIGHEST / self.bin_width + 1e-6)
+        return ((self.values.detach() / self.bin_width).round().clamp(0, last) * self.bin_width).cpu()
+
+    @torch.no_grad()
+    def clamp(self) -> None:
+        """Keep the ratios inside the bins."""
+        self.values.clamp_(0.0, HIGHEST)
+
+
+def step_shares(steps: int, regions: int) -> Tensor:
+    """The share of the sampling steps that each region serves, (regions,)."""
+    counts = torch.zeros(regions)
+    for index in range(steps):
+        counts[region_of(index, steps, regions)] += 1
+    return counts / steps

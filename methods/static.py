@@ -1,0 +1,76 @@
+"""Static token pruning: keep sets that do not depend on the image.
+
+Calibrated once, without training: a token position's importance in a layer is the mean norm of what the block adds
+there, relative to the token's own norm, over calibration images and timesteps. The least important positions bypass
+the layer, always the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from harness.backbones.base import Backbone
+from harness.method import Fitting, Method, Settings
+from harness.spec import Call, State
+from harness.tokens import kept_count, scatter, take, top_k
+
+
+class Static(Method):
+    """Each layer runs on its calibrated keep set."""
+
+    name = "static"
+    needs_state = True
+
+    def adapter(self) -> str:
+        return self.name  # one calibration serves every ratio
+
+    @contextmanager
+    def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
+        assert state is not None
+        importance = state.tensors["importance"]  # (layers, H, W)
+        keep: dict[tuple[int, int, int], Tensor] = {}
+
+        def positions(call: Call) -> Tensor:
+            key = (call.layer, call.grid.height, call.grid.width)
+            if key not in keep:
+                mean = importance[call.layer].float()[None, None]
+                resized = nn.functional.interpolate(mean, (call.grid.height, call.grid.width), mode="bilinear")
+                keep[key] = top_k(resized.flatten(1), kept_count(self.ratio or 0.0, call.grid.tokens)).to(call.x.device)
+            return keep[key]
+
+        def block(call: Call) -> Tensor:
+            index = positions(call).expand(len(call.x), -1)  # (B, K)
+            if index.shape[1] == call.x.shape[1]:
+                return call.run(call.x)
+            return scatter(call.x, index, call.run(take(call.x, index), index))
+
+        with backbone.advise("block", block):
+            yield
+
+    def fitting(self, backbone: Backbone, steps: int, options: Settings | None = None) -> Fitting:
+        totals: dict[int, Tensor] = {}
+        shape: list[int] = []
+        seen = [0]
+
+        def block(call: Call) -> Tensor:
+            out = call.run(call.x)
+            added = (out - call.x).norm(dim=-1) / call.x.norm(dim=-1).clamp(min=1e-6)  # (B, N)
+            totals[call.layer] = totals.get(call.layer, torch.zeros(call.grid.tokens)) + added.sum(0).float().cpu()
+            shape[:] = [call.grid.height, call.grid.width]
+            seen[0] += len(call.x) if call.layer == 0 else 0
+            return out
+
+        @contextmanager
+        def attach() -> Iterator[None]:
+            with backbone.advise("block", block):
+                yield
+
+        def state() -> State:
+            mean = torch.stack([totals[layer] for layer in sorted(totals)]) / seen[0]
+            return State({"importance": mean.view(-1, *shape)}, {"samples": seen[0]})
+
+        return Fitting(module=nn.Module(), attach=attach, state=state, trains=False)

@@ -1,0 +1,66 @@
+"""Uniform ratios: mixture of depths (MoD; Raposo et al., 2024) as the DiffCR paper uses it: learned routers, one
+fixed compression ratio in every layer and at every timestep, no auxiliary loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pydantic import Field
+from torch import Tensor
+
+from harness.backbones.base import Backbone
+from harness.method import Fitting, Method, Settings
+from harness.routing import Rescale, Routed, Routers
+from harness.spec import Call, State
+from harness.tokens import kept_count
+
+
+class UniformFit(Settings):
+    rescale: Rescale = Field("mlp", description="what the router's score multiplies")
+    score_scale: float = Field(2.0, gt=0, description="factor on the score; 1 is the paper's")
+    router_lr: float = Field(4.0, gt=0, description="multiple of the base learning rate for the routers")
+
+
+class Uniform(Method):
+    """The int((1 - c) N) tokens with the highest scores go through each block."""
+
+    name = "uniform"
+    FitSettings = UniformFit
+    parts = frozenset({"block", "mlp"})
+    needs_state = True
+
+    @contextmanager
+    def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
+        assert state is not None
+        routed = Routed(state.facts["rescale"], state.facts["score_scale"])
+        with _advised(backbone, routed, state.tensors["router"], lambda: self.ratio or 0.0):
+            yield
+
+    def fitting(self, backbone: Backbone, steps: int, options: Settings | None = None) -> Fitting:
+        chosen = UniformFit.model_validate(options.model_dump() if options else {})
+        routers, routed = Routers(backbone.layers, backbone.width), Routed(chosen.rescale, chosen.score_scale)
+        current = [0.0]
+
+        @contextmanager
+        def attach() -> Iterator[None]:
+            with _advised(backbone, routed, routers.weight, lambda: current[0]):
+                yield
+
+        return Fitting(
+            module=routers,
+            attach=attach,
+            groups={"weight": chosen.router_lr},
+            target=lambda ratio: current.__setitem__(0, ratio),
+            log=lambda: {"ratio": current[0]},
+            state=lambda: State({"router": routers.weight.detach().clone()}, chosen.model_dump()),
+        )
+
+
+@contextmanager
+def _advised(backbone: Backbone, routed: Routed, weight: Tensor, ratio: object) -> Iterator[None]:
+    def block(call: Call) -> Tensor:
+        return routed.block(call, weight[call.layer], kept_count(ratio(), call.x.shape[1], "floor"))  # type: ignore[operator]
+
+    with backbone.advise("block", block), backbone.advise("mlp", routed.mlp):
+        yield

@@ -1,0 +1,62 @@
+"""Numbers and names as people read them; shared by the tables and the plots."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from results.record import Record
+
+TITLES = {"gmacs": "GMACs", "latency_ratio": "latency ratio", "peak_memory_mb": "peak memory"}
+DIRECTIONS = {"lower": "lower is better", "higher": "higher is better"}
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number with `digits` significant digits, thousands grouped; "" for None and NaN."""
+    if value is None or math.isnan(value):
+        return ""
+    if math.isfinite(value) and abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """An interval as "[low, high]" with 3 significant digits; "" where there is none."""
+    return f"[{number(low, 3)}, {number(high, 3)}]" if number(low) and number(high) else ""
+
+
+def percent(ratio: float | None) -> str:
+    """A ratio as a percentage, such as "20 %"; "" for None and NaN."""
+    return "" if ratio is None or math.isnan(ratio) else f"{100 * ratio:.3g} %"
+
+
+def point(method: str, ratio: float | None) -> str:
+    """The short name of an operating point, such as "uniform 20 %"."""
+    return f"{method} {percent(ratio)}".strip()
+
+
+def title(cost: str) -> str:
+    """The name of a cost axis in words."""
+    return TITLES.get(cost, cost)
+
+
+def setup(record: Record) -> str:
+    """What a group of comparable points shares, on one line."""
+    return (
+        f"{record.task} · {record.model} · {record.device} · {record.dtype} · "
+        f"{record.steps} steps · {record.cases} cases"
+    )
+
+
+def parts(frame: pd.DataFrame, column: str) -> Iterator[tuple[Any, pd.DataFrame]]:
+    """The rows of a frame by their value in a column, in the order of first appearance."""
+    yield from frame.groupby(column, sort=False)
+
+
+def compact_json(settings: dict[str, Any]) -> str:
+    """Settings as one line of JSON, keys sorted."""
+    return json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)

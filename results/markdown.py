@@ -1,0 +1,82 @@
+"""The Pareto fronts of a table as one markdown document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from results.formatting import DIRECTIONS, compact_json, interval, number, parts, percent, point, setup, title
+from results.record import Estimate, Record
+
+if TYPE_CHECKING:
+    from results.tables import Table
+
+_HOW_TO_READ = """\
+- **front** ●: no other point is at least as good on both axes and better on one. A lower cost is always better.
+- **front share**: the share of bootstrap resamples of the cases in which the point is on the front.
+- **[low, high]**: 95 % bootstrap interval of the quality metric.
+- **ratio**: the compression ratio asked for. A cell without a number is empty.
+- Only points of one group share a front: same task, model, device, dtype, steps, cases and fingerprint."""
+
+_HEADINGS = ("front", "method", "settings", "ratio", "cost", "quality", "[low, high]", "front share")
+
+
+def render(table: Table) -> str:
+    """The document: how to read it, the groups, one section per cost axis and metric, the points without a number."""
+    groups = [f"- **Group {index}**: {setup(group[0])}" for index, group in enumerate(table.groups, start=1)]
+    sections = [_section(table, cost, quality, points) for cost, quality, points in table.fronts()]
+    failed = [_failed(table.failed())] if table.failed() else []
+    empty = [] if sections else ["No point has both a cost and a quality metric."]
+    return "\n\n".join(["# Pareto fronts", _HOW_TO_READ, "\n".join(groups), *empty, *sections, *failed]) + "\n"
+
+
+def _section(table: Table, cost: str, quality: str, points: pd.DataFrame) -> str:
+    metric = table.qualities[quality]
+    lines = [
+        f"## {title(cost)} and {quality}",
+        f"- Cost: {_axis(cost, table.costs[cost])}, lower is better\n"
+        f"- Quality: {_axis(quality, metric)}, {DIRECTIONS[metric.better or 'lower']}",
+    ]
+    for group, rows in parts(points, "group"):
+        sample = f"n = {table.sample_size(quality, group)} for the metric"
+        sample += f", n = {table.sample_size(cost, group)} for the cost"
+        lines += [f"### Group {group} ({sample})", _rows(_HEADINGS, map(_cells, rows.to_dict("records")))]
+    shown = set(points["key"])
+    absent = [r for r in table.records if r.outcome == "ok" and r.key not in shown]
+    if absent:
+        names = ", ".join(point(record.method, record.ratio) for record in absent)
+        lines.append(f"Not drawn, for want of one of the two numbers: {names}.")
+    return "\n\n".join(lines)
+
+
+def _axis(name: str, estimate: Estimate) -> str:
+    return f"`{name}` in {estimate.unit}, {estimate.convention}"
+
+
+def _cells(row: dict[Any, Any]) -> tuple[str, ...]:
+    return (
+        "●" if row["on_front"] else "",
+        row["method"],
+        f"`{row['settings']}`",
+        percent(row["ratio"]),
+        number(row["cost"]),
+        number(row["quality"]),
+        interval(row["low"], row["high"]),
+        percent(row["front_share"]),
+    )
+
+
+def _failed(records: Sequence[Record]) -> str:
+    cells = ((r.method, f"`{compact_json(r.settings)}`", percent(r.ratio), r.reason) for r in records)
+    return "## Failed points\n\n" + _rows(("method", "settings", "ratio", "reason"), cells)
+
+
+def _rows(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(map(_escaped, line)) + " |" for line in lines)
+
+
+def _escaped(cell: str) -> str:
+    return " ".join(cell.split()).replace("|", "\\|")

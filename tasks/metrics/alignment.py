@@ -1,0 +1,61 @@
+"""Caption alignment by attribute: does the judge read off the image what the caption says?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from harness.metric import Metric, Sample
+from harness.models import Model
+from harness.zoo.shapes import judge as judging
+from harness.zoo.shapes import scene
+from results.record import Estimate
+from results.statistics import resamples
+from tasks.metrics import features
+
+
+class Alignment(Metric):
+    """Share of right answers; `alignment` is the mean over the attributes, each of which counts alike."""
+
+    name = "alignment"
+    about = "share of caption attributes that the judge finds in the image; higher is better"
+
+    @classmethod
+    def applies(cls, model: Model) -> bool:
+        return features.has_judge(model)
+
+    def estimates(self, sample: Sample, dense: Sample | None) -> dict[str, Estimate]:
+        known = [row for row, case in enumerate(sample.cases) if "scene" in case.data]
+        if len(known) < len(sample.cases):
+            return {}  # free prompts describe no scene that the judge could look for
+        scenes = scene.sample("evaluation", [case.data["scene"] for case in sample.cases])
+        answers = judging.agreement(features.logits(sample), scenes)
+        drawn = resamples(len(sample.cases))  # (R, N)
+        values, replicates = {}, {}
+        for name, (right, asked) in answers.items():
+            r, a = right.numpy().astype(float), asked.numpy().astype(float)
+            values[name], replicates[name] = r.sum() / a.sum(), r[drawn].sum(1) / a[drawn].sum(1)
+        whole = float(np.mean(list(values.values())))
+        out = {"alignment": _estimate(whole, np.mean(list(replicates.values()), axis=0), len(sample.cases), "all", True)}
+        for name in answers:
+            asked_in_all = int(answers[name][1].sum())
+            out[f"alignment_{name}"] = _estimate(values[name], replicates[name], asked_in_all, name, False)
+        return out
+
+    def fingerprint(self) -> dict[str, str]:
+        return features.fingerprint()
+
+
+def _estimate(value: float, replicates: np.ndarray, n: int, what: str, headline: bool) -> Estimate:
+    low, high = np.quantile(replicates, [0.025, 0.975])
+    about = "mean over attributes" if headline else f"{what}: right answers over questions"
+    return Estimate(
+        value=value,
+        low=float(low),
+        high=float(high),
+        n=n,
+        unit="share",
+        convention=f"{about}, read off by {features.EXTRACTOR}; resampled by image",
+        role="quality",
+        better="higher" if headline else None,
+        replicates=tuple(replicates.tolist()) if headline else (),
+    )

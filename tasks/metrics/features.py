@@ -1,0 +1,58 @@
+"""What the metrics on `shapes` share: the judge, its features, and the reference set."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.metric import Sample, images_to_uint8
+from harness.models import Model
+from harness.zoo.shapes import judge as judging
+from harness.zoo.shapes import scene
+
+EXTRACTOR = "shapes-judge"
+REFERENCES = 2048
+
+
+def has_judge(model: Model) -> bool:
+    return model.facts.get("judge") == EXTRACTOR
+
+
+@cache
+def _judge() -> judging.Judge:
+    return judging.load()
+
+
+@torch.no_grad()
+def read(images: np.ndarray) -> tuple[dict[str, Tensor], np.ndarray]:
+    """The judge's logits and features (N, 64) of images (N, S, S, 3) uint8."""
+    parts = [_judge()(torch.from_numpy(part).permute(0, 3, 1, 2) / 255.0) for part in np.array_split(images, max(1, len(images) // 128))]
+    logits = {name: torch.cat([part[0][name] for part in parts]) for name in parts[0][0]}
+    return logits, torch.cat([part[1] for part in parts]).numpy().astype(np.float64)
+
+
+def logits(sample: Sample) -> dict[str, Tensor]:
+    return sample.once(EXTRACTOR, lambda: read(sample.images))[0]
+
+
+def features(sample: Sample) -> np.ndarray:
+    return sample.once(EXTRACTOR, lambda: read(sample.images))[1]
+
+
+@cache
+def reference() -> np.ndarray:
+    """Features (2048, 64) of held-out renders that no case and no training scene shares."""
+    chunks = [scene.render(scene.sample("reference", range(i, i + 256)))[0] for i in range(0, REFERENCES, 256)]
+    return read(np.concatenate([images_to_uint8(chunk) for chunk in chunks]))[1]
+
+
+def fingerprint() -> dict[str, str]:
+    return {
+        "extractor": f"{EXTRACTOR} {judging.digest()[:12]}",
+        "reference": f"{REFERENCES} held-out renders at {scene.SIZE} px, no resize",
+    }
+
+

@@ -1,0 +1,48 @@
+"""Frechet distance between features (Heusel et al., 2017), by clean-fid's own function."""
+
+from __future__ import annotations
+
+import numpy as np
+from cleanfid import fid
+
+from harness.metric import Metric, Sample
+from harness.models import Model
+from results.record import Estimate
+from results.statistics import centred_interval, resamples
+from tasks.metrics import features
+
+
+class FID(Metric):
+    """fid[shapes-judge]: biased at small samples, so compare only at equal N."""
+
+    name = "fid"
+    about = "Frechet distance to held-out renders, in judge features; lower is better"
+
+    @classmethod
+    def applies(cls, model: Model) -> bool:
+        return features.has_judge(model)
+
+    def estimates(self, sample: Sample, dense: Sample | None) -> dict[str, Estimate]:
+        x, y = features.features(sample), features.reference()
+        mean, covariance = y.mean(0), np.cov(y, rowvar=False)
+
+        def distance(rows: np.ndarray) -> float:
+            return float(fid.frechet_distance(rows.mean(0), np.cov(rows, rowvar=False), mean, covariance))
+
+        value = distance(x)
+        drawn = resamples(len(x), replicates=100)
+        spread = centred_interval(value, np.array([distance(x[rows]) for rows in drawn]))
+        return {
+            f"fid[{features.EXTRACTOR}]": Estimate(
+                **spread._asdict(),
+                n=len(x),
+                unit="squared feature distance",
+                convention=f"clean-fid frechet_distance on {features.EXTRACTOR} features (D = {x.shape[1]}) against "
+                f"{len(y)} held-out renders; biased upwards at small N",
+                role="quality",
+                better="lower",
+            )
+        }
+
+    def fingerprint(self) -> dict[str, str]:
+        return features.fingerprint()

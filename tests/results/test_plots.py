@@ -1,0 +1,176 @@
+"""Plots and image grids: files, what they show, and where labels go."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from results import Table
+from results.labels import along, place
+from results.plots import DENSE, image_grid, looks, pareto_figure, slug, write_plots
+
+
+def only(table: Table, *metrics: str) -> Table:
+    """The table with gmacs and the named metrics alone, which keeps drawing quick."""
+    kept = {"gmacs", *metrics}
+    return Table(
+        r.model_copy(update={"estimates": {k: e for k, e in r.estimates.items() if k in kept}}) for r in table.records
+    )
+
+
+def test_files_are_images_and_reproducible(table, tmp_path):
+    small = only(table, "kid-shapes-judge")
+    settings = dict(matplotlib.rcParams)
+    png, svg = write_plots(small, tmp_path)
+    assert dict(matplotlib.rcParams) == settings  # no global state is left changed
+    assert [png.name, svg.name] == ["pareto_gmacs_vs_kid-shapes-judge.png", "pareto_gmacs_vs_kid-shapes-judge.svg"]
+    with Image.open(png) as image:
+        assert image.size == (1472, 864)
+        colours = {colour for _, colour in image.convert("RGB").getcolors(maxcolors=1 << 24)}
+    assert (0, 0x72, 0xB2) in colours and (0xD5, 0x5E, 0) in colours
+    first = png.read_bytes(), svg.read_bytes()
+    write_plots(small, tmp_path)
+    assert (png.read_bytes(), svg.read_bytes()) == first
+    assert svg.read_text().startswith("<?xml")
+
+
+def test_every_cost_meets_every_metric(table, tmp_path, monkeypatch):
+    monkeypatch.setattr("results.plots._images", lambda *_: iter([("png", b"drawn")]))
+    names = {path.name for path in write_plots(table, tmp_path)}
+    assert names == {
+        f"pareto_{cost}_vs_{metric}.png"
+        for cost in ("gmacs", "latency_ratio", "peak_memory_mb")
+        for metric in ("kid-shapes-judge", "alignment")
+    }
+
+
+def test_groups_are_drawn_apart(table, tmp_path, monkeypatch):
+    monkeypatch.setattr("results.plots._images", lambda *_: iter([("png", b"drawn")]))
+    small = only(table, "alignment")
+    other = [r.model_copy(update={"fingerprint": {"weights": "other"}}) for r in small.records]
+    names = [path.name for path in write_plots(Table([*small.records, *other]), tmp_path)]
+    assert names == ["pareto_gmacs_vs_alignment.png", "pareto_gmacs_vs_alignment_group-2.png"]
+
+
+def test_a_figure_says_what_it_shows(table):
+    figure = pareto_figure(table, "latency_ratio", "alignment", table.pareto("latency_ratio", "alignment"))
+    (axes,) = figure.axes
+    texts = [text.get_text() for text in axes.texts]
+    assert [t for t in texts if t.endswith("%")].count("20 %") == 3 and "dense" in texts
+    assert "method / dense" in axes.get_xlabel() and "interleaved pairs" in axes.get_xlabel()
+    assert "higher is better" in axes.get_ylabel()
+    assert "n = 24" in figure.get_supxlabel()
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names[:5] == ["diffcr", "uniform", "tome", "fbcache", "dense"]
+    figure.draw_without_rendering()
+    assert legend.get_window_extent().x0 > axes.bbox.x1  # outside, so that it hides no point
+
+
+def test_the_front_is_drawn_as_steps(table):
+    points = table.pareto("gmacs", "kid-shapes-judge")
+    (axes,) = pareto_figure(table, "gmacs", "kid-shapes-judge", points).axes
+    (steps,) = [line for line in axes.lines if line.get_drawstyle() == "steps-post"]
+    best = points[points["on_front"]].sort_values("cost")
+    np.testing.assert_array_equal(steps.get_xydata(), best[["cost", "quality"]].to_numpy())
+
+
+def test_looks_differ_by_colour_and_marker_and_dense_is_black(record):
+    chosen = looks(Table([record(DENSE), *(record(f"m{i}") for i in range(56))]))
+    assert len(set(chosen.values())) == 57
+    assert (chosen[DENSE].colour, chosen[DENSE].marker) == ("black", "*")
+
+
+def test_odd_names_and_single_points_draw_without_warnings(record, estimate, tmp_path):
+    estimates = {"gmacs": estimate(3.0, n=1), "a/b $x$ _": estimate(0.5, role="quality", better="lower", n=1)}
+    table = Table([record("_m$1", None, estimates=estimates)])
+    assert [path.name for path in write_plots(table, tmp_path)] == [
+        "pareto_gmacs_vs_a-b-x-_.png", "pareto_gmacs_vs_a-b-x-_.svg"
+    ]  # fmt: skip
+    assert write_plots(Table([]), tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("kid-shapes", "kid-shapes"), ("../etc/pass wd", "etc-pass-wd"), ("β", "unnamed")]
+)
+def test_slug(name, expected):
+    assert slug(name) == expected
+
+
+def test_labels_avoid_points_and_each_other():
+    points = np.array([[50.0, 50.0], [58.0, 50.0], [50.0, 58.0]])
+    obstacles = np.hstack([points - 3, points + 3])
+    size = np.tile([20.0, 8.0], (3, 1))
+    centres = place(points, size, obstacles, (0, 0, 100, 100), gap=4)
+    boxes = [*np.hstack([centres - size / 2, centres + size / 2]), *obstacles]
+    for i in range(3):
+        for j in range(i + 1, len(boxes)):
+            low, high = np.maximum(boxes[i][:2], boxes[j][:2]), np.minimum(boxes[i][2:], boxes[j][2:])
+            assert (high <= low).any(), (i, j)
+
+
+def test_labels_stay_in_the_frame():
+    ((x, y),) = place([[99.0, 99.0]], [[20.0, 8.0]], [], (0, 0, 100, 100), gap=2)
+    assert x + 10 <= 100 and y + 4 <= 100
+
+
+def test_boxes_along_a_line():
+    boxes = along([[0.0, 0.0], [10.0, 0.0]], spacing=5, radius=1)
+    assert boxes[0].tolist() == [-1, -1, 1, 1] and boxes[-1].tolist() == [9, -1, 11, 1]
+    assert len(along([[3.0, 4.0]], spacing=5, radius=1)) >= 1
+
+
+def pixels_of(path) -> np.ndarray:
+    """The image as (H, W, 3) integers."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def test_image_grid(tmp_path):
+    def save(name, colour, size=(64, 64)):
+        Image.new("RGB", size, colour).save(tmp_path / name)
+        return tmp_path / name
+
+    red, blue = save("red.png", (255, 0, 0)), save("blue.png", (0, 0, 255))
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    rows = [("dense", [red, blue, red]), ("diffcr 20 %", [red, tmp_path / "missing.png", broken]), ("short", [None])]
+    path = image_grid(rows, ["a red square", "a blue one " * 20, "third"], tmp_path / "out" / "grid.png")
+    pixels = pixels_of(path)
+    assert (pixels == [255, 0, 0]).all(axis=2).sum() == 3 * 128 * 128
+    assert (pixels == [0, 0, 255]).all(axis=2).sum() == 128 * 128
+    narrow = image_grid(rows, ["a red square", "a blue one", "third"], tmp_path / "narrow.png", max_columns=1)
+    assert pixels_of(narrow).shape[1] < pixels.shape[1] - 2 * 128
+
+
+def test_enlarging_invents_no_pixels_and_large_images_are_reduced(tmp_path):
+    checks = (np.indices((48, 48)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    Image.fromarray(checks).save(tmp_path / "small.png")
+    path = image_grid([("", [tmp_path / "small.png"])], [""], tmp_path / "grid.png")
+    shown = pixels_of(path)[:, :, 0]
+    assert set(np.unique(shown)) == {0, 255}
+    assert (shown == 0).sum() == 144 * 144 // 2  # three times 48
+    Image.new("RGB", (1024, 512), "red").save(tmp_path / "large.png")
+    path = image_grid([("", [tmp_path / "large.png"])], [""], tmp_path / "grid.png")
+    reds = (pixels_of(path) == [255, 0, 0]).all(axis=2).sum()
+    assert reds == pytest.approx(384 * 192, rel=0.01)
+
+
+def test_an_empty_grid_is_refused(tmp_path):
+    for rows, captions in (([], ["a"]), ([("a", [])], [])):
+        with pytest.raises(ValueError, match="at least one"):
+            image_grid(rows, captions, tmp_path / "grid.png")
+
+
+def test_the_package_needs_no_torch_and_nothing_else_of_ours():
+    code = (
+        "import sys, results, results.plots; ours = {'harness', 'methods', 'tasks', 'torch', 'diffusers'}; "
+        "print(sorted(ours & set(sys.modules)), 'matplotlib.pyplot' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[0] == "[] False"

@@ -1,0 +1,121 @@
+"""Intervals: known answers, pairing, coverage, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from results.statistics import bootstrap, centred_interval, paired_ratio, percentile_interval, resamples
+
+
+def test_resamples_are_paired_and_private():
+    np.random.seed(7)
+    before = np.random.get_state()[1].copy()
+    drawn = resamples(10)
+    assert drawn.shape == (200, 10)
+    assert drawn.min() == 0 and drawn.max() == 9
+    np.testing.assert_array_equal(drawn, resamples(10))
+    np.testing.assert_array_equal(drawn[:50], resamples(10, 50))
+    assert (drawn != resamples(10, seed=1)).any()
+    np.testing.assert_array_equal(before, np.random.get_state()[1])
+
+
+def test_bootstrap_agrees_with_its_definition():
+    values = np.random.default_rng(0).normal(size=30)
+    got = bootstrap(values, np.mean)
+    means = values[resamples(30)].mean(axis=1)
+    assert got.value == pytest.approx(values.mean())
+    assert got.replicates == pytest.approx(means)
+    assert (got.low, got.high) == pytest.approx(np.percentile(means, [2.5, 97.5]))
+
+
+def test_the_interval_of_a_mean_has_the_known_width():
+    values = np.random.default_rng(1).normal(5, 2, size=400)
+    got = bootstrap(values, replicates=2000)
+    expected = 1.96 * values.std() / 20
+    assert got.high - got.value == pytest.approx(expected, rel=0.1)
+    assert got.value - got.low == pytest.approx(expected, rel=0.1)
+
+
+def test_the_interval_covers_the_truth_about_95_times_in_100():
+    rng = np.random.default_rng(2)
+    intervals = [bootstrap(rng.normal(size=40)) for _ in range(200)]
+    covered = sum(one.low <= 0 <= one.high for one in intervals)
+    assert 180 <= covered <= 199
+
+
+def test_points_with_the_same_noise_differ_surely():
+    scores = np.random.default_rng(3).normal(size=50)
+    worse, better = bootstrap(scores), bootstrap(scores + 0.01)
+    assert worse.high > better.low  # the intervals overlap widely, and yet every pair of replicates agrees:
+    assert all(w < b for w, b in zip(worse.replicates, better.replicates, strict=True))
+
+
+def test_one_case_has_no_interval():
+    assert bootstrap([3.0]) == (3.0, None, None, ())
+    assert paired_ratio([3.0], [2.0]) == (1.5, None, None, ())
+    assert centred_interval(2.0, []) == (2.0, None, None, ())
+    assert centred_interval(2.0, [5.0]) == (2.0, None, None, ())
+
+
+def test_constant_values_have_a_point_as_interval():
+    assert bootstrap([4.0] * 5)[:3] == (4.0, 4.0, 4.0)
+    assert centred_interval(1.0, [3.0, 3.0])[:3] == (1.0, 1.0, 1.0)
+
+
+def test_centring_keeps_the_spread_and_moves_the_place():
+    biased = np.random.default_rng(4).normal(loc=9.0, scale=0.5, size=200)
+    value, low, high, shifted = centred_interval(2.0, biased)
+    assert value == 2.0 and np.mean(shifted) == pytest.approx(2.0)
+    assert np.std(shifted) == pytest.approx(biased.std())
+    plain = percentile_interval(biased)
+    assert plain[0] > value  # what centring repairs
+    assert low < value < high
+    assert high - low == pytest.approx(plain[1] - plain[0])
+
+
+def test_duplicates_bias_an_unbiased_squared_distance_upwards():
+    """The case for centring: the U-statistic of |E x|^2, built as KID is, rises under resampling."""
+    x = np.random.default_rng(5).normal(size=(40, 64))
+
+    def unbiased(rows):
+        gram = rows @ rows.T
+        return (gram.sum() - np.trace(gram)) / (len(rows) * (len(rows) - 1))
+
+    value = unbiased(x)
+    drawn = [unbiased(x[index]) for index in resamples(40)]
+    assert percentile_interval(drawn)[0] > value
+    _, low, high, _ = centred_interval(value, drawn)
+    assert low < value < high
+
+
+def test_a_ratio_ignores_drift_that_hits_both():
+    rng = np.random.default_rng(6)
+    drift = np.linspace(1, 3, 50)
+    dense = drift * rng.normal(1, 0.01, 50)
+    method = 0.8 * drift * rng.normal(1, 0.01, 50)
+    value, low, high, replicates = paired_ratio(method, dense)
+    assert value == pytest.approx(np.median(method / dense))
+    assert low < 0.8 < high and high - low < 0.02
+    assert len(replicates) == 200
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: bootstrap([1.0, np.nan]),
+        lambda: bootstrap([1.0, np.inf]),
+        lambda: bootstrap([]),
+        lambda: bootstrap([1.0, 2.0], lambda sample: np.nan),
+        lambda: centred_interval(np.nan, [1.0, 2.0]),
+        lambda: centred_interval(1.0, [1.0, np.nan]),
+        lambda: paired_ratio([1.0, np.nan], [1.0, 1.0]),
+        lambda: paired_ratio([1.0, 1.0], [1.0]),
+        lambda: paired_ratio([1.0, 1.0], [1.0, 0.0]),
+        lambda: resamples(0),
+        lambda: resamples(5, replicates=0),
+    ],
+)
+def test_what_has_no_answer_is_refused(call):
+    with pytest.raises(ValueError):
+        call()

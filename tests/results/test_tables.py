@@ -1,0 +1,220 @@
+"""The table: its columns, empty cells, fronts, files and the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from results import Table
+from results.formatting import interval, number, percent
+
+COLUMNS = [
+    "method", "settings", "ratio", "ratio_reached", "task", "model", "device", "dtype", "steps", "cases", "outcome",
+    "reason", "gmacs", "gmacs_paper", "latency_s", "latency_ratio", "latency_ratio_low", "latency_ratio_high",
+    "peak_memory_mb", "energy_j", "kid-shapes-judge", "kid-shapes-judge_low", "kid-shapes-judge_high", "alignment",
+    "alignment_low", "alignment_high", "key",
+]  # fmt: skip
+
+
+def printed(table: Table, width: int = 120) -> str:
+    stream = io.StringIO()
+    table.print(Console(file=stream, width=width))
+    return stream.getvalue()
+
+
+def test_columns_and_cells(table, sweep):
+    frame = table.frame
+    assert list(frame.columns) == COLUMNS
+    assert len(frame) == len(table) == len(sweep)
+    row = frame.iloc[2]
+    assert (row["method"], row["settings"], row["ratio"]) == ("diffcr", '{"ratio":0.2}', 0.2)
+    assert row["latency_ratio_low"] == sweep[2].estimates["latency_ratio"].low
+    assert row["alignment"] == sweep[2].estimates["alignment"].value
+    assert row["alignment_high"] == sweep[2].estimates["alignment"].high
+    assert row["key"] == sweep[2].key
+
+
+def test_a_failed_record_has_a_reason_and_no_numbers(record, estimate):
+    estimates = {"gmacs": estimate(1.0), "kid": estimate(2.0, role="quality", better="lower")}
+    lost = record("tome", 0.6, outcome="failed", reason="NaN", estimates=estimates)
+    table = Table([record(estimates=estimates), lost])
+    failed = table.frame.iloc[1]
+    assert failed["reason"] == "NaN"
+    assert failed[["gmacs", "kid", "kid_low", "latency_s"]].isna().all()
+    assert table.pareto("gmacs", "kid")["method"].tolist() == ["dense"]
+
+
+def test_csv_keeps_every_digit_and_empty_cells(table, tmp_path):
+    with table.to_csv(tmp_path / "deep" / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == COLUMNS
+    for name in ("alignment", "latency_ratio_low", "gmacs", "energy_j"):
+        assert [float(row[name]) for row in rows[:-1]] == table.frame[name][:-1].tolist()
+        assert rows[-1][name] == ""  # the failed point
+    assert rows[0]["ratio"] == rows[0]["reason"] == ""
+    assert json.loads(rows[1]["settings"]) == {"ratio": 0.1}
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["results.csv"]  # no temporary file stays
+
+
+def test_a_failed_write_leaves_the_old_file(table, tmp_path, monkeypatch):
+    path = tmp_path / "results.csv"
+    path.write_text("old")
+
+    def refuse(*_):
+        raise OSError("no")
+
+    monkeypatch.setattr("results.files.os.replace", refuse)
+    with pytest.raises(OSError, match="no"):
+        table.to_csv(path)
+    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def two_points(record, estimate, **replicates):
+    return [
+        record("dense", estimates={
+            "gmacs": estimate(10.0, role="cost"),
+            "kid": estimate(1.0, role="quality", better="lower", replicates=replicates.get("dense", ())),
+        }),
+        record("tome", 0.2, estimates={
+            "gmacs": estimate(5.0, role="cost"),
+            "kid": estimate(2.0, role="quality", better="lower", replicates=replicates.get("tome", ())),
+        }),
+    ]  # fmt: skip
+
+
+def test_pareto_by_hand(record, estimate):
+    records = two_points(record, estimate, dense=(1.0, 1.0, 3.0, 3.0), tome=(2.0, 2.0, 2.0, 2.0))
+    got = Table(records).pareto("gmacs", "kid")
+    assert list(got.columns) == [
+        "group", "method", "settings", "ratio", "cost", "quality", "low", "high", "on_front", "front_share", "key"
+    ]  # fmt: skip
+    assert got["method"].tolist() == ["tome", "dense"]  # cheapest first
+    assert got["on_front"].tolist() == [True, True]
+    assert got["front_share"].tolist() == [1.0, 0.5]
+
+
+def test_pareto_pairs_the_first_replicates_and_skips_unusable_ones(record, estimate):
+    records = two_points(record, estimate, dense=(3.0, 1.0, float("nan"), 1.0, 3.0), tome=(2.0, 2.0, 2.0, 2.0))
+    assert Table(records).pareto("gmacs", "kid")["front_share"].tolist() == pytest.approx([1.0, 2 / 3])
+
+
+def test_exact_figures_have_no_share(record, estimate):
+    assert Table(two_points(record, estimate)).pareto("gmacs", "kid")["front_share"].isna().all()
+
+
+def test_records_of_different_fingerprints_share_no_front(record, estimate):
+    first, second = two_points(record, estimate)
+    better = second.model_copy(update={"fingerprint": {"weights": "other"}})
+    cheap = estimate(0.5, role="quality", better="lower")
+    better = better.model_copy(update={"estimates": better.estimates | {"kid": cheap}})
+    table = Table([first, better])
+    got = table.pareto("gmacs", "kid")
+    assert got["group"].tolist() == [1, 2]
+    assert got["on_front"].tolist() == [True, True]  # in one group, dense would be dominated
+    assert printed(table).count("text_to_image") == 2
+
+
+def test_a_point_without_a_number_is_off_every_front(record, estimate):
+    first, second = two_points(record, estimate)
+    lost = record("lost", estimates={"gmacs": estimate(1.0), "kid": estimate(float("nan"), role="quality")})
+    table = Table([first, second, lost, record("bare")])
+    assert set(table.pareto("gmacs", "kid")["method"]) == {"dense", "tome"}
+
+
+def test_metrics_come_from_role_and_direction_alone(record, estimate):
+    estimates = {
+        "gmacs": estimate(1.0), "oddity": estimate(2.0, role="quality"), "note": estimate(3.0),
+        "novel": estimate(4.0, role="quality", better="higher"),
+    }  # fmt: skip
+    table = Table([record(estimates=estimates)])
+    assert list(table.qualities) == ["novel"]
+    assert list(table.frame.columns[-8:]) == [
+        "note", "oddity", "oddity_low", "oddity_high", "novel", "novel_low", "novel_high", "key"
+    ]  # fmt: skip
+    for cost, quality in (("gmacs", "oddity"), ("note", "novel"), ("gmacs", "missing")):
+        with pytest.raises(KeyError, match="no front"):
+            table.pareto(cost, quality)
+
+
+def test_written_files(table, tmp_path):
+    paths = table.write(tmp_path)
+    assert paths == [tmp_path / "tables" / name for name in ("results.csv", "pareto.csv", "pareto.md")]
+    fronts = pd.read_csv(paths[1])
+    assert len(fronts) == 6 * 11  # three costs, two metrics, eleven points that succeeded
+    assert set(fronts["cost_axis"]) == {"gmacs", "latency_ratio", "peak_memory_mb"}
+    text = paths[2].read_text()
+    assert text.count("\n## ") == 7  # six fronts and the failed points
+    for needed in ("95 % bootstrap", "n = 24", "kernel distance", "CFG halves included", "higher is better",
+                   "CUDA out of memory \\| 3 GiB"):  # fmt: skip
+        assert needed in text
+    widths = {line.count("|") - line.count("\\|") for line in text.splitlines() if line.startswith("| ● ")}
+    assert widths == {9}
+
+
+def test_terminal_fits_and_shows_the_points(table):
+    text = printed(table, 200)
+    assert max(map(len, text.splitlines())) <= 120
+    dense = next(line for line in text.splitlines() if line.strip().startswith("dense"))
+    assert "58.2" in dense and "GLP" in dense
+    assert "failed: tome 60 %: CUDA out of memory | 3 GiB asked for" in text
+    assert printed(table, 80)  # narrow terminals fold
+
+
+def test_many_metrics_are_split_over_tables_that_fit(record, estimate):
+    metrics = {f"metric-number-{i}": estimate(i + 0.123456, role="quality", better="lower") for i in range(9)}
+    text = printed(Table([record(estimates=metrics | {"gmacs": estimate(1.0)})]))
+    assert max(map(len, text.splitlines())) <= 120
+    for name in metrics:
+        assert text.count(name) == 1
+    assert text.count("dense") > 1
+
+
+def test_settings_tell_twins_apart(record):
+    text = printed(Table([record("tome", 0.2, settings={"mlp": True}), record("tome", 0.2, settings={"mlp": False})]))
+    assert '{"mlp":true}' in text and '{"mlp":false}' in text
+
+
+def test_brackets_in_names_are_no_markup(record):
+    table = Table([record("[red]x[/red]", outcome="failed", reason="[/bold] shape [2, 3]")])
+    text = printed(table)
+    assert "[red]x[/red]" in text and "[/bold] shape [2, 3]" in text
+
+
+def test_representations(table):
+    assert "diffcr" in repr(table) and "alignment" in repr(table) and "nan" not in repr(table).lower()
+    assert "<table" in table._repr_html_()
+
+
+def test_an_empty_table_works(tmp_path):
+    table = Table([])
+    assert len(table) == 0 and table.frame.empty and list(table.frame.columns)[-1] == "key"
+    assert repr(table) == "Table: no records"
+    assert all(path.exists() for path in table.write(tmp_path))
+    assert printed(table) == ""
+
+
+def test_only_failures_work(record, tmp_path):
+    table = Table([record("tome", 0.2, outcome="failed", reason="out of memory")])
+    text = table.write(tmp_path)[2].read_text()
+    assert "No point has both" in text and "out of memory" in text
+    assert "out of memory" in printed(table)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, ""), (float("nan"), ""), (0.0, "0"), (0.012345678, "0.01235"), (12345.6, "12,346"), (-1.5, "-1.5"),
+     (float("inf"), "inf"), (2e-7, "2e-07"), (999.96, "1000")],
+)  # fmt: skip
+def test_number(value, text):
+    assert number(value) == text
+
+
+def test_interval_and_percent():
+    assert interval(0.81234, 1.5) == "[0.812, 1.5]"
+    assert interval(None, 1.0) == ""
+    assert [percent(r) for r in (0.2, 0.125, 0.0, None, float("nan"))] == ["20 %", "12.5 %", "0 %", "", ""]
