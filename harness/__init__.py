@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
-from harness.registry import metrics, tasks
 from harness.registry import methods as methods
+from harness.registry import metrics, tasks
 
 __version__ = "0.1.0"
 __all__ = ["UserError", "applied", "apply", "methods", "metrics", "remove", "run", "tasks"]

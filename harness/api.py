@@ -22,14 +22,18 @@ from results.tables import Table
 RUNS = Path("results") / "runs"
 
 
-def run(methods: Any = None, *, out: str | Path | None = None, progress: engine.Progress | None = None, **sweep: Any) -> Table:
+def run(
+    methods: Any = None, *, out: str | Path | None = None, progress: engine.Progress | None = None, **sweep: Any
+) -> Table:
     """Run a sweep and return its table. `sweep`: the fields of `harness.config.Sweep` (model, ratios, cases, ...).
 
     Points that the run folder holds already are not run again. Raises UserError for bad input; a point that fails
     is a row with its reason.
     """
     values = dict(sweep) if methods is None else {"methods": methods, **sweep}
-    return execute(plan.make(config.build(values)), out, progress or (lambda _what, _images: None), lambda _record: None)
+    return execute(
+        plan.make(config.build(values)), out, progress or (lambda _what, _images: None), lambda _record: None
+    )
 
 
 def run_folder(made: plan.Plan, out: str | Path | None) -> Path:
@@ -114,4 +118,3 @@ def _adapters(pipeline: Any, backbone: Any, folder: str | Path | None) -> Model:
         places += [Path(home) / "adapters", Path(home).parent.parent / "adapters"]
     digest = digest_of(Path(home)) if home and Path(home).is_dir() else ""
     return Model(home or "pipeline", pipeline, backbone, digest, adapters=tuple(p for p in places if p.is_dir()))
-

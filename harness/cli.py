@@ -26,31 +26,51 @@ app = typer.Typer(
 )
 console = Console(stderr=True)
 
-Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="Python file that registers more; may be repeated.")]
+Plugins = Annotated[
+    list[Path] | None, typer.Option("--plugin", help="Python file that registers more; may be repeated.")
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. [default: cpu]", show_default=False)]
 
 
 @app.command()
 def run(
-    methods: Annotated[str | None, typer.Option(help="Methods, comma-separated. [default: diffcr,tome]", show_default=False)] = None,
-    model: Annotated[str | None, typer.Option(help="Zoo model or pipeline folder. [default: shapes]", show_default=False)] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Methods, comma-separated. [default: diffcr,tome]", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Zoo model or pipeline folder. [default: shapes]", show_default=False)
+    ] = None,
     task: Annotated[str | None, typer.Option(help="[default: text-to-image]", show_default=False)] = None,
-    ratios: Annotated[str | None, typer.Option(help="Compression ratios. [default: 0.1,0.2,0.3]", show_default=False)] = None,
+    ratios: Annotated[
+        str | None, typer.Option(help="Compression ratios. [default: 0.1,0.2,0.3]", show_default=False)
+    ] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help="METHOD.NAME=VALUE; may be repeated.")] = None,
     cases: Annotated[int | None, typer.Option(help="Images per point. [default: 64]", show_default=False)] = None,
-    steps: Annotated[int | None, typer.Option(help="Sampler steps. [default: the model's own]", show_default=False)] = None,
-    guidance: Annotated[float | None, typer.Option(help="CFG scale. [default: the model's own]", show_default=False)] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Sampler steps. [default: the model's own]", show_default=False)
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="CFG scale. [default: the model's own]", show_default=False)
+    ] = None,
     batch: Annotated[int | None, typer.Option(help="Images per batch. [default: 16]", show_default=False)] = None,
     metrics: Annotated[str | None, typer.Option(help="Metrics. [default: all that apply]", show_default=False)] = None,
     prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt per line.")] = None,
     adapters: Annotated[list[Path] | None, typer.Option(help="Folder of fitted adapters; may be repeated.")] = None,
     device: Device = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. [default: float32]", show_default=False)] = None,
-    config_file: Annotated[Path | None, typer.Option("--config", help="Sweep as YAML; options given here win over it.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16. [default: float32]", show_default=False)
+    ] = None,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="Sweep as YAML; options given here win over it.")
+    ] = None,
     plugin: Plugins = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder. [default: results/runs/<name>]", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder. [default: results/runs/<name>]", show_default=False)
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="16 cases and fewer latency rounds.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its estimated time, run nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and its estimated time, run nothing.")
+    ] = False,
 ) -> None:
     """Sweep methods over compression ratios and write tables, Pareto plots and an image grid.
 
@@ -99,7 +119,11 @@ def _execute(made: Any, out: Path | None) -> Any:
 
     todo = _missing(made, api.run_folder(made, out))
     total = sum(engine.images_per_point(made, point) for point in todo)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f} images"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} images"),
+    )
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not todo) as bar:
         task = bar.add_task("starting", total=total)
 
@@ -138,11 +162,13 @@ def _show_plan(made: Any, folder: Path) -> None:
         total += cost
         state = "to run" if point.key in todo else "done"
         adapter = point.method.adapter() if point.state else ""
-        table.add_row(point.method.name, json.dumps(point.facts["settings"]), adapter, state, f"{cost:.0f}", point.key[:8])
+        table.add_row(
+            point.method.name, json.dumps(point.facts["settings"]), adapter, state, f"{cost:.0f}", point.key[:8]
+        )
     Console().print(table)
     print(
-        f"{len(todo)} of {len(made.points)} points to run, {len(made.cases)} cases each, {made.task.steps} steps: about "
-        f"{total / 60:.1f} min (from {seconds:.2f} s per dense image measured now; cheaper points take less)"
+        f"{len(todo)} of {len(made.points)} points to run, {len(made.cases)} cases each, {made.task.steps} steps: "
+        f"about {total / 60:.1f} min (from {seconds:.2f} s per dense image measured now; cheaper points take less)"
     )
 
 
@@ -150,9 +176,13 @@ def _show_plan(made: Any, folder: Path) -> None:
 def fit(
     method: Annotated[str, typer.Argument(help="Method to fit.")],
     model: Annotated[str, typer.Option(help="Model to fit it on.")] = "shapes",
-    ratio: Annotated[float | None, typer.Option(help="Highest compression ratio; the fit climbs there in steps of 10 %.")] = None,
+    ratio: Annotated[
+        float | None, typer.Option(help="Highest compression ratio; the fit climbs there in steps of 10 %.")
+    ] = None,
     axes: Annotated[str | None, typer.Option(help="Shorthand for --set axes=..., where the method has it.")] = None,
-    setting: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE of the method, its fit, or the loop.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=VALUE of the method, its fit, or the loop.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the adapters.")] = Path("adapters"),
     device: Device = None,
     plugin: Plugins = None,
@@ -195,10 +225,16 @@ def fit(
 @app.command()
 def train(
     name: Annotated[str, typer.Argument(help="Zoo model to train.")] = "shapes",
-    work: Annotated[Path, typer.Option(help="Folder for checkpoints; training goes on from what it holds.")] = Path("train"),
-    out: Annotated[Path | None, typer.Option(help="Where the weights go. [default: the package's own folder]", show_default=False)] = None,
+    work: Annotated[Path, typer.Option(help="Folder for checkpoints; training goes on from what it holds.")] = Path(
+        "train"
+    ),
+    out: Annotated[
+        Path | None, typer.Option(help="Where the weights go. [default: the package's own folder]", show_default=False)
+    ] = None,
     device: Device = None,
-    setting: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE of the recipe, for instance steps=20000.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=VALUE of the recipe, for instance steps=20000.")
+    ] = None,
 ) -> None:
     """Make a zoo model from nothing but its renderer."""
     from accelerate import Accelerator
@@ -269,7 +305,9 @@ def _with_settings(sweep: Any, texts: list[str]) -> Any:
         name, value = _pair(text)
         method, dot, setting = name.partition(".")
         if not dot or method not in specs:
-            raise UserError(f"--set expects METHOD.NAME=VALUE with a method of this sweep ({', '.join(specs)}), got {text!r}")
+            raise UserError(
+                f"--set expects METHOD.NAME=VALUE with a method of this sweep ({', '.join(specs)}), got {text!r}"
+            )
         specs[method] = specs[method].model_copy(update={"settings": {**specs[method].settings, setting: value}})
     return sweep.model_copy(update={"methods": tuple(specs.values())}) if texts else sweep
 

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from harness.attach import attached
+from harness.backbones.base import follow
 from harness.measure import flops, latency, memory
 from harness.metric import Sample, images_to_uint8
-from harness.backbones.base import follow
 from harness.plan import Plan, Point
 from results.record import Estimate, Record
 from results.statistics import bootstrap, paired_ratio
@@ -44,7 +44,9 @@ def images_per_point(plan: Plan, point: Point) -> int:
     return len(plan.cases) + latency_runs + 5  # parts, memory, and counting, whose two runs go slower
 
 
-def run(plan: Plan, point: Point, reference: Reference | None, folder: Path, progress: Progress) -> tuple[Record, Reference | None]:
+def run(
+    plan: Plan, point: Point, reference: Reference | None, folder: Path, progress: Progress
+) -> tuple[Record, Reference | None]:
     """Generate, measure and judge one point. Whatever the method raises becomes a failed record.
 
     Returns the record and, for the reference itself, what the others compare with.
@@ -56,7 +58,7 @@ def run(plan: Plan, point: Point, reference: Reference | None, folder: Path, pro
     images: list[str] = []
     reason = ""
     try:
-        sample = Sample(plan.cases, _generate(plan, point, progress))
+        sample = Sample(plan.cases, generate(plan, point, progress))
         if not np.isfinite(sample.images.astype(float)).all():
             raise MethodFailure("the images hold values that are not finite")
         progress(f"{point.label}: cost", 0)
@@ -117,7 +119,7 @@ def dense_pass(plan: Plan) -> Iterator[None]:
         yield
 
 
-def _generate(plan: Plan, point: Point, progress: Progress) -> np.ndarray:
+def generate(plan: Plan, point: Point, progress: Progress) -> np.ndarray:
     """All cases' images, (N, H, W, 3) uint8."""
     batches = []
     with _on(plan, point):
@@ -141,7 +143,9 @@ def _check_effect(point: Point, sample: Sample, gmacs: float, reference: Referen
     if np.array_equal(sample.images, reference.sample.images):
         raise MethodFailure("changed nothing: its images are dense's, pixel for pixel (a silent no-op)")
     if abs(gmacs - reference.gmacs) <= 1e-6 * reference.gmacs:
-        raise MethodFailure(f"changed no cost: {gmacs:.6g} GMACs per image and step, the same as dense (a silent no-op)")
+        raise MethodFailure(
+            f"changed no cost: {gmacs:.6g} GMACs per image and step, the same as dense (a silent no-op)"
+        )
 
 
 def _cost(plan: Plan, point: Point, progress: Progress) -> tuple[dict[str, Estimate], dict[str, list[float]]]:
@@ -198,7 +202,11 @@ def _cost(plan: Plan, point: Point, progress: Progress) -> tuple[dict[str, Estim
             value=counted.gmacs_paper, n=counted.calls, unit="GMACs", role="cost", better="lower",
             convention=f"fvcore's count, without products inside fused attention, {per}",
         )  # fmt: skip
-    shares = {"latency_denoiser_s": parts.seconds["denoiser"], "latency_vae_s": parts.seconds["vae"], "latency_text_s": float(np.median(text))}
+    shares = {
+        "latency_denoiser_s": parts.seconds["denoiser"],
+        "latency_vae_s": parts.seconds["vae"],
+        "latency_text_s": float(np.median(text)),
+    }
     for name, value in shares.items():
         estimates[name] = Estimate(value=value, n=1, unit="s", convention=f"one image, {kind}")
     return estimates, {"latency_dense_s": times[0], "latency_method_s": times[1]}

@@ -62,7 +62,8 @@ class Method(ABC):
 
     name: how the registry knows it. Settings: its pydantic model. parts: which parts it puts advice around (a
     backbone that lacks one refuses the method when the sweep is planned). needs_state: whether it runs only with an
-    adapter state. FitSettings: options of its fit. compresses: False only for the reference, whose output must equal dense.
+    adapter state. FitSettings: options of its fit. compresses: False only for the reference, whose output must equal
+    dense.
     """
 
     name: ClassVar[str]

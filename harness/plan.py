@@ -72,14 +72,17 @@ def make(sweep: Sweep) -> Plan:
         if cls.applies(model):
             metrics.append(cls(model))
         elif sweep.metrics:
-            raise UserError(f"metric {cls.name!r} cannot judge images of model {sweep.model!r}; leave it out of --metrics")
+            raise UserError(
+                f"metric {cls.name!r} cannot judge images of model {sweep.model!r}; leave it out of --metrics"
+            )
 
     facts = environment.describe(model.device)
     prints = {
         "code": environment.code_digest(_PACKAGES),
         "weights": model.digest,
         "cases": _sha([(case.prompt, case.seed) for case in cases]),
-        "sampler": f"{type(model.pipeline.scheduler).__name__} {steps} steps, guidance {guidance:g}, batch {sweep.batch}",
+        "sampler": f"{type(model.pipeline.scheduler).__name__} {steps} steps, guidance {guidance:g}",
+        "batch": str(sweep.batch),
         **{name: facts[name] for name in ("torch", "diffusers", "clean-fid", "device")},
     }
     for metric in metrics:
@@ -101,7 +104,9 @@ def _point(method: Method, model: Model, shared: Mapping[str, Any]) -> Point:
             state, digest = model.adapter(method.adapter())
         except UserError as error:
             ratio = "" if method.ratio is None else f" --ratio {method.ratio:g}"
-            raise UserError(f"{error}; fit one with `python -m harness fit {method.name} --model {model.name}{ratio}`") from error
+            raise UserError(
+                f"{error}; fit one with `python -m harness fit {method.name} --model {model.name}{ratio}`"
+            ) from error
     source = inspect.getsourcefile(type(method))
     facts = {
         "method": method.name,

@@ -18,7 +18,9 @@ from harness.spec import Call, State
 
 class ToMeSettings(RatioSettings):
     ratio: float = Field(0.2, ge=0.0, le=0.75, description="share of tokens merged away; 0.75 is all but one of 2 x 2")
-    around: Literal["mlp", "self_attention", "block"] = Field("block", description="the part that runs on merged tokens")
+    around: Literal["mlp", "self_attention", "block"] = Field(
+        "block", description="the part that runs on merged tokens"
+    )
     random: bool = Field(True, description="choose each 2 x 2 window's destination token at random, else its first")
 
 

@@ -172,9 +172,7 @@ def _draw_dense(axes: Axes, rows: pd.DataFrame) -> None:
         axes.axhline(quality, **LEVEL, zorder=1)
 
 
-def _draw_texts(
-    figure: Figure, axes: Axes, table: Table, cost: str, quality: str, record: Record, group: int
-) -> None:
+def _draw_texts(figure: Figure, axes: Axes, table: Table, cost: str, quality: str, record: Record, group: int) -> None:
     """Title, axis labels with unit, direction and convention, and the caption with the sample size."""
     x, y = table.costs[cost], table.qualities[quality]
     direction = DIRECTIONS[y.better or "lower"]
@@ -230,9 +228,7 @@ def _draw_labels(figure: Figure, axes: Axes, points: pd.DataFrame, chosen: dict[
     frame = [*axes.bbox.min, *axes.bbox.max]
     centres = labels.place(at, sizes, np.vstack(obstacles), frame, gap=4 * pixel)
     halo = [withStroke(linewidth=2.5, foreground="white", alpha=0.85)]
-    for text, (x, y), method in zip(
-        texts, axes.transData.inverted().transform(centres), points["method"], strict=True
-    ):
+    for text, (x, y), method in zip(texts, axes.transData.inverted().transform(centres), points["method"], strict=True):
         style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8, "path_effects": halo, "zorder": 5}
         axes.text(x, y, text, color=_darker(chosen[method].colour), **style)
 

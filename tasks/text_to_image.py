@@ -28,10 +28,14 @@ class TextToImage(Task):
         if prompts is not None:
             lines = [line.strip() for line in _read(prompts).splitlines() if line.strip()]
             if len(lines) < count:
-                raise UserError(f"{prompts} holds {len(lines)} prompts, but {count} cases were asked for; lower --cases")
+                raise UserError(
+                    f"{prompts} holds {len(lines)} prompts, but {count} cases were asked for; lower --cases"
+                )
             return tuple(Case(i, line, seed=i) for i, line in enumerate(lines[:count]))
         if self.model.facts.get("scenes") != "shapes":
-            raise UserError(f"model {self.model.name!r} brings no prompts of its own; give --prompts FILE, one per line")
+            raise UserError(
+                f"model {self.model.name!r} brings no prompts of its own; give --prompts FILE, one per line"
+            )
         scenes = scene.sample("evaluation", range(count))
         return tuple(Case(i, caption, seed=i, data={"scene": i}) for i, caption in enumerate(scenes.captions()))
 

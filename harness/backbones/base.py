@@ -172,13 +172,17 @@ class Backbone(ABC):
                 def run(x: Tensor, index: Tensor | None = None) -> Tensor:
                     if depth == len(chain):
                         return original(x, *args, **self.on_subset(kwargs, index))
-                    return chain[depth](
-                        Call(x, layer, part, self.step, self.grid, run_from(depth + 1), kwargs)
-                    )
+                    return chain[depth](Call(x, layer, part, self.step, self.grid, run_from(depth + 1), kwargs))
 
                 return run
 
-            return run_from(0)(hidden_states)
+            out = run_from(0)(hidden_states)
+            if out.shape != hidden_states.shape:
+                raise ValueError(
+                    f"the {part} of layer {layer} gave a tensor of shape {tuple(out.shape)}, "
+                    f"expected {tuple(hidden_states.shape)}"
+                )
+            return out
 
         module.forward = forward  # type: ignore[method-assign]
 

@@ -162,8 +162,12 @@ def digest_of(folder: Path) -> str:
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
-        if path.is_file() and inside.parts[0] != "adapters" and path.suffix in (".safetensors", ".json", ".model", ".txt"):
+        if (
+            path.is_file()
+            and inside.parts[0] != "adapters"
+            and path.suffix in (".safetensors", ".json", ".model", ".txt")
+        ):
             total.update(str(inside.as_posix()).encode() + b"\0")
             with open(path, "rb") as handle:
-                total.update(hashlib.filedigest_of(handle, "sha256").digest())
+                total.update(hashlib.file_digest(handle, "sha256").digest())
     return total.hexdigest()

@@ -1,4 +1,4 @@
-"""Tensors and facts in one safetensors file, written so that a kill at any moment leaves the old file or the new one."""
+"""Tensors and facts in one safetensors file; a kill at any moment leaves the old file or the new one."""
 
 from __future__ import annotations
 

@@ -130,7 +130,8 @@ def fit(
         plan = Plan(steps=each, warmup=10, decay=0.4, seed=1000 * (options.seed + 1) + stage, log_every=5)
         train(
             method.adapter(), container, loss, [optimizer], plan, work, accelerator=accelerator,
-            trainable=lambda name: name.startswith("own.") or "lora_" in name, after_step=lambda _step: fitting.after_step(),
+            trainable=lambda name: name.startswith("own.") or "lora_" in name,
+            after_step=lambda _step: fitting.after_step(),
         )  # fmt: skip
         state = fitting.state()
         tensors = {**state.tensors, **(lora.tensors(backbone) if adapted else {})}
@@ -141,7 +142,14 @@ def fit(
 
 
 def _calibrate(
-    method: Method, fitting: Any, model: Model, objective: Objective, options: FitOptions, data: Any, out: Path, facts: Any
+    method: Method,
+    fitting: Any,
+    model: Model,
+    objective: Objective,
+    options: FitOptions,
+    data: Any,
+    out: Path,
+    facts: Any,
 ) -> Path:
     """Watch forward passes on calibration data; nothing is trained."""
     backbone = model.backbone

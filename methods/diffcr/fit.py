@@ -24,7 +24,9 @@ class DiffCRFit(Settings):
     bin_width: float = Field(0.1, gt=0, le=0.45, description="distance of the ratio bins (Sec. 3.2)")
     rescale: Rescale = Field("mlp", description="what the router's score multiplies (pseudocode: the gated MLP branch)")
     score_scale: float = Field(
-        2.0, gt=0, description="factor on the score. The paper's is 1; 2 lets an untrained router leave blocks unchanged"
+        2.0,
+        gt=0,
+        description="factor on the score. The paper's is 1; 2 lets an untrained router leave blocks unchanged",
     )
     coefficient: float = Field(0.3, gt=0, description="weight of (mean ratio - target)^2 at the start (Sec. 3.2)")
     adjust: float = Field(

@@ -64,6 +64,6 @@ class DiffCR(Method):
         return float((table.mean(0) * step_shares(state.facts["steps"], table.shape[1])).sum())
 
     def fitting(self, backbone: Backbone, steps: int, options: Settings | None = None) -> Fitting:
-        return fitting(backbone, steps, self.by_timestep, DiffCRFit.model_validate(options.model_dump() if options else {}))
-
-
+        return fitting(
+            backbone, steps, self.by_timestep, DiffCRFit.model_validate(options.model_dump() if options else {})
+        )

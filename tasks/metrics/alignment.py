@@ -35,7 +35,9 @@ class Alignment(Metric):
             r, a = right.numpy().astype(float), asked.numpy().astype(float)
             values[name], replicates[name] = r.sum() / a.sum(), r[drawn].sum(1) / a[drawn].sum(1)
         whole = float(np.mean(list(values.values())))
-        out = {"alignment": _estimate(whole, np.mean(list(replicates.values()), axis=0), len(sample.cases), "all", True)}
+        out = {
+            "alignment": _estimate(whole, np.mean(list(replicates.values()), axis=0), len(sample.cases), "all", True)
+        }
         for name in answers:
             asked_in_all = int(answers[name][1].sum())
             out[f"alignment_{name}"] = _estimate(values[name], replicates[name], asked_in_all, name, False)

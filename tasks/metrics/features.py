@@ -29,7 +29,10 @@ def _judge() -> judging.Judge:
 @torch.no_grad()
 def read(images: np.ndarray) -> tuple[dict[str, Tensor], np.ndarray]:
     """The judge's logits and features (N, 64) of images (N, S, S, 3) uint8."""
-    parts = [_judge()(torch.from_numpy(part).permute(0, 3, 1, 2) / 255.0) for part in np.array_split(images, max(1, len(images) // 128))]
+    parts = [
+        _judge()(torch.from_numpy(part).permute(0, 3, 1, 2) / 255.0)
+        for part in np.array_split(images, max(1, len(images) // 128))
+    ]
     logits = {name: torch.cat([part[0][name] for part in parts]) for name in parts[0][0]}
     return logits, torch.cat([part[1] for part in parts]).numpy().astype(np.float64)
 
@@ -54,5 +57,3 @@ def fingerprint() -> dict[str, str]:
         "extractor": f"{EXTRACTOR} {judging.digest()[:12]}",
         "reference": f"{REFERENCES} held-out renders at {scene.SIZE} px, no resize",
     }
-
-

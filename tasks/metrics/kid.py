@@ -35,8 +35,8 @@ class KID(Metric):
                 **spread._asdict(),
                 n=len(x),
                 unit="squared MMD",
-                convention=f"clean-fid kernel_distance on {features.EXTRACTOR} features (D = {x.shape[1]}), 200 subsets "
-                f"of at most 1000, against {len(y)} held-out renders; unbiased",
+                convention=f"clean-fid kernel_distance on {features.EXTRACTOR} features (D = {x.shape[1]}), 200 "
+                f"subsets of at most 1000, against {len(y)} held-out renders; unbiased",
                 role="quality",
                 better="lower",
             )

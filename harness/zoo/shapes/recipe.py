@@ -239,9 +239,7 @@ def label_loss(logits: Tensor, scenes: scene.Scenes, covered: Tensor) -> Tensor:
     return total / 6
 
 
-def train_dit(
-    recipe: Recipe, vae: nn.Module, text: nn.Module, work: Path, accelerator: Accelerator
-) -> nn.Module:
+def train_dit(recipe: Recipe, vae: nn.Module, text: nn.Module, work: Path, accelerator: Accelerator) -> nn.Module:
     cache = latents(recipe, vae, work, accelerator)
     torch.manual_seed(0)
     student = _Student(recipe)
@@ -279,7 +277,15 @@ def train_dit(
         return AdamW(student.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
 
     small = Plan(steps=recipe.pooled_steps, average=0.995, seed=4, decay=0.1)
-    train("dit-pooled", student, loss_at(2, 2 * recipe.batch, 0.5), [optimizer(2e-3)], small, work, accelerator=accelerator)
+    train(
+        "dit-pooled",
+        student,
+        loss_at(2, 2 * recipe.batch, 0.5),
+        [optimizer(2e-3)],
+        small,
+        work,
+        accelerator=accelerator,
+    )
     full = Plan(steps=recipe.steps, average=0.998, seed=5, decay=0.4)
     train("dit", student, loss_at(1, recipe.batch, 0.25), [optimizer(1.5e-3)], full, work, accelerator=accelerator)
     return student.dit.eval().requires_grad_(False)
@@ -310,4 +316,5 @@ def save(vae: nn.Module, text: nn.Module, transformer: nn.Module, judge: nn.Modu
         },
     }
     (out / "pipeline" / "harness.json").write_text(json.dumps(notes, indent=2) + "\n")
-    checkpoints.save(out / "judge.safetensors", judge.state_dict(), {"extractor": "shapes-judge"})
+    halves = {name: tensor.half() for name, tensor in judge.state_dict().items()}
+    checkpoints.save(out / "judge.safetensors", halves, {"extractor": "shapes-judge"})

@@ -60,9 +60,7 @@ def held_out(shape: int, colour: int, quadrant: int) -> bool:
     return (shape + 3 * colour + 5 * quadrant) % 8 == 0
 
 
-_HELD_OUT = [
-    (s, c, q) for s in range(len(SHAPES)) for c in range(len(COLOURS)) for q in range(4) if held_out(s, c, q)
-]
+_HELD_OUT = [(s, c, q) for s in range(len(SHAPES)) for c in range(len(COLOURS)) for q in range(4) if held_out(s, c, q)]
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,16 @@ class Scenes:
 
 def vocabulary() -> list[str]:
     """Every word that a caption can hold."""
-    phrases = [*QUADRANTS, *SHAPES, *SIZES, *TEXTURES, *BACKGROUND_TEXTURES, *COLOURS, *BACKGROUNDS, "on a background ,"]
+    phrases = [
+        *QUADRANTS,
+        *SHAPES,
+        *SIZES,
+        *TEXTURES,
+        *BACKGROUND_TEXTURES,
+        *COLOURS,
+        *BACKGROUNDS,
+        "on a background ,",
+    ]
     return sorted({word for phrase in phrases for word in phrase.split()})
 
 

@@ -1,0 +1,58 @@
+"""What the engine costs on top of the bare pipeline: the same cases, interleaved in one process.
+
+    python benchmarks/overhead.py [--cases 16] [--rounds 5]
+
+Bare: a loop that calls the diffusers pipeline with the prompts' states. Engine: its generation pass, with progress,
+checks, conversion to 8 bits and PNG files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from harness import config, engine, plan
+from harness.measure.latency import interleave
+from results.statistics import paired_ratio
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    made = plan.make(config.build({"methods": "dense", "cases": args.cases, "batch": 8}))
+    model, batch = made.model, made.sweep.batch
+    states = [model.encode([case.prompt], guided=True) for case in made.cases]
+    names = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
+
+    def bare() -> None:
+        for start in range(0, args.cases, batch):
+            parts = [torch.cat(part) for part in zip(*states[start : start + batch], strict=True)]
+            seeds = [torch.Generator().manual_seed(case.seed) for case in made.cases[start : start + batch]]
+            model.pipeline(
+                **dict(zip(names, parts, strict=True)), negative_prompt=None, generator=seeds, output_type="pt",
+                num_inference_steps=made.task.steps, guidance_scale=made.task.guidance, **model.call,
+            )  # fmt: skip
+
+    made.task.prepare(made.cases)
+    with tempfile.TemporaryDirectory() as folder:
+
+        def whole() -> None:
+            images = engine.generate(made, made.points[0], lambda _what, _images: None)
+            engine.save_images(images, Path(folder), "bench")
+
+        a, b = interleave([bare, whole], device=model.device, warmup=1, repeats=args.rounds)
+    ratio = paired_ratio(np.array(b), np.array(a))
+    print(
+        f"engine / bare pipeline: {ratio.value:.4f} [{ratio.low:.4f}, {ratio.high:.4f}] "
+        f"(median of {args.rounds} pairs, 95 % interval), {args.cases} cases, {np.median(a) / args.cases:.3f} s per image bare"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""A method in one file: `python -m harness run --methods random-drop --plugin examples/random_drop.py`."""
+
+from contextlib import contextmanager
+
+import torch
+
+import harness
+from harness.method import Method, RatioSettings
+from harness.tokens import kept_count, scatter, take, top_k
+
+
+@harness.methods.register("random-drop")
+class RandomDrop(Method):
+    """Random tokens bypass each block: the floor that any token method must beat."""
+
+    Settings = RatioSettings
+
+    @contextmanager
+    def attach(self, backbone, state=None):
+        def advice(call):
+            batch, tokens, _ = call.x.shape
+            seed = 1000 * call.step.index + call.layer  # a private generator: the same image whatever ran before
+            scores = torch.rand(batch, tokens, generator=torch.Generator().manual_seed(seed)).to(call.x.device)
+            index = top_k(scores, kept_count(self.ratio, tokens))
+            return scatter(call.x, index, call.run(take(call.x, index), index))
+
+        with backbone.advise("block", advice):
+            yield

@@ -1,0 +1,62 @@
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+from diffusers import PixArtSigmaPipeline
+
+from harness.backbones.pixart import PixArt
+from harness.models import Model, load
+from harness.zoo.shapes import networks
+
+CALL = {
+    "height": 64,
+    "width": 64,
+    "clean_caption": False,
+    "use_resolution_binning": False,
+    "max_sequence_length": networks.TEXT_TOKENS,
+}
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline folder like the zoo's, untrained and much smaller: 3 layers, width 32."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("tiny") / "pipeline"
+    transformer = networks.transformer(width=32, layers=3, heads=2)
+    # Fresh gates are near zero; larger ones make blocks matter, so that a change in one shows in the image.
+    for block in transformer.transformer_blocks:
+        torch.nn.init.normal_(block.scale_shift_table, std=1.0)
+    torch.nn.init.normal_(transformer.proj_out.weight, std=0.2)
+    PixArtSigmaPipeline(
+        tokenizer=networks.tokenizer(),
+        text_encoder=networks.text_encoder(),
+        vae=networks.vae(),
+        transformer=transformer,
+        scheduler=networks.scheduler(),
+    ).save_pretrained(folder)
+    notes = {"scenes": "shapes", "judge": "shapes-judge", "defaults": {"steps": 4, "guidance": 2.0}, "call": CALL}
+    (folder / "harness.json").write_text(json.dumps(notes))
+    return folder
+
+
+@pytest.fixture
+def model(tiny_folder: Path) -> Model:
+    return load(str(tiny_folder))
+
+
+@pytest.fixture
+def backbone(model: Model) -> PixArt:
+    assert isinstance(model.backbone, PixArt)
+    return model.backbone

@@ -1,0 +1,164 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from harness.config import MethodSpec, settings_of
+from harness.errors import UserError
+from harness.models import Model, load
+from harness.training import checkpoints, fit
+from harness.training.loop import Plan, generator, train
+from harness.training.objective import Objective
+from harness.zoo.shapes import networks
+from harness.zoo.shapes.data import SceneData
+
+SCRIPT = """
+import sys, time, torch
+from pathlib import Path
+from accelerate import Accelerator
+from torch import nn
+from harness.training.loop import Plan, train
+
+torch.manual_seed(0)
+module = nn.Linear(4, 1)
+
+def loss(m, step, g):
+    time.sleep(float(sys.argv[2]))
+    x = torch.randn(8, 4, generator=g)
+    return {"loss": (m(x) - x.sum(1, keepdim=True)).square().mean()}
+
+plan = Plan(steps=60, warmup=5, average=0.9, save_seconds=0.0, log_every=1)
+out = train("toy", module, loss, [torch.optim.AdamW(module.parameters(), lr=0.1)], plan, Path(sys.argv[1]),
+            accelerator=Accelerator(cpu=True))
+print(out.weight.tolist(), out.bias.tolist())
+"""
+
+
+def _run(folder: Path, pause: float) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(folder), str(pause)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_training_resumes_from_a_kill_as_if_nothing_had_been(tmp_path: Path) -> None:
+    whole = _run(tmp_path / "whole", 0.0)
+    killed = _run(tmp_path / "killed", 0.05)
+    log = tmp_path / "killed" / "toy.csv"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (log.exists() and len(log.read_text().splitlines()) > 10):
+        time.sleep(0.02)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    again = _run(tmp_path / "killed", 0.0)
+    results = [process.communicate()[0].splitlines()[-1] for process in (whole, again)]
+    assert results[0] == results[1]
+    steps = [int(line.split(",")[0]) for line in log.read_text().splitlines()[1:]]
+    assert steps == list(range(60))  # no step twice, none lost
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(checkpoints.CheckpointError, match="bad.safetensors is damaged"):
+        checkpoints.load(path)
+
+
+def test_checkpoints_round_trip(tmp_path: Path) -> None:
+    tensors = {"a": torch.randn(3), "b": torch.arange(4).view(2, 2).T}
+    checkpoints.save(tmp_path / "x.safetensors", tensors, {"step": 3, "list": [0.5]})
+    loaded, facts = checkpoints.load(tmp_path / "x.safetensors")
+    assert facts == {"step": 3, "list": [0.5]}
+    assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
+    module = nn.Linear(1, 1)
+    with pytest.raises(FloatingPointError, match="not finite at step 0"):
+        train(
+            "nan", module, lambda m, _s, _g: {"loss": m.weight.sum() * float("nan")},
+            [torch.optim.SGD(module.parameters(), lr=0.1)], Plan(steps=3), tmp_path, accelerator=Accelerator(cpu=True),
+        )  # fmt: skip
+
+
+def test_flow_objective_by_hand() -> None:
+    objective = Objective(networks.scheduler(), 4)
+    clean, noise = torch.full((1, 1, 1, 1), 2.0), torch.full((1, 1, 1, 1), -1.0)
+    x, target = objective.noised(clean, torch.tensor([250.0]), noise)
+    assert x.item() == pytest.approx(0.75 * 2 - 0.25) and target.item() == -3.0
+
+
+def test_a_batch_draws_its_timesteps_from_one_region() -> None:
+    objective = Objective(networks.scheduler(), 20)
+    seen = set()
+    for step in range(40):
+        timesteps, index = objective.draw_region(8, 4, generator(0, step))
+        regions = (objective.nearest_step(timesteps) * 4 // 20).tolist()
+        assert set(regions) == {index * 4 // 20}
+        seen.add(regions[0])
+    assert seen == {0, 1, 2, 3}
+
+
+def _fit(
+    model: Model, method: str, out: Path, options: dict[str, object], own: dict[str, object], **settings: object
+) -> list[Path]:
+    objects = settings_of(MethodSpec(name=method, settings=dict(settings)), (0.1, 0.3))
+    objects = list({o.adapter(): o for o in objects}.values())
+    chosen = fit.FitOptions.model_validate({"steps": 24, "batch": 2, "scenes": 64, "lora_rank": 2, **options})
+    own_options = objects[0].FitSettings.model_validate(own)
+    data = SceneData(model, 64)
+    return fit.fit(objects, model, chosen, data, out, out / "work", own=own_options, accelerator=Accelerator(cpu=True))
+
+
+def test_fit_of_diffcr_reaches_its_targets_and_regions_differ(model: Model, tmp_path: Path) -> None:
+    options = {"steps": 60, "lr": 2e-3}
+    paths = _fit(model, "diffcr", tmp_path, options, {"regions": 2, "ratio_lr": 20.0, "coefficient": 3.0})
+    assert [p.stem for p in paths] == ["diffcr-lt-10", "diffcr-lt-30"]
+    means = []
+    for path in paths:
+        tensors, facts = checkpoints.load(path)
+        learned = torch.tensor(facts["learned"])
+        assert learned.shape == (3, 2) and tensors["ratios"].shape == (3, 2)
+        assert facts["model_digest"] == model.digest
+        means.append(learned.mean().item())
+    assert means == [pytest.approx(0.1, abs=0.04), pytest.approx(0.3, abs=0.06)]
+    assert not torch.allclose(learned[:, 0], learned[:, 1], atol=1e-4)
+
+
+def test_fitted_adapters_run_and_belong_to_their_model(tiny_folder: Path, tmp_path: Path) -> None:
+    _fit(load(str(tiny_folder)), "uniform", tmp_path / "adapters", {"steps": 4}, {})
+    again = load(str(tiny_folder), adapters=(tmp_path / "adapters",))
+    state, digest = again.adapter("uniform-30")
+    assert state.tensors["router"].shape == (3, 32) and len(digest) == 64
+    assert any(name.startswith("lora.") for name in state.tensors)
+    again.digest = "another"
+    with pytest.raises(UserError, match="fitted on another model"):
+        again.adapter("uniform-30")
+    with pytest.raises(UserError, match="no adapter 'uniform-77'; fitted ones: uniform-10, uniform-30"):
+        again.adapter("uniform-77")
+
+
+def test_static_is_calibrated_without_training(model: Model, tmp_path: Path) -> None:
+    before = {k: v.clone() for k, v in model.backbone.transformer.state_dict().items()}
+    (path,) = _fit(model, "static", tmp_path, {}, {})
+    tensors, facts = checkpoints.load(path)
+    assert path.stem == "static" and tensors["importance"].shape == (3, 16, 16) and (tensors["importance"] > 0).all()
+    assert facts["samples"] > 0
+    after = model.backbone.transformer.state_dict()
+    assert all(torch.equal(after[k], before[k]) for k in before)
+
+
+def test_training_free_methods_say_so(model: Model) -> None:
+    (method,) = settings_of(MethodSpec(name="tome", settings={"ratio": 0.2}), ())
+    with pytest.raises(UserError, match="'tome' needs no fit"):
+        method.fitting(model.backbone, 4)
