@@ -50,7 +50,8 @@ def main() -> None:
     ratio = paired_ratio(np.array(b), np.array(a))
     print(
         f"engine / bare pipeline: {ratio.value:.4f} [{ratio.low:.4f}, {ratio.high:.4f}] "
-        f"(median of {args.rounds} pairs, 95 % interval), {args.cases} cases, {np.median(a) / args.cases:.3f} s per image bare"
+        f"(median of {args.rounds} pairs, 95 % interval), {args.cases} cases, "
+        f"{np.median(a) / args.cases:.3f} s per image bare"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import time
 import warnings
@@ -17,6 +18,10 @@ from rich.table import Table as RichTable
 
 from harness import registry
 from harness.errors import UserError, unknown
+
+# Before torch loads: its profiler and allocator would write notes of their own between our lines.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 app = typer.Typer(
     add_completion=False,
@@ -102,8 +107,8 @@ def _run(sweep: Any, out: Path | None, dry_run: bool) -> None:
         _show_plan(made, folder)
         return
     table = _execute(made, out)
-    table.print(Console())
-    Console(width=200, highlight=False).print(f"written to {folder}: tables/results.csv, tables/pareto.md, plots/")
+    table.print(Console(width=None if sys.stdout.isatty() else 120))
+    print(f"written to {folder}: tables/results.csv, tables/pareto.md, plots/")
     failed = table.failed()
     dense = table.records[0] if table.records else None
     if failed or dense is None or len(table) < len(made.points):
@@ -199,7 +204,7 @@ def fit(
         registry.load_plugin(path)
     cls = registry.methods.get(method)
     pairs = dict(_pair(text) for text in setting or []) | ({"axes": axes} if axes else {})
-    groups: dict[type, dict[str, Any]] = {cls.Settings: {}, cls.FitSettings: {}, FitOptions: {}}
+    groups: dict[Any, dict[str, Any]] = {cls.Settings: {}, cls.FitSettings: {}, FitOptions: {}}
     for name, value in pairs.items():
         owner = next((kind for kind in groups if name in kind.model_fields), None)
         if owner is None:

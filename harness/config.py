@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from harness.errors import UserError, unknown
-from harness.method import Method, Settings
+from harness.method import Method, MethodSettings
 from harness.registry import methods as registered
 
 DENSE = "dense"
@@ -114,7 +114,7 @@ def settings_of(spec: MethodSpec, ratios: tuple[float, ...]) -> list[Method]:
     cls: type[Method] = registered.get(spec.name)
     try:
         if "ratio" in spec.settings:
-            swept: list[Settings] = [cls.Settings()]
+            swept: list[MethodSettings] = [cls.Settings()]
         else:
             swept = cls.settings_for(spec.ratios if spec.ratios is not None else ratios)
         chosen = [cls.Settings.model_validate({**one.model_dump(), **spec.settings}) for one in swept]

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from harness.backbones.base import Backbone
 
 
-class Settings(BaseModel):
+class MethodSettings(BaseModel):
     """A method's settings: validated, frozen, unknown names refused. Give every field a description."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class RatioSettings(Settings):
+class RatioSettings(MethodSettings):
     """Settings of a method with a compression ratio."""
 
     ratio: float = Field(0.2, ge=0.0, le=0.9, description="compression ratio: share of tokens that are spared")
@@ -67,17 +67,17 @@ class Method(ABC):
     """
 
     name: ClassVar[str]
-    Settings: ClassVar[type[Settings]] = RatioSettings
-    FitSettings: ClassVar[type[Settings]] = Settings
+    Settings: ClassVar[type[MethodSettings]] = RatioSettings
+    FitSettings: ClassVar[type[MethodSettings]] = MethodSettings
     parts: ClassVar[frozenset[Part]] = frozenset({"block"})
     needs_state: ClassVar[bool] = False
     compresses: ClassVar[bool] = True
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: MethodSettings | None = None) -> None:
         self.settings = settings if settings is not None else self.Settings()
 
     @classmethod
-    def settings_for(cls, ratios: Sequence[float]) -> list[Settings]:
+    def settings_for(cls, ratios: Sequence[float]) -> list[MethodSettings]:
         """The default sweep: one setting per ratio, or one in all for a method without a ratio."""
         if "ratio" not in cls.Settings.model_fields:
             return [cls.Settings()]
@@ -100,7 +100,7 @@ class Method(ABC):
         """The mean compression ratio that really runs, where it may differ from the one asked for."""
         return self.ratio
 
-    def fitting(self, backbone: Backbone, steps: int, options: Settings | None = None) -> Fitting:
+    def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:
         """How to fit this method. steps: sampler steps. options: of type FitSettings, or None for its defaults.
         Raises UserError where there is nothing to fit."""
         raise UserError(f"method {self.name!r} needs no fit: run it as it is")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from harness.backbones.base import Backbone
-from harness.method import Method, Settings
+from harness.method import Method, MethodSettings
 from harness.spec import State
 
 
@@ -14,7 +14,7 @@ class Dense(Method):
     """Every token goes through every block."""
 
     name = "dense"
-    Settings = Settings
+    Settings = MethodSettings
     parts = frozenset()
     compresses = False
 

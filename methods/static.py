@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.backbones.base import Backbone
-from harness.method import Fitting, Method, Settings
+from harness.method import Fitting, Method, MethodSettings
 from harness.spec import Call, State
 from harness.tokens import kept_count, scatter, take, top_k
 
@@ -51,7 +51,7 @@ class Static(Method):
         with backbone.advise("block", block):
             yield
 
-    def fitting(self, backbone: Backbone, steps: int, options: Settings | None = None) -> Fitting:
+    def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:
         totals: dict[int, Tensor] = {}
         shape: list[int] = []
         seen = [0]

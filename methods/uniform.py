@@ -10,13 +10,13 @@ from pydantic import Field
 from torch import Tensor
 
 from harness.backbones.base import Backbone
-from harness.method import Fitting, Method, Settings
+from harness.method import Fitting, Method, MethodSettings
 from harness.routing import Rescale, Routed, Routers
 from harness.spec import Call, State
 from harness.tokens import kept_count
 
 
-class UniformFit(Settings):
+class UniformFit(MethodSettings):
     rescale: Rescale = Field("mlp", description="what the router's score multiplies")
     score_scale: float = Field(2.0, gt=0, description="factor on the score; 1 is the paper's")
     router_lr: float = Field(4.0, gt=0, description="multiple of the base learning rate for the routers")
@@ -37,7 +37,7 @@ class Uniform(Method):
         with _advised(backbone, routed, state.tensors["router"], lambda: self.ratio or 0.0):
             yield
 
-    def fitting(self, backbone: Backbone, steps: int, options: Settings | None = None) -> Fitting:
+    def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:
         chosen = UniformFit.model_validate(options.model_dump() if options else {})
         routers, routed = Routers(backbone.layers, backbone.width), Routed(chosen.rescale, chosen.score_scale)
         current = [0.0]

@@ -67,8 +67,7 @@ def run(
 
 
 def _log(folder: Path, record: Record) -> None:
-    line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "key": record.key, "method": record.method}
-    line |= {"settings": record.settings, "outcome": record.outcome, "reason": record.reason}
-    line |= {"seconds": round(record.seconds, 3)}
+    line = record.model_dump(mode="json", include={"key", "method", "settings", "outcome", "reason", "seconds"})
+    line["time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     with open(folder / "log.jsonl", "a", encoding="utf-8") as handle:
         handle.write(json.dumps(line) + "\n")

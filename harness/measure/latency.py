@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
 from harness.measure.wrapping import wrapped
 
-Part = nn.Module | tuple[object, str]
+Part: TypeAlias = nn.Module | tuple[object, str]
 """A module (its forward is timed), or an object and the name of one of its methods."""
 
 

@@ -19,13 +19,18 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
 
 from harness.backbones.base import Backbone
 from harness.errors import UserError, unknown
 from harness.registry import backbones
 from harness.spec import State
 from harness.training import checkpoints
+
+diffusers_logging.disable_progress_bar()
+transformers_logging.disable_progress_bar()
 
 _ZOO = Path(__file__).resolve().parent.parent / "zoo"
 
@@ -119,7 +124,7 @@ def load(name: str, *, device: str = "cpu", dtype: str = "float32", adapters: tu
         raise unknown("dtype", dtype, kinds)
     try:
         pipeline = DiffusionPipeline.from_pretrained(
-            folder, torch_dtype=kinds[dtype], use_safetensors=True, local_files_only=True
+            folder, dtype=kinds[dtype], use_safetensors=True, local_files_only=True
         )
     except SafetensorError as error:
         raise UserError(f"a weights file of {folder} is damaged ({error}); restore the folder") from error

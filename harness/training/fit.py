@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from harness.errors import UserError
-from harness.method import Method, Settings
+from harness.method import Method, MethodSettings
 from harness.models import Model
 from harness.spec import Step
 from harness.training import checkpoints, lora
@@ -31,15 +31,15 @@ from harness.training.loop import Losses, Plan, train
 from harness.training.objective import Objective
 
 
-class FitOptions(Settings):
+class FitOptions(MethodSettings):
     """What all fits share."""
 
-    steps: int = Field(360, ge=1, description="optimizer steps in all, split evenly over the target ratios")
-    batch: int = Field(16, ge=1, description="images per step")
+    steps: int = Field(240, ge=1, description="optimizer steps in all, split evenly over the target ratios")
+    batch: int = Field(8, ge=1, description="images per step")
     lr: float = Field(1e-3, gt=0, description="base learning rate (LoRA)")
     lora_rank: int = Field(16, ge=0, description="rank of the LoRA on all linear layers of the blocks; 0: none")
     distill: float = Field(1.0, ge=0, description="weight of the distance to the dense model's prediction")
-    scenes: int = Field(4096, ge=64, description="training scenes whose latents are cached")
+    scenes: int = Field(2048, ge=64, description="training scenes whose latents are cached")
     seed: int = Field(0, ge=0)
 
 
@@ -57,7 +57,7 @@ def fit(
     out: Path,
     work: Path,
     *,
-    own: Settings | None = None,
+    own: MethodSettings | None = None,
     accelerator: Accelerator,
 ) -> list[Path]:
     """Fit one method at rising ratios: `methods` are its objects, one per stage. Writes an adapter per stage to `out`

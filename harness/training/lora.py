@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from harness.backbones.base import Backbone
@@ -20,6 +19,8 @@ _PREFIX = "lora."
 
 def inject(backbone: Backbone, rank: int) -> list[nn.Parameter]:
     """Put trainable LoRA layers beside the blocks' linear layers and freeze everything else. Returns what trains."""
+    from peft import LoraConfig, inject_adapter_in_model  # slow to import, and only fits need it
+
     names = [
         f"{prefix}.{name}"
         for prefix, block in backbone.transformer.named_modules()
@@ -38,7 +39,7 @@ def inject(backbone: Backbone, rank: int) -> list[nn.Parameter]:
 @contextmanager
 def without(backbone: Backbone) -> Iterator[None]:
     """The model as it was before `inject`, for a dense teacher."""
-    layers = [m for m in backbone.transformer.modules() if isinstance(m, BaseTunerLayer)]
+    layers = [module for _, module in _adapted(backbone)]
     for layer in layers:
         layer.enable_adapters(False)
     try:
@@ -51,11 +52,14 @@ def without(backbone: Backbone) -> Iterator[None]:
 def tensors(backbone: Backbone) -> dict[str, Tensor]:
     """What `inject` trained, as state tensors."""
     out = {}
-    for name, module in backbone.transformer.named_modules():
-        if isinstance(module, BaseTunerLayer):
-            out[f"{_PREFIX}{name}.A"] = module.lora_A["default"].weight.detach().half()  # type: ignore[index,union-attr]
-            out[f"{_PREFIX}{name}.B"] = module.lora_B["default"].weight.detach().half()  # type: ignore[index,union-attr]
+    for name, module in _adapted(backbone):
+        out[f"{_PREFIX}{name}.A"] = module.lora_A["default"].weight.detach().half()
+        out[f"{_PREFIX}{name}.B"] = module.lora_B["default"].weight.detach().half()
     return out
+
+
+def _adapted(backbone: Backbone) -> list[tuple[str, Any]]:
+    return [(name, module) for name, module in backbone.transformer.named_modules() if hasattr(module, "lora_A")]
 
 
 @contextmanager

@@ -10,14 +10,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness.backbones.base import Backbone
-from harness.method import Fitting, Settings
+from harness.method import Fitting, MethodSettings
 from harness.routing import Rescale, Routed, Routers
 from harness.spec import Call, State
 from harness.tokens import kept_count, mix
 from methods.diffcr.ratios import Ratios, region_of, step_shares
 
 
-class DiffCRFit(Settings):
+class DiffCRFit(MethodSettings):
     """Every default is the paper's unless its description says otherwise."""
 
     regions: int = Field(4, ge=1, le=50, description="timestep regions of -LT (Sec. 3.3: 4 for text-to-image)")
@@ -30,12 +30,12 @@ class DiffCRFit(Settings):
     )
     coefficient: float = Field(0.3, gt=0, description="weight of (mean ratio - target)^2 at the start (Sec. 3.2)")
     adjust: float = Field(
-        1.03,
+        1.15,
         ge=1,
         description="the coefficient grows by this factor at each step that ends more than a tenth of a bin off the "
         "target, and falls back otherwise (the paper adjusts it by hand for text-to-image); 1 keeps it fixed",
     )
-    ratio_lr: float = Field(5.0, gt=0, description="multiple of the base learning rate for the ratios (ours)")
+    ratio_lr: float = Field(15.0, gt=0, description="multiple of the base learning rate for the ratios (ours)")
     router_lr: float = Field(4.0, gt=0, description="multiple of the base learning rate for the routers (ours)")
 
 
@@ -94,5 +94,5 @@ def fitting(backbone: Backbone, steps: int, by_timestep: bool, options: DiffCRFi
         regions=ratios.regions,
         target=lambda ratio: target.__setitem__(0, ratio),
         after_step=after_step,
-        log=lambda: {"ratio": float(mean()), "coefficient": float(learned.coefficient)},
+        log=lambda: {"ratio": float(mean().detach()), "coefficient": float(learned.coefficient)},
     )

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from harness.backbones.base import Backbone
-from harness.method import Fitting, Method, RatioSettings, Settings
+from harness.method import Fitting, Method, MethodSettings, RatioSettings
 from harness.routing import Routed
 from harness.spec import Call, State
 from harness.tokens import kept_count
@@ -63,7 +63,7 @@ class DiffCR(Method):
         table = state.tensors["ratios"]
         return float((table.mean(0) * step_shares(state.facts["steps"], table.shape[1])).sum())
 
-    def fitting(self, backbone: Backbone, steps: int, options: Settings | None = None) -> Fitting:
+    def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:
         return fitting(
             backbone, steps, self.by_timestep, DiffCRFit.model_validate(options.model_dump() if options else {})
         )

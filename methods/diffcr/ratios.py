@@ -37,7 +37,7 @@ class Ratios(nn.Module):
         value = self.values[layer, region]
         last = round(HIGHEST / self.bin_width) - 1
         lower = min(max(math.floor(float(value.detach()) / self.bin_width + 1e-6), 0), last)
-        share = (value / self.bin_width - lower).clamp(0, 1) if lower == last else value / self.bin_width - lower
+        share = value / self.bin_width - lower  # in 0..1, as `clamp` keeps the ratio inside the bins
         return lower * self.bin_width, (lower + 1) * self.bin_width, share
 
     def mean(self, weights: Tensor) -> Tensor:

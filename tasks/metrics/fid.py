@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from cleanfid import fid
 
@@ -27,7 +29,10 @@ class FID(Metric):
         mean, covariance = y.mean(0), np.cov(y, rowvar=False)
 
         def distance(rows: np.ndarray) -> float:
-            return float(fid.frechet_distance(rows.mean(0), np.cov(rows, rowvar=False), mean, covariance))
+            with warnings.catch_warnings():
+                # fewer images than features: the covariance is singular, and clean-fid deals with that
+                warnings.simplefilter("ignore")
+                return float(fid.frechet_distance(rows.mean(0), np.cov(rows, rowvar=False), mean, covariance))
 
         value = distance(x)
         drawn = resamples(len(x), replicates=100)

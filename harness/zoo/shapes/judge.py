@@ -52,10 +52,13 @@ class Judge(nn.Module):
         self.background_heads = nn.ModuleDict({k: nn.Linear(FEATURES, n) for k, n in BACKGROUND_HEADS.items()})
         self.mix = nn.Linear(4 * 128 + FEATURES, FEATURES)
         self.count = nn.Linear(FEATURES, len(scene.SHAPES) + len(scene.COLOURS))
+        # Mean and spread of the features on training renders: distances weigh every feature alike.
+        self.register_buffer("centre", torch.zeros(FEATURES))
+        self.register_buffer("spread", torch.ones(FEATURES))
 
     def forward(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Images (B, 3, S, S) in 0..1. Returns logits by attribute: (B, Q, K) for objects, (B, K) for the
-        background; and features (B, 64)."""
+        background; and standardised features (B, 64)."""
         cells = self.trunk(images * 2 - 1)  # (B, C, 8, 8)
         batch, channels = cells.shape[:2]
         tiles = cells.view(batch, channels, 2, 4, 2, 4).permute(0, 2, 4, 1, 3, 5).reshape(batch, 4, -1)
@@ -65,7 +68,16 @@ class Judge(nn.Module):
         logits |= {k: head(whole) for k, head in self.background_heads.items()}
         features = self.mix(torch.cat([objects.flatten(1), whole], 1))
         logits["content"] = self.count(F.silu(features))
-        return logits, features
+        return logits, (features - self.centre) / self.spread
+
+    @torch.no_grad()
+    def standardise(self, images: Tensor) -> None:
+        """Set centre and spread from these images (B, 3, S, S), so that their features have mean 0 and spread 1."""
+        self.centre.zero_()
+        self.spread.fill_(1)
+        features = torch.cat([self(part)[1] for part in images.split(128)])
+        self.centre.copy_(features.mean(0))
+        self.spread.copy_(features.std(0))
 
 
 def content(scenes: scene.Scenes) -> Tensor:

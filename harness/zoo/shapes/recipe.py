@@ -12,6 +12,7 @@ features). The head is thrown away afterwards.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,8 +38,8 @@ class Recipe:
     text_steps: int = 900
     judge_steps: int = 600
     scenes: int = 32_768
-    pooled_steps: int = 1_600
-    steps: int = 1_900
+    pooled_steps: int = 900
+    steps: int = 1_100
     batch: int = 32
     width: int = 96
     layers: int = 8
@@ -148,7 +149,9 @@ def train_judge(recipe: Recipe, vae: nn.Module, work: Path, accelerator: Acceler
 
     plan = Plan(steps=recipe.judge_steps, average=0.99, seed=3)
     optimizer = AdamW(judge.parameters(), lr=2e-3, weight_decay=0.02)
-    return train("judge", judge, loss, [optimizer], plan, work, accelerator=accelerator).eval().requires_grad_(False)
+    judge = train("judge", judge, loss, [optimizer], plan, work, accelerator=accelerator).eval().requires_grad_(False)
+    judge.standardise(scene.render(scene.sample("train", range(2048)))[0].to(accelerator.device))
+    return judge
 
 
 def round_trip(vae: nn.Module, images: Tensor) -> Tensor:
@@ -246,7 +249,7 @@ def train_dit(recipe: Recipe, vae: nn.Module, text: nn.Module, work: Path, accel
     text = text.to(accelerator.device)
     empty = _tokens([""], accelerator.device)
 
-    def loss_at(pool: int, batch: int, weight: float) -> object:
+    def loss_at(pool: int, batch: int, weight: float) -> Callable[[nn.Module, int, torch.Generator], Losses]:
         def loss(module: nn.Module, step: int, generator: torch.Generator) -> Losses:
             device = accelerator.device
             rows = torch.randint(recipe.scenes, (batch,), generator=generator, device=device).cpu()
