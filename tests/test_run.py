@@ -42,7 +42,7 @@ def boom(call):
     raise RuntimeError("the block is on fire")
 
 make("raises", boom)
-make("nan", lambda call: call.x * float("nan"))
+make("not-a-number", lambda call: call.x * float("nan"))
 make("misshaped", lambda call: call.run(call.x)[:, ::2])
 make("idle", lambda call: call.run(call.x))
 make("free-lunch", lambda call: call.run(call.x) * 1.01)
@@ -105,7 +105,7 @@ def test_what_goes_wrong_is_a_record_and_the_sweep_goes_on(
     plugin = tmp_path / "broken.py"
     plugin.write_text(BROKEN)
     out = tmp_path / "run"
-    names = ["raises", "nan", "misshaped", "idle", "free-lunch"]
+    names = ["raises", "not-a-number", "misshaped", "idle", "free-lunch"]
     try:
         code = main(
             monkeypatch,
@@ -120,7 +120,7 @@ def test_what_goes_wrong_is_a_record_and_the_sweep_goes_on(
     assert frame.loc["tome", "outcome"] == "ok"
     reasons = frame.loc[names, "reason"].to_dict()
     assert "the block is on fire" in reasons["raises"]
-    assert "NaN" in reasons["nan"]
+    assert "NaN" in reasons["not-a-number"]
     assert "shape" in reasons["misshaped"]
     assert "changed nothing" in reasons["idle"]
     assert "changed no cost" in reasons["free-lunch"]

@@ -41,7 +41,7 @@ def test_shipped_adapters_belong_to_the_shipped_model() -> None:
 @pytest.mark.parametrize("through_vae", [False, True])
 def test_the_judge_reads_renders(through_vae: bool) -> None:
     """At least 98 % per attribute on held-out renders, as they are and through the VAE."""
-    scenes = scene.sample("evaluation", range(10_000, 10_256))  # no case of a usual sweep
+    scenes = scene.sample("evaluation", range(10_000, 10_512))  # no case of a usual sweep
     images = scene.render(scenes)[0]
     if through_vae:
         images = recipe.round_trip(load("shapes").pipeline.vae, images)
