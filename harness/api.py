@@ -11,7 +11,7 @@ from harness import config, engine, plan
 from harness.attach import attached, check
 from harness.backbones.base import follow
 from harness.errors import UserError
-from harness.executors import local
+from harness.executors import isolated, local
 from harness.models.loading import Model, backbone_of, digest_of
 from harness.registry import methods as registered
 from results.grid import image_grid
@@ -23,24 +23,30 @@ RUNS = Path("results") / "runs"
 
 
 def run(
-    methods: Any = None, *, out: str | Path | None = None, progress: engine.Progress | None = None, **sweep: Any
+    methods: Any = None,
+    *,
+    out: str | Path | None = None,
+    progress: engine.Progress | None = None,
+    isolate: bool = False,
+    **sweep: Any,
 ) -> Table:
     """Run a sweep and return its table. `sweep`: the fields of `harness.config.Sweep` (model, ratios, cases, ...).
 
-    Points that the run folder holds already are not run again. Raises UserError for bad input; a point that fails
-    is a row with its reason.
+    Points that the run folder holds already are not run again. With `isolate`, every point has a process of its own.
+    Raises UserError for bad input; a point that fails is a row with its reason.
     """
     values = dict(sweep) if methods is None else {"methods": methods, **sweep}
-    return execute(
-        plan.make(config.build(values)), out, progress or (lambda _what, _images: None), lambda _record: None
-    )
+    made = plan.make(config.build(values))
+    return execute(made, out, progress or (lambda _what, _images: None), lambda _record: None, isolate)
 
 
 def run_folder(made: plan.Plan, out: str | Path | None) -> Path:
     return Path(out) if out is not None else RUNS / made.sweep.run_name()
 
 
-def execute(made: plan.Plan, out: str | Path | None, progress: engine.Progress, finished: Any) -> Table:
+def execute(
+    made: plan.Plan, out: str | Path | None, progress: engine.Progress, finished: Any, isolate: bool = False
+) -> Table:
     """Run what is missing of a plan, then write tables, plots and the image grid."""
     folder = run_folder(made, out)
     try:
@@ -49,7 +55,7 @@ def execute(made: plan.Plan, out: str | Path | None, progress: engine.Progress, 
         raise UserError(f"output folder {folder} cannot be made: {error.strerror}; give another --out") from error
     with local.open_store(made, folder) as store:
         fresh = bool(local.todo(made, store))
-        table = Table(local.run(made, store, folder, progress, finished))
+        table = Table(local.run(made, store, folder, progress, finished, isolated.run_point if isolate else engine.run))
     if fresh or not (folder / "tables" / "results.csv").exists():
         write_outputs(table, made, folder)
     return table

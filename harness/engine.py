@@ -56,7 +56,7 @@ def run(
     samples: dict[str, list[float]] = {}
     made: Reference | None = None
     images: list[str] = []
-    reason = ""
+    outcome, reason = "ok", ""
     try:
         sample = Sample(plan.cases, generate(plan, point, progress))
         if not np.isfinite(sample.images.astype(float)).all():
@@ -66,36 +66,45 @@ def run(
         gmacs = estimates["gmacs"].value
         _check_effect(point, sample, gmacs, reference)
         progress(f"{point.label}: quality", 0)
+        lost = []
         for metric in plan.metrics:
-            estimates |= metric.estimates(sample, None if reference is None else reference.sample)
+            try:
+                estimates |= metric.estimates(sample, None if reference is None else reference.sample)
+            except Exception as error:  # the point's other figures stand
+                lost.append(f"metric {metric.name}: {type(error).__name__}: {_first_line(error)}")
         images = save_images(sample.images, folder, point.key)
         made = Reference(sample, gmacs)
+        if lost:
+            outcome, reason = "incomplete", "; ".join(lost)
     except Exception as error:
         reason = str(error) if isinstance(error, MethodFailure) else f"{type(error).__name__}: {_first_line(error)}"
-        estimates, samples = {}, {}
-    record = Record(
+        outcome, estimates, samples = "failed", {}, {}
+    record = record_of(
+        plan, point, outcome=outcome, reason=reason, estimates=estimates, samples=samples, images=images,
+        started=started, seconds=time.monotonic() - began,
+    )  # fmt: skip
+    return record, made
+
+
+def record_of(plan: Plan, point: Point, **rest: Any) -> Record:
+    """A record of this point; `rest` is what became of it."""
+    ran = rest["outcome"] != "failed" and point.method.ratio is not None
+    return Record(
         key=point.key,
         method=point.method.name,
         settings=point.method.settings.model_dump(mode="json"),
         ratio=point.method.ratio,
-        ratio_reached=None if reason or point.method.ratio is None else point.method.reached(point.state),
+        ratio_reached=point.method.reached(point.state) if ran else None,
         task=plan.sweep.task,
         model=plan.sweep.model,
         device=plan.sweep.device,
         dtype=plan.sweep.dtype,
         steps=plan.task.steps,
         cases=len(plan.cases),
-        outcome="failed" if reason else "ok",
-        reason=reason,
-        estimates=estimates,
-        samples=samples,
         fingerprint=plan.fingerprint,
         environment=plan.environment,
-        images=images,
-        started=started,
-        seconds=time.monotonic() - began,
+        **rest,
     )
-    return record, made
 
 
 @contextmanager

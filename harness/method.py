@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -38,20 +38,22 @@ class RatioSettings(MethodSettings):
 class Fitting:
     """What a method hands to the shared training loop.
 
-    module: the method's own parameters (routers, ratios). trains: False for a calibration, which only watches forward
-    passes. attach: its training-time advice. groups: name prefix in
-    `module` -> multiple of the base learning rate. losses: extra terms after a forward, already weighted. region:
-    number of timestep regions (a batch draws its timesteps from one). target: called before every step with the
-    ratio to aim at; after_step: called after it. log: numbers for the progress bar. state: the adapter as it stands.
+    module: the method's own parameters (routers, ratios). observe: a context inside which dense forward passes run
+    before the training, for a method that calibrates or warm-starts. trains: False where that is all. attach: the
+    training-time advice. groups: name prefix in `module` -> multiple of the base learning rate. losses: extra terms
+    after a forward, already weighted. regions: number of timestep regions (a batch draws its timesteps from one).
+    target: called before every step with the ratio to aim at and how far the stage has come (0..1); after_step: called
+    after it. log: numbers for the progress bar. state: the adapter as it stands.
     """
 
     module: nn.Module
-    attach: Callable[[], AbstractContextManager[object]]
     state: Callable[[], State]
+    attach: Callable[[], AbstractContextManager[object]] = nullcontext
+    observe: Callable[[], AbstractContextManager[object]] | None = None
     groups: dict[str, float] = field(default_factory=dict)
     losses: Callable[[], dict[str, Tensor]] = dict
     regions: int = 1
-    target: Callable[[float], None] = lambda _ratio: None
+    target: Callable[[float, float], None] = lambda _ratio, _progress: None
     after_step: Callable[[], None] = lambda: None
     log: Callable[[], dict[str, float]] = dict
     trains: bool = True

@@ -80,10 +80,18 @@ metrics: Registry[Any] = Registry("metric", "harness.metrics")
 backbones: Registry[Any] = Registry("backbone", "harness.backbones")
 
 
+_PLUGIN = "harness_plugin_"
+
+
+def plugins() -> list[Path]:
+    """The plugin files that were loaded, for another process to load."""
+    return [Path(module.__file__ or "") for name, module in sys.modules.items() if name.startswith(_PLUGIN)]
+
+
 def load_plugin(path: Path) -> None:
     """Import a file, so that its decorators register. Raises UserError with the file's own error and line."""
     path = path.resolve()
-    name = f"harness_plugin_{path.stem}"
+    name = f"{_PLUGIN}{path.stem}"
     if getattr(sys.modules.get(name), "__file__", None) == str(path):
         return
     if not path.is_file():

@@ -9,15 +9,37 @@ Letters: B batch, N tokens, K kept tokens, D width.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from harness.backbones.base import Backbone
+from harness.method import MethodSettings
 from harness.spec import Call
 from harness.tokens import scatter, take, top_k
 
 Rescale = Literal["mlp", "update", "none"]
+
+
+class RoutingFit(MethodSettings):
+    """Fit options of every method that routes."""
+
+    rescale: Rescale = Field("mlp", description="what the router's score multiplies (pseudocode: the gated MLP branch)")
+    score_scale: float = Field(
+        2.0,
+        gt=0,
+        description="factor on the score. The paper's is 1; 2 lets an untrained router leave blocks unchanged",
+    )
+    router_lr: float = Field(4.0, gt=0, description="multiple of the base learning rate for the routers (ours)")
+    warm_start: bool = Field(
+        True,
+        description="start the routers as a linear reading of how much the dense block changes each token (ours; the "
+        "paper does not say how routers start), instead of at random",
+    )
 
 
 class Routers(nn.Module):
@@ -27,6 +49,35 @@ class Routers(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         self.weight = nn.Parameter(torch.randn(layers, width, generator=generator) * std)
+
+    @contextmanager
+    def warm_start(self, backbone: Backbone, spread: float = 0.3) -> Iterator[None]:
+        """Watch dense forward passes, then set each router by ridge regression to the norm of what its block adds to a
+        token, less the image's mean: routing compares the tokens of one image. Logits get standard deviation `spread`,
+        small enough for scores to stay near 1/2."""
+        layers, width = self.weight.shape
+        device = self.weight.device
+        gram = torch.zeros(layers, width, width, dtype=torch.float64, device=device)
+        moment = torch.zeros(layers, width, dtype=torch.float64, device=device)
+        tokens = [0] * layers
+
+        def block(call: Call) -> Tensor:
+            out = call.run(call.x)
+            x = call.x.flatten(0, 1).double()  # (B N, D)
+            added = (out - call.x).norm(dim=-1).double()  # (B, N)
+            tokens[call.layer] += len(x)
+            gram[call.layer] += x.T @ x
+            moment[call.layer] += (added - added.mean(1, keepdim=True)).flatten() @ x
+            return out
+
+        with backbone.advise("block", block):
+            yield
+        for layer in range(layers):
+            ridge = gram[layer].diagonal().mean() * 1e-4 * torch.eye(width, dtype=torch.float64, device=device)
+            weight = torch.linalg.solve(gram[layer] + ridge, moment[layer])
+            power = (weight @ gram[layer] @ weight / tokens[layer]).sqrt().clamp(min=1e-12)
+            with torch.no_grad():
+                self.weight[layer] = (weight * spread / power).to(self.weight.dtype)
 
 
 class Routed:

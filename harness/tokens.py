@@ -25,19 +25,25 @@ def kept_count(ratio: float, tokens: int, rounding: str = "ceil") -> int:
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:
-    """Indices (B, K) of the k highest scores (B, N), in spatial (ascending) order. Ties go to the earlier token."""
-    order = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
-    return order.sort(dim=1).values
+    """Indices (B, K) of the k highest scores (B, N), in spatial (ascending) order. Which of several equal scores stay
+    in is up to the device."""
+    return scores.topk(k, dim=1, sorted=False).indices.sort(dim=1).values
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:
     """The tokens (B, K, D) of x (B, N, D) at index (B, K)."""
-    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
+    return x.flatten(0, 1).index_select(0, _rows(x, index)).view(*index.shape, x.shape[-1])
 
 
 def scatter(x: Tensor, index: Tensor, values: Tensor) -> Tensor:
     """A copy of x (B, N, D) with the tokens at index (B, K) replaced by values (B, K, D)."""
-    return x.scatter(1, index[..., None].expand(-1, -1, x.shape[-1]), values.to(x.dtype))
+    return x.flatten(0, 1).index_copy(0, _rows(x, index), values.to(x.dtype).flatten(0, 1)).view(x.shape)
+
+
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    """index (B, K) into x.flatten(0, 1), (B K,). Whole rows move several times faster than elements by `gather`."""
+    first = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
+    return (index + first).flatten()
 
 
 def mix(low: Tensor, high: Tensor, share: Tensor) -> Tensor:

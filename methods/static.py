@@ -65,7 +65,7 @@ class Static(Method):
             return out
 
         @contextmanager
-        def attach() -> Iterator[None]:
+        def observe() -> Iterator[None]:
             with backbone.advise("block", block):
                 yield
 
@@ -73,4 +73,4 @@ class Static(Method):
             mean = torch.stack([totals[layer] for layer in sorted(totals)]) / seen[0]
             return State({"importance": mean.view(-1, *shape)}, {"samples": seen[0]})
 
-        return Fitting(module=nn.Module(), attach=attach, state=state, trains=False)
+        return Fitting(module=nn.Module(), observe=observe, state=state, trains=False)

@@ -6,27 +6,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pydantic import Field
 from torch import Tensor
 
 from harness.backbones.base import Backbone
 from harness.method import Fitting, Method, MethodSettings
-from harness.routing import Rescale, Routed, Routers
+from harness.routing import Routed, Routers, RoutingFit
 from harness.spec import Call, State
 from harness.tokens import kept_count
-
-
-class UniformFit(MethodSettings):
-    rescale: Rescale = Field("mlp", description="what the router's score multiplies")
-    score_scale: float = Field(2.0, gt=0, description="factor on the score; 1 is the paper's")
-    router_lr: float = Field(4.0, gt=0, description="multiple of the base learning rate for the routers")
 
 
 class Uniform(Method):
     """The int((1 - c) N) tokens with the highest scores go through each block."""
 
     name = "uniform"
-    FitSettings = UniformFit
+    FitSettings = RoutingFit
     parts = frozenset({"block", "mlp"})
     needs_state = True
 
@@ -38,7 +31,7 @@ class Uniform(Method):
             yield
 
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:
-        chosen = UniformFit.model_validate(options.model_dump() if options else {})
+        chosen = RoutingFit.model_validate(options.model_dump() if options else {})
         routers, routed = Routers(backbone.layers, backbone.width), Routed(chosen.rescale, chosen.score_scale)
         current = [0.0]
 
@@ -51,7 +44,8 @@ class Uniform(Method):
             module=routers,
             attach=attach,
             groups={"weight": chosen.router_lr},
-            target=lambda ratio: current.__setitem__(0, ratio),
+            target=lambda ratio, _progress: current.__setitem__(0, ratio),
+            observe=(lambda: routers.warm_start(backbone)) if chosen.warm_start else None,
             log=lambda: {"ratio": current[0]},
             state=lambda: State({"router": routers.weight.detach().clone()}, chosen.model_dump()),
         )

@@ -44,7 +44,7 @@ def _section(table: Table, cost: str, quality: str, points: pd.DataFrame) -> str
         sample += f", n = {table.sample_size(cost, group)} for the cost"
         lines += [f"### Group {group} ({sample})", _rows(_HEADINGS, map(_cells, rows.to_dict("records")))]
     shown = set(points["key"])
-    absent = [r for r in table.records if r.outcome == "ok" and r.key not in shown]
+    absent = [r for r in table.records if r.usable and r.key not in shown]
     if absent:
         names = ", ".join(point(record.method, record.ratio) for record in absent)
         lines.append(f"Not drawn, for want of one of the two numbers: {names}.")

@@ -50,8 +50,10 @@ class Record(BaseModel):
     dtype: str
     steps: int
     cases: int
-    outcome: Literal["ok", "failed"]
-    reason: str = ""
+    outcome: Literal["ok", "incomplete", "failed"] = Field(
+        description="incomplete: measured, but a metric could not judge it; failed: no figure of it counts"
+    )
+    reason: str = Field(default="", description="why the outcome is not ok")
     estimates: dict[str, Estimate] = Field(default_factory=dict)
     samples: dict[str, list[float]] = Field(default_factory=dict, description="raw samples by name, unit in the name")
     fingerprint: dict[str, str] = Field(default_factory=dict, description="what must match for two records to compare")
@@ -60,3 +62,8 @@ class Record(BaseModel):
     started: str = Field(description="ISO 8601, UTC")
     seconds: float = 0.0
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def usable(self) -> bool:
+        """Whether its estimates count."""
+        return self.outcome != "failed"

@@ -91,12 +91,12 @@ class Table:
                     yield cost, quality, points
 
     def failed(self) -> list[Record]:
-        """The records of the points that failed."""
-        return [record for record in self.records if record.outcome == "failed"]
+        """The records of the points that failed, or lack a metric that failed."""
+        return [record for record in self.records if record.outcome != "ok"]
 
     def sample_size(self, name: str, group: int) -> str:
         """The n behind an estimate in a group (counted from 1): "64", "32 to 64" where points differ, else "0"."""
-        sizes = {r.estimates[name].n for r in self.groups[group - 1] if r.outcome == "ok" and name in r.estimates}
+        sizes = {r.estimates[name].n for r in self.groups[group - 1] if r.usable and name in r.estimates}
         return " to ".join(str(size) for size in sorted({min(sizes), max(sizes)})) if sizes else "0"
 
     def to_csv(self, path: str | Path) -> Path:
@@ -138,7 +138,7 @@ class Table:
         """Every estimate's name with its first appearance in a successful record."""
         first: dict[str, Estimate] = {}
         for record in self.records:
-            if record.outcome == "ok":
+            if record.usable:
                 for name, estimate in record.estimates.items():
                     first.setdefault(name, estimate)
         return first
@@ -150,7 +150,7 @@ def _point_cells(record: Record) -> dict[str, Any]:
 
 
 def _estimate_cells(record: Record) -> dict[str, float | None]:
-    if record.outcome != "ok":
+    if not record.usable:
         return {}
     cells: dict[str, float | None] = {}
     for name, estimate in record.estimates.items():
@@ -161,7 +161,7 @@ def _estimate_cells(record: Record) -> dict[str, float | None]:
 def _front_rows(index: int, group: list[Record], cost: str, quality: str, better: Better) -> list[dict[str, Any]]:
     """The rows of one group's front, cheapest first."""
     points = sorted(
-        (record for record in group if record.outcome == "ok" and _has(record, cost) and _has(record, quality)),
+        (record for record in group if record.usable and _has(record, cost) and _has(record, quality)),
         key=lambda record: record.estimates[cost].value,
     )
     costs = [record.estimates[cost] for record in points]

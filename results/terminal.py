@@ -73,17 +73,16 @@ def _rich_table(table: Table, group: list[Record], metrics: Sequence[str], marks
     drawn.add_column("outcome")
     twins = Counter((record.method, record.ratio) for record in group)
     for record in group:
-        ok = record.outcome == "ok"
         name = Text(record.method, "bold")
         if twins[record.method, record.ratio] > 1:  # only the settings tell them apart
             name.append(f"\n{compact_json(record.settings)}", "not bold dim")
-        estimates = record.estimates if ok else {}
+        estimates = record.estimates if record.usable else {}
         drawn.add_row(
             name,
             percent(record.ratio),
             *(_cell(estimates.get(cost)) for cost in table.costs),
             *(_cell(estimates.get(metric), marks.get((record.key, metric), "")) for metric in metrics),
-            Text(record.outcome, "" if ok else "red"),
+            Text(record.outcome, "" if record.outcome == "ok" else "red"),
         )
     return drawn
 

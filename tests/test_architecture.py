@@ -47,7 +47,7 @@ def test_imports_point_one_way(path: Path) -> None:
             if name.startswith("methods."):
                 assert name.split(".")[1] == mine, f"{inside}: methods never import each other"
     if inside.as_posix().startswith("harness/training/"):
-        assert not any(name.startswith("harness.zoo.shapes.recipe") for name in imports)
+        assert not any(name.startswith("harness.zoo.shapes.stages") for name in imports)
 
 
 def test_the_engine_knows_no_plugin_by_name() -> None:

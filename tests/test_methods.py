@@ -2,8 +2,10 @@
 
 from contextlib import AbstractContextManager, nullcontext
 
+import hypothesis.strategies as st
 import pytest
 import torch
+from hypothesis import given
 from torch import Tensor
 
 from harness import registry
@@ -13,7 +15,8 @@ from harness.backbones.pixart import PixArt
 from harness.measure import flops
 from harness.method import Method
 from harness.models import Model
-from harness.spec import State, Step
+from harness.routing import Routers
+from harness.spec import Call, State, Step
 from methods.diffcr.ratios import Ratios
 
 COMPRESSING = [name for name in registry.methods if registry.methods.get(name).compresses]
@@ -187,6 +190,61 @@ def test_nearest_bins() -> None:
     ratios = Ratios(1, 4)
     ratios.values.data[:] = torch.tensor([[0.04, 0.06, 0.31, 0.95]])
     assert ratios.frozen().tolist() == [pytest.approx([0.0, 0.1, 0.3, 0.9])]
+
+
+@given(
+    st.lists(st.floats(0, 0.9), min_size=8, max_size=8),
+    st.lists(st.integers(1, 5), min_size=4, max_size=4),
+)
+def test_balanced_bins_keep_the_mean_and_stay_next_to_the_ratio(values: list[float], steps: list[int]) -> None:
+    ratios, weights = Ratios(2, 4), torch.tensor(steps) / sum(steps)
+    ratios.values.data[:] = torch.tensor(values).view(2, 4)
+    exact = ratios.mean(weights).item()
+    nearest, balanced = ratios.frozen(), ratios.frozen(weights)
+
+    def off(table: Tensor) -> float:
+        return abs((table.mean(0) * weights).sum().item() - exact)
+
+    assert off(balanced) <= off(nearest) + 1e-6
+    assert ((balanced - ratios.values.detach()).abs() < 0.1 + 1e-5).all()
+    assert torch.allclose(balanced * 10, (balanced * 10).round(), atol=1e-4)
+
+
+def test_balanced_bins_by_hand() -> None:
+    ratios = Ratios(4, 1)
+    ratios.values.data[:] = torch.tensor([[0.14], [0.13], [0.12], [0.01]])  # mean 0.1; nearest bins: mean 0.075
+    balanced = ratios.frozen(torch.ones(1)).flatten().tolist()
+    assert balanced == [pytest.approx(0.2), pytest.approx(0.1), pytest.approx(0.1), 0.0]
+
+
+def test_warm_routers_read_how_much_a_block_changes_a_token(model: Model) -> None:
+    backbone = model.backbone
+    routers = Routers(backbone.layers, backbone.width)
+    generator = torch.Generator().manual_seed(0)
+    seen: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def watch(call: Call) -> Tensor:
+        out = call.run(call.x)
+        seen[call.layer] = call.x, (out - call.x).norm(dim=-1)
+        return out
+
+    def run(batch: int) -> None:
+        x = torch.randn(batch, 6, 16, 16, generator=generator)
+        states = torch.randn(batch, 4, 96, generator=generator)
+        with torch.no_grad(), backbone.at(Step(0, 4, 500.0)):
+            backbone.transformer(
+                x, encoder_hidden_states=states, timestep=torch.full((batch,), 500.0), added_cond_kwargs={}
+            )
+
+    with routers.warm_start(backbone):
+        run(16)
+    with backbone.advise("block", watch):
+        run(8)  # others than those it was made from
+    for layer, (x, added) in seen.items():
+        logits = (x @ routers.weight[layer].detach()).flatten(1)
+        assert 0.1 < logits.square().mean().sqrt() < 0.9
+        both = torch.stack([(v - v.mean(1, keepdim=True)).flatten() for v in (logits, added.flatten(1))])
+        assert torch.corrcoef(both)[0, 1] > 0.3
 
 
 def test_two_bin_mixing_by_hand(model: Model) -> None:

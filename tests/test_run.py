@@ -128,6 +128,56 @@ def test_what_goes_wrong_is_a_record_and_the_sweep_goes_on(
     assert "on fire" in capsys.readouterr().err
 
 
+FRAGILE = """
+import os, signal
+import harness
+from harness.method import Method, RatioSettings
+from harness.metric import Metric
+from contextlib import contextmanager
+
+@harness.methods.register("deadly")
+class Deadly(Method):
+    Settings = RatioSettings
+    @contextmanager
+    def attach(self, backbone, state=None):
+        os.kill(os.getpid(), signal.SIGKILL)
+        yield
+
+@harness.metrics.register("fragile")
+class Fragile(Metric):
+    name = about = "fragile"
+    @classmethod
+    def applies(cls, model):
+        return True
+    def estimates(self, sample, dense):
+        raise RuntimeError("no such lens")
+"""
+
+
+def test_isolated_points_die_alone_and_a_broken_metric_costs_only_itself(
+    small: dict[str, object], tmp_path: Path
+) -> None:
+    plugin = tmp_path / "fragile.py"
+    plugin.write_text(FRAGILE)
+    try:
+        registry.load_plugin(plugin)
+        table = harness.run(
+            ["deadly", "tome"], metrics=["alignment", "fragile"], out=tmp_path / "run", isolate=True, **small
+        )
+    finally:
+        registry.methods.forget("deadly")
+        registry.metrics.forget("fragile")
+        sys.modules.pop("harness_plugin_fragile", None)
+    dense, deadly, tome = table.records
+    assert deadly.outcome == "failed" and "SIGKILL" in deadly.reason and not deadly.estimates
+    for record in (dense, tome):
+        assert record.outcome == "incomplete" and record.reason == "metric fragile: RuntimeError: no such lens"
+        assert {"alignment", "gmacs", "latency_ratio"} <= set(record.estimates)
+    frame = pd.read_csv(tmp_path / "run" / "tables" / "results.csv").set_index("method")
+    assert frame.loc["tome", "alignment"] >= 0 and pd.isna(frame.loc["deadly", "gmacs"])
+    assert not table.pareto("gmacs", "alignment").empty
+
+
 def test_another_configuration_is_refused(small: dict[str, object], tmp_path: Path) -> None:
     harness.run(["dense"], out=tmp_path, **small)
     before = (tmp_path / "store.sqlite").read_bytes()

@@ -8,7 +8,8 @@ from diffusers import PixArtSigmaPipeline
 
 from harness.models import load
 from harness.models.loading import folder_of
-from harness.zoo.shapes import judge, recipe, scene
+from harness.zoo.shapes import judge, scene
+from harness.zoo.shapes.stages.vae import round_trip
 
 WEIGHTS = Path(judge.__file__).parent / "weights"
 ADAPTERS = Path(judge.__file__).parent / "adapters"
@@ -44,7 +45,7 @@ def test_the_judge_reads_renders(through_vae: bool) -> None:
     scenes = scene.sample("evaluation", range(10_000, 10_512))  # no case of a usual sweep
     images = scene.render(scenes)[0]
     if through_vae:
-        images = recipe.round_trip(load("shapes").pipeline.vae, images)
+        images = round_trip(load("shapes").pipeline.vae, images)
     with torch.no_grad():
         answers = judge.agreement(judge.load()(images)[0], scenes)
     for name in ("presence", "shape", "colour", "size", "background", "background_texture"):

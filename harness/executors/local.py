@@ -1,4 +1,4 @@
-"""Points one after another in this process: each finished point is one row in the store before the next begins."""
+"""Points one after another: each finished point is one row in the store before the next begins."""
 
 from __future__ import annotations
 
@@ -35,18 +35,28 @@ def open_store(plan: Plan, folder: Path) -> Store:
 
 
 def todo(plan: Plan, store: Store) -> list[Point]:
-    """The points that have no good record yet. Failed ones are tried again."""
+    """The points that have no complete record yet. Failed and incomplete ones are tried again."""
     done = store.keys("ok")
     return [point for point in plan.points if point.key not in done]
 
 
+RunPoint = Callable[
+    [Plan, Point, engine.Reference | None, Path, engine.Progress], tuple[Record, engine.Reference | None]
+]
+
+
 def run(
-    plan: Plan, store: Store, folder: Path, progress: engine.Progress, finished: Callable[[Record], None]
+    plan: Plan,
+    store: Store,
+    folder: Path,
+    progress: engine.Progress,
+    finished: Callable[[Record], None],
+    run_point: RunPoint = engine.run,
 ) -> list[Record]:
     """Run what is missing and return the sweep's records in the plan's order."""
     dense = plan.points[0]
     known = store.get(dense.key)
-    reference = engine.read_reference(known, plan.cases, folder) if known and known.outcome == "ok" else None
+    reference = engine.read_reference(known, plan.cases, folder) if known and known.usable else None
     missing = todo(plan, store)
     if missing and missing[0] is not dense and reference is None:
         missing.insert(0, dense)  # its images are gone, and the others are compared with them
@@ -55,7 +65,7 @@ def run(
     for point in missing:
         if point is not dense and reference is None:
             break  # dense failed: nothing can be compared
-        record, made = engine.run(plan, point, None if point is dense else reference, folder, progress)
+        record, made = run_point(plan, point, None if point is dense else reference, folder, progress)
         reference = made if point is dense else reference
         try:
             store.put(record)

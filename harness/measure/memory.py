@@ -58,7 +58,7 @@ def _cuda(run: Callable[[], object], device: torch.device) -> int:
 
 
 def _cpu(run: Callable[[], object]) -> int:
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     results = profiler.profiler.kineto_results  # type: ignore[union-attr]
     changes = [

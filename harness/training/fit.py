@@ -34,7 +34,7 @@ from harness.training.objective import Objective
 class FitOptions(MethodSettings):
     """What all fits share."""
 
-    steps: int = Field(240, ge=1, description="optimizer steps in all, split evenly over the target ratios")
+    steps: int = Field(1200, ge=1, description="optimizer steps in all, split evenly over the target ratios")
     batch: int = Field(8, ge=1, description="images per step")
     lr: float = Field(1e-3, gt=0, description="base learning rate (LoRA)")
     lora_rank: int = Field(16, ge=0, description="rank of the LoRA on all linear layers of the blocks; 0: none")
@@ -78,8 +78,14 @@ def fit(
         "model_digest": model.digest,
         "fit": options.model_dump(),
     }
+    if fitting.observe is not None:
+        with torch.no_grad(), fitting.observe():
+            _watch(model, objective, options, data)
     if not fitting.trains:
-        return [_calibrate(first, fitting, model, objective, options, data, out, facts)]
+        state = fitting.state()
+        path = out / f"{first.adapter()}.safetensors"
+        checkpoints.save(path, state.tensors, {**facts, **state.facts})
+        return [path]
 
     adapted = lora.inject(backbone, options.lora_rank) if options.lora_rank else []
     container = _Trained(backbone.transformer, fitting.module)
@@ -94,9 +100,10 @@ def fit(
         return out[:, :channels]  # a learned variance is not trained
 
     def loss(module: nn.Module, step: int, generator: torch.Generator) -> Losses:
-        # The target climbs over the first half of a stage and then holds.
-        share = min(1.0, 2 * (step + 1) / goal[2])
-        fitting.target(goal[0] + share * (goal[1] - goal[0]))
+        # The target climbs over the first two fifths of a stage and then holds.
+        progress = step / goal[2]
+        share = min(1.0, 2.5 * (step + 1) / goal[2])
+        fitting.target(goal[0] + share * (goal[1] - goal[0]), progress)
         clean, states, masks = data.batch(options.batch, generator)
         t, index = objective.draw_region(len(clean), fitting.regions, generator)
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
@@ -141,33 +148,19 @@ def fit(
     return paths
 
 
-def _calibrate(
-    method: Method,
-    fitting: Any,
-    model: Model,
-    objective: Objective,
-    options: FitOptions,
-    data: Any,
-    out: Path,
-    facts: Any,
-) -> Path:
-    """Watch forward passes on calibration data; nothing is trained."""
+def _watch(model: Model, objective: Objective, options: FitOptions, data: Any) -> None:
+    """Dense forward passes on a quarter of the cached scenes, at all timesteps; nothing is trained."""
     backbone = model.backbone
-    with torch.no_grad(), fitting.attach():
-        for batch in range(max(1, options.scenes // options.batch // 4)):
-            generator = torch.Generator(model.device).manual_seed(1000 * (options.seed + 1) + batch)
-            clean, states, masks = data.batch(options.batch, generator)
-            t, index = objective.draw_region(len(clean), 1, generator)
-            noise = torch.randn(clean.shape, generator=generator, device=clean.device)
-            with backbone.at(Step(index, objective.steps, float(t[0]))):
-                backbone.transformer(
-                    objective.noised(clean, t, noise)[0], encoder_hidden_states=states, encoder_attention_mask=masks,
-                    timestep=t, added_cond_kwargs={"resolution": None, "aspect_ratio": None}, return_dict=False,
-                )  # fmt: skip
-    state = fitting.state()
-    path = out / f"{method.adapter()}.safetensors"
-    checkpoints.save(path, state.tensors, {**facts, **state.facts})
-    return path
+    for batch in range(max(1, options.scenes // options.batch // 4)):
+        generator = torch.Generator(model.device).manual_seed(1000 * (options.seed + 1) + batch)
+        clean, states, masks = data.batch(options.batch, generator)
+        t, index = objective.draw_region(len(clean), 1, generator)
+        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+        with backbone.at(Step(index, objective.steps, float(t[0]))):
+            backbone.transformer(
+                objective.noised(clean, t, noise)[0], encoder_hidden_states=states, encoder_attention_mask=masks,
+                timestep=t, added_cond_kwargs={"resolution": None, "aspect_ratio": None}, return_dict=False,
+            )  # fmt: skip
 
 
 def data_for(model: Model, options: FitOptions, trains: bool) -> Any:

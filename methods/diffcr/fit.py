@@ -10,24 +10,18 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness.backbones.base import Backbone
-from harness.method import Fitting, MethodSettings
-from harness.routing import Rescale, Routed, Routers
+from harness.method import Fitting
+from harness.routing import Routed, Routers, RoutingFit
 from harness.spec import Call, State
 from harness.tokens import kept_count, mix
-from methods.diffcr.ratios import Ratios, region_of, step_shares
+from methods.diffcr.ratios import Ratios, Rounding, region_of, step_shares
 
 
-class DiffCRFit(MethodSettings):
+class DiffCRFit(RoutingFit):
     """Every default is the paper's unless its description says otherwise."""
 
     regions: int = Field(4, ge=1, le=50, description="timestep regions of -LT (Sec. 3.3: 4 for text-to-image)")
     bin_width: float = Field(0.1, gt=0, le=0.45, description="distance of the ratio bins (Sec. 3.2)")
-    rescale: Rescale = Field("mlp", description="what the router's score multiplies (pseudocode: the gated MLP branch)")
-    score_scale: float = Field(
-        2.0,
-        gt=0,
-        description="factor on the score. The paper's is 1; 2 lets an untrained router leave blocks unchanged",
-    )
     coefficient: float = Field(0.3, gt=0, description="weight of (mean ratio - target)^2 at the start (Sec. 3.2)")
     adjust: float = Field(
         1.15,
@@ -36,7 +30,18 @@ class DiffCRFit(MethodSettings):
         "target, and falls back otherwise (the paper adjusts it by hand for text-to-image); 1 keeps it fixed",
     )
     ratio_lr: float = Field(15.0, gt=0, description="multiple of the base learning rate for the ratios (ours)")
-    router_lr: float = Field(4.0, gt=0, description="multiple of the base learning rate for the routers (ours)")
+    settle: float = Field(
+        0.4,
+        ge=0,
+        lt=1,
+        description="last share of a fit in which the ratios stand still and the bins of inference run alone, so that "
+        "routers and LoRA meet what they will serve (ours; the paper mixes to the end: 0)",
+    )
+    rounding: Rounding = Field(
+        "balanced",
+        description="how ratios become bins. nearest: the paper's. balanced: neighbouring bins whose mean is also that "
+        "of the ratios, so that a target of 20 % is 20 % at inference",
+    )
 
 
 class _Learned(nn.Module):
@@ -52,10 +57,18 @@ def fitting(backbone: Backbone, steps: int, by_timestep: bool, options: DiffCRFi
     ratios, routed = learned.ratios, Routed(options.rescale, options.score_scale)
     shares = step_shares(steps, ratios.regions)
     learned.register_buffer("coefficient", torch.tensor(options.coefficient))
-    target = [0.0]
+    target, settled = [0.0], [False]
+
+    def frozen() -> Tensor:
+        return ratios.frozen(shares if options.rounding == "balanced" else None)
+
+    bins = [frozen()]
 
     def block(call: Call) -> Tensor:
         region = region_of(call.step.index, call.step.count, ratios.regions)
+        if settled[0]:
+            ratio = float(bins[0][call.layer, region])
+            return routed.block(call, learned.routers.weight[call.layer], kept_count(ratio, call.x.shape[1]))
         low, high, share = ratios.bracket(call.layer, region)
         tokens, weight = call.x.shape[1], learned.routers.weight[call.layer]
         fewer = routed.block(call, weight, kept_count(high, tokens))
@@ -70,18 +83,28 @@ def fitting(backbone: Backbone, steps: int, by_timestep: bool, options: DiffCRFi
     def mean() -> Tensor:
         return ratios.mean(shares.to(ratios.values.device))
 
+    def aim(ratio: float, progress: float) -> None:
+        target[0] = ratio
+        settled[0] = progress >= 1 - options.settle
+        if settled[0]:
+            bins[0] = frozen()
+
     def losses() -> dict[str, Tensor]:
+        if settled[0]:
+            return {}
         return {"ratio_loss": learned.coefficient * (mean() - target[0]) ** 2}
 
     @torch.no_grad()
     def after_step() -> None:
+        if settled[0]:
+            return
         ratios.clamp()
         behind = abs(float(mean()) - target[0]) > options.bin_width / 10
         factor = options.adjust if behind else 1 / options.adjust
         learned.coefficient.mul_(factor).clamp_(options.coefficient, 1e4 * options.coefficient)
 
     def state() -> State:
-        tensors = {"router": learned.routers.weight.detach().clone(), "ratios": ratios.frozen()}
+        tensors = {"router": learned.routers.weight.detach().clone(), "ratios": frozen()}
         facts = options.model_dump() | {"learned": ratios.values.detach().cpu().tolist(), "steps": steps}
         return State(tensors, facts)
 
@@ -92,7 +115,8 @@ def fitting(backbone: Backbone, steps: int, by_timestep: bool, options: DiffCRFi
         groups={"ratios": options.ratio_lr, "routers": options.router_lr},
         losses=losses,
         regions=ratios.regions,
-        target=lambda ratio: target.__setitem__(0, ratio),
+        target=aim,
+        observe=(lambda: learned.routers.warm_start(backbone)) if options.warm_start else None,
         after_step=after_step,
         log=lambda: {"ratio": float(mean().detach()), "coefficient": float(learned.coefficient)},
     )

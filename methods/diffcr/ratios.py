@@ -8,10 +8,12 @@ weight; at inference the nearest bin runs alone.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+Rounding = Literal["nearest", "balanced"]
 HIGHEST = 0.9  # at least a tenth of the tokens goes through, the clamp of the authors' pseudocode
 
 
@@ -44,10 +46,26 @@ class Ratios(nn.Module):
         """Mean over layers and regions; weights (regions,) are the shares of the sampling steps, summing to 1."""
         return (self.values.mean(0) * weights).sum()
 
-    def frozen(self) -> Tensor:
-        """The nearest bins, (layers, regions)."""
+    def frozen(self, weights: Tensor | None = None) -> Tensor:
+        """The bins that run at inference, (layers, regions): the nearest ones. With `weights` (regions,), the entries
+        that rounding moved furthest go to their other neighbour for as long as this brings the mean closer to that of
+        the ratios."""
         last = math.floor(HIGHEST / self.bin_width + 1e-6)
-        return ((self.values.detach() / self.bin_width).round().clamp(0, last) * self.bin_width).cpu()
+        exact = self.values.detach().cpu() / self.bin_width
+        bins = exact.round().clamp(0, last)
+        if weights is None:
+            return bins * self.bin_width
+        each = weights.cpu().expand_as(exact) / len(exact)  # what one bin in an entry adds to the mean
+        for _ in range(exact.numel()):
+            gap = float(((exact - bins) * each).sum())
+            move = math.copysign(1.0, gap)
+            residual = (exact - bins) * move
+            allowed = (residual > 1e-6) & (each < 2 * abs(gap)) & (bins + move <= last)
+            if not allowed.any():
+                break
+            chosen = int(torch.where(allowed, residual, -1.0).argmax())
+            bins.view(-1)[chosen] += move
+        return bins * self.bin_width
 
     @torch.no_grad()
     def clamp(self) -> None:

@@ -1,0 +1,40 @@
+"""`python -m harness`: one file per command."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+
+import typer
+
+from harness.cli import fit, listing, run, train
+from harness.errors import UserError
+
+# Before torch loads: its profiler and allocator would write notes of their own between our lines.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Compare methods that make Diffusion Transformers cheaper: quality against FLOPs, latency and memory.",
+)
+app.command("run")(run.run)
+app.command("fit")(fit.fit)
+app.command("train")(train.train)
+app.command("list")(listing.list_)
+
+
+def main() -> None:
+    """Entry point: user errors end in one line and exit code 2."""
+    warnings.filterwarnings("ignore", module=r"(?!harness|methods|tasks|results)")
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted: finished points are kept; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,71 @@
+"""`python -m harness fit`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness import registry
+from harness.cli.options import Device, Plugins, load_plugins, pair, validated
+from harness.errors import UserError, unknown
+
+
+def fit(
+    method: Annotated[str, typer.Argument(help="Method to fit.")],
+    model: Annotated[str, typer.Option(help="Model to fit it on.")] = "shapes",
+    ratio: Annotated[
+        float | None, typer.Option(help="Highest compression ratio; the fit climbs there in steps of 10 %.")
+    ] = None,
+    axes: Annotated[str | None, typer.Option(help="Shorthand for --set axes=..., where the method has it.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=VALUE of the method, its fit, or the loop.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the adapters.")] = Path("adapters"),
+    device: Device = None,
+    plugin: Plugins = None,
+) -> None:
+    """Fit a method's routers, ratios and LoRA on a model. An interrupted fit goes on where it stopped."""
+    from accelerate import Accelerator
+
+    from harness.config import MethodSpec, settings_of
+    from harness.models import load
+    from harness.training.fit import FitOptions, data_for
+    from harness.training.fit import fit as run_fit
+
+    load_plugins(plugin)
+    cls = registry.methods.get(method)
+    pairs = dict(pair(text) for text in setting or []) | ({"axes": axes} if axes else {})
+    groups: dict[Any, dict[str, Any]] = {cls.Settings: {}, cls.FitSettings: {}, FitOptions: {}}
+    for name, value in pairs.items():
+        owner = next((kind for kind in groups if name in kind.model_fields), None)
+        if owner is None:
+            raise unknown("setting", name, {field for kind in groups for field in kind.model_fields})
+        groups[owner][name] = value
+    ratios = _stages(ratio) if "ratio" in cls.Settings.model_fields else (0.0,)
+    spec = MethodSpec(name=method, settings={k: v for k, v in groups[cls.Settings].items() if k != "ratio"})
+    objects = settings_of(spec, ratios)
+    objects = list({o.adapter(): o for o in objects}.values())
+    options = validated(FitOptions, groups[FitOptions])
+    own = validated(cls.FitSettings, groups[cls.FitSettings])
+    loaded = load(model, device=device or "cpu")
+    trains = objects[0].fitting(loaded.backbone, 20, own).trains
+    identity = json.dumps([method, spec.settings, list(ratios), options.model_dump(), own.model_dump(), loaded.digest])
+    work = Path("results") / "runs" / "fits" / f"{method}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+    paths = run_fit(
+        objects, loaded, options, data_for(loaded, options, trains), out, work, own=own,
+        accelerator=Accelerator(cpu=(device or "cpu") == "cpu"),
+    )  # fmt: skip
+    print("\n".join(f"wrote {path}" for path in paths))
+
+
+def _stages(ratio: float | None) -> tuple[float, ...]:
+    """Rising targets in steps of 10 %, the last one being `ratio`."""
+    top = 0.3 if ratio is None else ratio
+    if not 0 < top <= 0.9:
+        raise UserError(f"--ratio must lie in (0, 0.9], got {top:g} (0.2 means 20 %)")
+    tenths = [i / 10 for i in range(1, 10) if i / 10 < top - 1e-9]
+    return (*tenths, top)

@@ -1,0 +1,36 @@
+"""`python -m harness list`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from harness import registry
+from harness.cli.options import Plugins, load_plugins
+from harness.errors import unknown
+
+
+def list_(
+    what: Annotated[str, typer.Argument(help="methods, tasks, models or metrics")],
+    plugin: Plugins = None,
+) -> None:
+    """List what is registered, with its settings."""
+    load_plugins(plugin)
+    kinds = {"methods": registry.methods, "tasks": registry.tasks, "metrics": registry.metrics}
+    if what == "models":
+        from harness.models import names
+
+        print("\n".join(names()))
+        return
+    if what not in kinds:
+        raise unknown("kind", what, [*kinds, "models"])
+    table = RichTable("name", "what it is", "settings", title=what)
+    for name in kinds[what]:
+        cls = kinds[what].get(name)
+        about = " ".join((cls.__doc__ or "").split())
+        fields = getattr(getattr(cls, "Settings", None), "model_fields", {})
+        table.add_row(name, about, "\n".join(f"{key}: {field.description or ''}" for key, field in fields.items()))
+    Console().print(table)

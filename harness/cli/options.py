@@ -1,0 +1,50 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness import registry
+from harness.errors import UserError
+
+Plugins = Annotated[
+    list[Path] | None, typer.Option("--plugin", help="Python file that registers more; may be repeated.")
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. [default: cpu]", show_default=False)]
+
+
+def load_plugins(paths: list[Path] | None) -> None:
+    for path in paths or []:
+        registry.load_plugin(path)
+
+
+def floats(name: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UserError(f"{name} expects numbers separated by commas, got {text!r}") from error
+
+
+def pair(text: str) -> tuple[str, Any]:
+    import yaml
+
+    name, found, value = text.partition("=")
+    if not found or not name:
+        raise UserError(f"--set expects NAME=VALUE, got {text!r}")
+    return name.strip(), yaml.safe_load(value)
+
+
+def validated(kind: Any, values: dict[str, Any]) -> Any:
+    from pydantic import TypeAdapter, ValidationError
+
+    from harness.config import one_line
+
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        raise UserError(one_line(error, kind)) from error

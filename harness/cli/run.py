@@ -1,0 +1,173 @@
+"""`python -m harness run`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table as RichTable
+
+from harness.cli.options import Device, Plugins, floats, load_plugins, pair
+from harness.errors import UserError
+
+console = Console(stderr=True)
+
+
+def run(
+    methods: Annotated[
+        str | None, typer.Option(help="Methods, comma-separated. [default: diffcr,tome]", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Zoo model or pipeline folder. [default: shapes]", show_default=False)
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="[default: text-to-image]", show_default=False)] = None,
+    ratios: Annotated[
+        str | None, typer.Option(help="Compression ratios. [default: 0.1,0.2,0.3]", show_default=False)
+    ] = None,
+    setting: Annotated[list[str] | None, typer.Option("--set", help="METHOD.NAME=VALUE; may be repeated.")] = None,
+    cases: Annotated[int | None, typer.Option(help="Images per point. [default: 64]", show_default=False)] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Sampler steps. [default: the model's own]", show_default=False)
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="CFG scale. [default: the model's own]", show_default=False)
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Images per batch. [default: 16]", show_default=False)] = None,
+    metrics: Annotated[str | None, typer.Option(help="Metrics. [default: all that apply]", show_default=False)] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt per line.")] = None,
+    adapters: Annotated[list[Path] | None, typer.Option(help="Folder of fitted adapters; may be repeated.")] = None,
+    device: Device = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16. [default: float32]", show_default=False)
+    ] = None,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="Sweep as YAML; options given here win over it.")
+    ] = None,
+    plugin: Plugins = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder. [default: results/runs/<name>]", show_default=False)
+    ] = None,
+    isolate: Annotated[bool, typer.Option("--isolate", help="Run every point in a process of its own.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="16 cases and fewer latency rounds.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and its estimated time, run nothing.")
+    ] = False,
+) -> None:
+    """Sweep methods over compression ratios and write tables, Pareto plots and an image grid.
+
+    A second, identical run does no work again; an interrupted one goes on where it stopped.
+    """
+    from harness import config
+
+    load_plugins(plugin)
+    values: dict[str, Any] = {"cases": 16, "rounds": 4} if quick else {}
+    if config_file:
+        values |= config.read_yaml(config_file)
+    given = {
+        "methods": methods, "model": model, "task": task, "ratios": floats("--ratios", ratios), "cases": cases,
+        "steps": steps, "guidance": guidance, "batch": batch, "prompts": prompts, "device": device, "dtype": dtype,
+        "metrics": metrics.split(",") if metrics is not None else None, "adapters": adapters or None,
+    }  # fmt: skip
+    values |= {name: value for name, value in given.items() if value is not None}
+    sweep = _with_settings(config.build(values, str(config_file or "")), setting or [])
+    _run(sweep, out, dry_run, isolate)
+
+
+def _run(sweep: Any, out: Path | None, dry_run: bool, isolate: bool) -> None:
+    from harness import api, plan
+
+    made = plan.make(sweep)
+    folder = api.run_folder(made, out)
+    if dry_run:
+        _show_plan(made, folder)
+        return
+    table = _execute(made, out, isolate)
+    table.print(Console(width=None if sys.stdout.isatty() else 120))
+    print(f"written to {folder}: tables/results.csv, tables/pareto.md, plots/")
+    failed = table.failed()
+    dense = table.records[0] if table.records else None
+    if failed or dense is None or len(table) < len(made.points):
+        for record in failed:
+            console.print(
+                f"{record.outcome}: {record.method} {record.settings}: {record.reason}", highlight=False, markup=False
+            )
+        if missing := len(made.points) - len(table):
+            console.print(f"{missing} points did not run, because dense failed")
+        raise typer.Exit(1)
+
+
+def _execute(made: Any, out: Path | None, isolate: bool) -> Any:
+    from harness import api, engine
+
+    todo = _missing(made, api.run_folder(made, out))
+    total = sum(engine.images_per_point(made, point) for point in todo)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} images"),
+    )
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not todo) as bar:
+        task = bar.add_task("starting", total=total)
+
+        def progress(what: str, images: int) -> None:
+            bar.update(task, description=what, advance=images)
+
+        def finished(record: Any) -> None:
+            ratio = "" if record.ratio is None else f" {100 * record.ratio:g} %"
+            note = record.outcome if record.outcome == "ok" else f"{record.outcome}: {record.reason}"
+            bar.console.print(f"{record.method}{ratio}: {note} ({record.seconds:.0f} s)", highlight=False, markup=False)
+
+        return api.execute(made, out, progress, finished, isolate)
+
+
+def _missing(made: Any, folder: Path) -> list[Any]:
+    from harness.executors import local
+
+    if not (folder / "store.sqlite").exists():
+        return list(made.points)
+    with local.open_store(made, folder) as store:
+        return local.todo(made, store)
+
+
+def _show_plan(made: Any, folder: Path) -> None:
+    from harness import engine
+
+    todo = {point.key for point in _missing(made, folder)}
+    with engine.dense_pass(made):
+        began = time.monotonic()
+        made.task.generate(made.cases[: made.sweep.batch])
+        seconds = (time.monotonic() - began) / len(made.cases[: made.sweep.batch])
+    table = RichTable("method", "settings", "adapter", "state", "seconds", "key", title=f"plan: {folder}")
+    total = 0.0
+    for point in made.points:
+        cost = engine.images_per_point(made, point) * seconds if point.key in todo else 0.0
+        total += cost
+        state = "to run" if point.key in todo else "done"
+        adapter = point.method.adapter() if point.state else ""
+        table.add_row(
+            point.method.name, json.dumps(point.facts["settings"]), adapter, state, f"{cost:.0f}", point.key[:8]
+        )
+    Console().print(table)
+    print(
+        f"{len(todo)} of {len(made.points)} points to run, {len(made.cases)} cases each, {made.task.steps} steps: "
+        f"about {total / 60:.1f} min (from {seconds:.2f} s per dense image measured now; cheaper points take less)"
+    )
+
+
+def _with_settings(sweep: Any, texts: list[str]) -> Any:
+    specs = {spec.name: spec for spec in sweep.methods}
+    for text in texts:
+        name, value = pair(text)
+        method, dot, setting = name.partition(".")
+        if not dot or method not in specs:
+            raise UserError(
+                f"--set expects METHOD.NAME=VALUE with a method of this sweep ({', '.join(specs)}), got {text!r}"
+            )
+        specs[method] = specs[method].model_copy(update={"settings": {**specs[method].settings, setting: value}})
+    return sweep.model_copy(update={"methods": tuple(specs.values())}) if texts else sweep
