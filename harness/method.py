@@ -42,8 +42,8 @@ class Fitting:
     before the training, for a method that calibrates or warm-starts. trains: False where that is all. attach: the
     training-time advice. groups: name prefix in `module` -> multiple of the base learning rate. losses: extra terms
     after a forward, already weighted. regions: number of timestep regions (a batch draws its timesteps from one).
-    target: called before every step with the ratio to aim at and how far the stage has come (0..1); after_step: called
-    after it. log: numbers for the progress bar. state: the adapter as it stands.
+    target: called before every step with the ratio to aim at, the step's index in the stage and the stage's length;
+    after_step: called after it. log: numbers for the progress bar. state: the adapter as it stands.
     """
 
     module: nn.Module
@@ -53,7 +53,7 @@ class Fitting:
     groups: dict[str, float] = field(default_factory=dict)
     losses: Callable[[], dict[str, Tensor]] = dict
     regions: int = 1
-    target: Callable[[float, float], None] = lambda _ratio, _progress: None
+    target: Callable[[float, int, int], None] = lambda _ratio, _step, _steps: None
     after_step: Callable[[], None] = lambda: None
     log: Callable[[], dict[str, float]] = dict
     trains: bool = True
@@ -64,8 +64,7 @@ class Method(ABC):
 
     name: how the registry knows it. Settings: its pydantic model. parts: which parts it puts advice around (a
     backbone that lacks one refuses the method when the sweep is planned). needs_state: whether it runs only with an
-    adapter state. FitSettings: options of its fit. compresses: False only for the reference, whose output must equal
-    dense.
+    adapter state. FitSettings: options of its fit. compresses: False for a reference that costs what dense costs.
     """
 
     name: ClassVar[str]

@@ -46,7 +46,8 @@ class Call:
     """One call of one part of one block, as an advice sees it.
 
     x: (B, N, D) what goes in. run: the original part, on all tokens or on a subset. conditioning: what else the
-    part was given (text states, timestep embedding), by the backbone's own names.
+    part was given (text states, timestep embedding), by the backbone's own names. index: (B, N) which tokens of the
+    grid x holds, where an outer advice took a subset; None: all of them.
     """
 
     x: Tensor
@@ -56,6 +57,7 @@ class Call:
     grid: Grid
     run: Run
     conditioning: Mapping[str, Any] = field(default_factory=dict)
+    index: Tensor | None = None
 
 
 Advice = Callable[[Call], Tensor]

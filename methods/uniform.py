@@ -44,7 +44,7 @@ class Uniform(Method):
             module=routers,
             attach=attach,
             groups={"weight": chosen.router_lr},
-            target=lambda ratio, _progress: current.__setitem__(0, ratio),
+            target=lambda ratio, _step, _steps: current.__setitem__(0, ratio),
             observe=(lambda: routers.warm_start(backbone)) if chosen.warm_start else None,
             log=lambda: {"ratio": current[0]},
             state=lambda: State({"router": routers.weight.detach().clone()}, chosen.model_dump()),

@@ -15,6 +15,8 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -122,10 +124,12 @@ def _images(table: Table, cost: str, quality: str, points: pd.DataFrame) -> Iter
     """The figure as ("png", bytes) and ("svg", bytes)."""
     with mpl.rc_context(_STYLE):
         figure = pareto_figure(table, cost, quality, points)
-        for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
-            yield kind, buffer.getvalue()
+        figure.set_dpi(DPI)
+        png, svg = io.BytesIO(), io.BytesIO()
+        # Not through savefig, which draws everything once more to settle a layout that is settled already.
+        FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
+        FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
+    yield from (("png", png.getvalue()), ("svg", svg.getvalue()))
 
 
 def _draw_method(axes: Axes, rows: pd.DataFrame, records: dict[str, Record], cost: str, look: Look) -> None:

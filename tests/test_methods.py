@@ -17,6 +17,7 @@ from harness.method import Method
 from harness.models import Model
 from harness.routing import Routers
 from harness.spec import Call, State, Step
+from methods.diffcr.fit import magnified, spread
 from methods.diffcr.ratios import Ratios
 
 COMPRESSING = [name for name in registry.methods if registry.methods.get(name).compresses]
@@ -247,11 +248,25 @@ def test_warm_routers_read_how_much_a_block_changes_a_token(model: Model) -> Non
         assert torch.corrcoef(both)[0, 1] > 0.3
 
 
+def test_a_layer_that_runs_one_bin_draws_it_by_proximity() -> None:
+    for share in (0.0, 0.2, 0.5, 1.0):
+        for layer in range(4):
+            drawn = [spread(step, layer) < share for step in range(500)]
+            assert sum(drawn) / 500 == pytest.approx(share, abs=0.01)
+
+
+def test_the_magnified_gradient() -> None:
+    share = torch.tensor(0.3, requires_grad=True)
+    out = magnified(share, 4)
+    out.backward()
+    assert out.item() == pytest.approx(0.3) and share.grad is not None and share.grad.item() == 4.0
+
+
 def test_two_bin_mixing_by_hand(model: Model) -> None:
     """At 12 % every block's output is 0.8 of the 10 % bin and 0.2 of the 20 % bin."""
     backbone = model.backbone
     method = build("diffcr", 0.2)
-    fitting = method.fitting(backbone, 4)
+    fitting = method.fitting(backbone, 4)  # at step 0 layer 0 runs both bins
     values, weight = fitting.module.ratios.values, fitting.module.routers.weight  # type: ignore[union-attr]
     torch.nn.init.normal_(weight, std=1.0)
     values.data.fill_(0.12)  # type: ignore[union-attr]

@@ -98,15 +98,23 @@ def test_flow_objective_by_hand() -> None:
     assert x.item() == pytest.approx(0.75 * 2 - 0.25) and target.item() == -3.0
 
 
-def test_a_batch_draws_its_timesteps_from_one_region() -> None:
+@pytest.mark.parametrize("regions", [1, 3, 4, 20])
+def test_a_batch_draws_its_timesteps_from_one_region(regions: int) -> None:
     objective = Objective(networks.scheduler(), 20)
-    seen = set()
-    for step in range(40):
-        timesteps, index = objective.draw_region(8, 4, generator(0, step))
-        regions = (objective.nearest_step(timesteps) * 4 // 20).tolist()
-        assert set(regions) == {index * 4 // 20}
-        seen.add(regions[0])
-    assert seen == {0, 1, 2, 3}
+    steps = []
+    for draw in range(400):
+        timesteps, index = objective.draw(8, regions, generator(0, draw))
+        nearest = (timesteps[:, None] - objective.timesteps).abs().argmin(1)
+        assert set((nearest * regions // 20).tolist()) == {index * regions // 20}
+        steps += nearest.tolist()
+    counts = torch.bincount(torch.tensor(steps), minlength=20)
+    assert counts.min() > 60  # every sampling step equally often: 160 on average, 8 at a time
+
+
+def test_one_sampling_step_draws_all_timesteps_around_it() -> None:
+    objective = Objective(networks.scheduler(), 1)
+    timesteps, index = objective.draw(100, 1, generator(0, 0))
+    assert index == 0 and timesteps.isfinite().all() and (timesteps >= 0).all() and (timesteps < 1000).all()
 
 
 def _fit(

@@ -168,15 +168,18 @@ class Backbone(ABC):
         def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             chain = tuple(self._advice[layer, part])
 
-            def run_from(depth: int) -> Callable[..., Tensor]:
+            def run_from(depth: int, held: Tensor | None) -> Callable[..., Tensor]:
                 def run(x: Tensor, index: Tensor | None = None) -> Tensor:
+                    # A subset of a subset is a subset of the grid.
+                    now = held if index is None else index if held is None else held.gather(1, index)
                     if depth == len(chain):
-                        return original(x, *args, **self.on_subset(kwargs, index))
-                    return chain[depth](Call(x, layer, part, self.step, self.grid, run_from(depth + 1), kwargs))
+                        return original(x, *args, **self.on_subset(kwargs, now))
+                    rest = run_from(depth + 1, now)
+                    return chain[depth](Call(x, layer, part, self.step, self.grid, rest, kwargs, now))
 
                 return run
 
-            out = run_from(0)(hidden_states)
+            out = run_from(0, None)(hidden_states)
             if out.shape != hidden_states.shape:
                 raise ValueError(
                     f"the {part} of layer {layer} gave a tensor of shape {tuple(out.shape)}, "

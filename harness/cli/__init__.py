@@ -8,7 +8,7 @@ import warnings
 
 import typer
 
-from harness.cli import fit, listing, run, train
+from harness.cli import fit, listing, maps, run, train
 from harness.errors import UserError
 
 # Before torch loads: its profiler and allocator would write notes of their own between our lines.
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("fit")(fit.fit)
 app.command("train")(train.train)
+app.command("maps")(maps.maps)
 app.command("list")(listing.list_)
 
 

@@ -21,6 +21,16 @@ def fit(
         float | None, typer.Option(help="Highest compression ratio; the fit climbs there in steps of 10 %.")
     ] = None,
     axes: Annotated[str | None, typer.Option(help="Shorthand for --set axes=..., where the method has it.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of images with metadata.jsonl (file_name, text) or a .txt beside each. "
+            "[default: the zoo model's own scenes]",
+            show_default=False,
+        ),
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out files of --data that are no good.")] = False,
+    lora_rank: Annotated[int | None, typer.Option(help="Shorthand for --set lora_rank=...")] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=VALUE of the method, its fit, or the loop.")
     ] = None,
@@ -38,7 +48,8 @@ def fit(
 
     load_plugins(plugin)
     cls = registry.methods.get(method)
-    pairs = dict(pair(text) for text in setting or []) | ({"axes": axes} if axes else {})
+    pairs = dict(pair(text) for text in setting or [])
+    pairs |= {name: value for name, value in {"axes": axes, "lora_rank": lora_rank}.items() if value is not None}
     groups: dict[Any, dict[str, Any]] = {cls.Settings: {}, cls.FitSettings: {}, FitOptions: {}}
     for name, value in pairs.items():
         owner = next((kind for kind in groups if name in kind.model_fields), None)
@@ -53,10 +64,12 @@ def fit(
     own = validated(cls.FitSettings, groups[cls.FitSettings])
     loaded = load(model, device=device or "cpu")
     trains = objects[0].fitting(loaded.backbone, 20, own).trains
-    identity = json.dumps([method, spec.settings, list(ratios), options.model_dump(), own.model_dump(), loaded.digest])
-    work = Path("results") / "runs" / "fits" / f"{method}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+    chosen = [method, spec.settings, list(ratios), options.model_dump(), own.model_dump(), loaded.digest, str(data)]
+    fits = Path("results") / "runs" / "fits"
+    work = fits / f"{method}-{hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:8]}"
+    samples = data_for(loaded, options, trains=trains, folder=data, work=fits, skip_bad=skip_bad)
     paths = run_fit(
-        objects, loaded, options, data_for(loaded, options, trains), out, work, own=own,
+        objects, loaded, options, samples, out, work, own=own,
         accelerator=Accelerator(cpu=(device or "cpu") == "cpu"),
     )  # fmt: skip
     print("\n".join(f"wrote {path}" for path in paths))

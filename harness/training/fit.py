@@ -27,6 +27,7 @@ from harness.method import Method, MethodSettings
 from harness.models import Model
 from harness.spec import Step
 from harness.training import checkpoints, lora
+from harness.training.data import Data, FolderData
 from harness.training.loop import Losses, Plan, train
 from harness.training.objective import Objective
 
@@ -44,16 +45,27 @@ class FitOptions(MethodSettings):
 
 
 class _Trained(nn.Module):
+    """The model and the method's own parameters in one module, so that several processes train both in step."""
+
     def __init__(self, transformer: nn.Module, own: nn.Module) -> None:
         super().__init__()
         self.transformer, self.own = transformer, own
+        self.channels = int(transformer.config.in_channels)  # type: ignore[union-attr,arg-type]
+
+    def forward(self, x: Tensor, t: Tensor, states: Tensor, masks: Tensor) -> Tensor:
+        """What the model says for noised latents (B, C, H, W) at timesteps (B,)."""
+        out = self.transformer(
+            x, encoder_hidden_states=states, encoder_attention_mask=masks, timestep=t,
+            added_cond_kwargs={"resolution": None, "aspect_ratio": None}, return_dict=False,
+        )[0]  # fmt: skip
+        return out[:, : self.channels]  # a learned variance is not trained
 
 
 def fit(
     methods: Sequence[Method],
     model: Model,
     options: FitOptions,
-    data: Any,
+    data: Data,
     out: Path,
     work: Path,
     *,
@@ -89,31 +101,23 @@ def fit(
 
     adapted = lora.inject(backbone, options.lora_rank) if options.lora_rank else []
     container = _Trained(backbone.transformer, fitting.module)
-    channels = int(backbone.transformer.config.in_channels)  # type: ignore[union-attr,arg-type]
-    goal = [0.0, 0.0, 1]
-
-    def predict(x: Tensor, t: Tensor, states: Tensor, masks: Tensor) -> Tensor:
-        out = backbone.transformer(
-            x, encoder_hidden_states=states, encoder_attention_mask=masks, timestep=t,
-            added_cond_kwargs={"resolution": None, "aspect_ratio": None}, return_dict=False,
-        )[0]  # fmt: skip
-        return out[:, :channels]  # a learned variance is not trained
+    goal = [0.0, 0.0, 1.0]
 
     def loss(module: nn.Module, step: int, generator: torch.Generator) -> Losses:
         # The target climbs over the first two fifths of a stage and then holds.
-        progress = step / goal[2]
-        share = min(1.0, 2.5 * (step + 1) / goal[2])
-        fitting.target(goal[0] + share * (goal[1] - goal[0]), progress)
+        start, end, length = goal
+        share = min(1.0, 2.5 * (step + 1) / length)
+        fitting.target(start + share * (end - start), step, int(length))
         clean, states, masks = data.batch(options.batch, generator)
-        t, index = objective.draw_region(len(clean), fitting.regions, generator)
+        t, index = objective.draw(len(clean), fitting.regions, generator)
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
         x, target = objective.noised(clean, t, noise)
         teacher = None
         if options.distill:
             with torch.no_grad(), lora.without(backbone) if adapted else nullcontext():
-                teacher = predict(x, t, states, masks)
+                teacher = container(x, t, states, masks)
         with backbone.at(Step(index, steps, float(t[0]))), fitting.attach():
-            said = predict(x, t, states, masks)
+            said = module(x, t, states, masks)
         terms = {"diffusion": F.mse_loss(said, target)}
         total = terms["diffusion"]
         if teacher is not None:
@@ -128,7 +132,7 @@ def fit(
     paths = []
     each = max(1, options.steps // len(methods))
     for stage, method in enumerate(methods):
-        goal[:] = [goal[1], method.ratio or 0.0, each]
+        goal[:] = [goal[1], method.ratio or 0.0, float(each)]
         groups: list[dict[str, Any]] = [{"params": adapted, "lr": options.lr}] if adapted else []
         for name, parameter in fitting.module.named_parameters():
             factor = next((f for prefix, f in fitting.groups.items() if name.startswith(prefix)), 1.0)
@@ -148,25 +152,27 @@ def fit(
     return paths
 
 
-def _watch(model: Model, objective: Objective, options: FitOptions, data: Any) -> None:
+def _watch(model: Model, objective: Objective, options: FitOptions, data: Data) -> None:
     """Dense forward passes on a quarter of the cached scenes, at all timesteps; nothing is trained."""
-    backbone = model.backbone
+    backbone, dense = model.backbone, _Trained(model.backbone.transformer, nn.Module())
     for batch in range(max(1, options.scenes // options.batch // 4)):
         generator = torch.Generator(model.device).manual_seed(1000 * (options.seed + 1) + batch)
         clean, states, masks = data.batch(options.batch, generator)
-        t, index = objective.draw_region(len(clean), 1, generator)
+        t, index = objective.draw(len(clean), 1, generator)
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
         with backbone.at(Step(index, objective.steps, float(t[0]))):
-            backbone.transformer(
-                objective.noised(clean, t, noise)[0], encoder_hidden_states=states, encoder_attention_mask=masks,
-                timestep=t, added_cond_kwargs={"resolution": None, "aspect_ratio": None}, return_dict=False,
-            )  # fmt: skip
+            dense(objective.noised(clean, t, noise)[0], t, states, masks)
 
 
-def data_for(model: Model, options: FitOptions, trains: bool) -> Any:
-    """The zoo renderer's scenes where the model was made from them. Raises UserError otherwise."""
+def data_for(
+    model: Model, options: FitOptions, *, trains: bool, folder: Path | None, work: Path, skip_bad: bool = False
+) -> Data:
+    """A folder's images and captions, or the scenes that the zoo model was made from. Raises UserError where there is
+    neither."""
+    if folder is not None:
+        return FolderData(model, folder, work / "data", skip_bad=skip_bad)
     if model.facts.get("scenes") != "shapes":
-        raise UserError(f"there is no training data for model {model.name!r}: fits run on zoo models so far")
+        raise UserError(f"model {model.name!r} brings no training data of its own; give --data FOLDER")
     from harness.zoo.shapes.data import SceneData
 
     return SceneData(model, options.scenes, "train" if trains else "calibration")

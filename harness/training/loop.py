@@ -105,7 +105,8 @@ def train(
             for optimizer, rates in zip(optimizers, base_rates, strict=True):
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * plan.factor(step)
-            terms = loss(prepared, step, generator(plan.seed, step, accelerator.device))
+            draw = step * accelerator.num_processes + accelerator.process_index  # every process its own samples
+            terms = loss(prepared, step, generator(plan.seed, draw, accelerator.device))
             accelerator.backward(terms["loss"])
             if plan.clip:
                 accelerator.clip_grad_norm_(prepared.parameters(), plan.clip)

@@ -26,27 +26,24 @@ class Objective:
         own.set_timesteps(steps)
         self.timesteps = torch.as_tensor(own.timesteps).float()  # (steps,), descending
         self.steps = steps
+        # The timesteps nearest to each sampling step: a fit meets what the sampler will visit, as often.
+        middle = (self.timesteps[:-1] + self.timesteps[1:]) / 2
+        first, last = (1.5 * t - 0.5 * other for t, other in zip(
+            self.timesteps[[0, -1]], self.timesteps[[min(1, steps - 1), max(steps - 2, 0)]], strict=True
+        ))  # fmt: skip
+        self.upper = torch.cat([first[None].clamp(max=self.horizon - 1), middle])  # (steps,)
+        self.lower = torch.cat([middle, last[None].clamp(min=0)])
 
-    def nearest_step(self, timesteps: Tensor) -> Tensor:
-        """The sampling step whose timestep is nearest, per element."""
-        return (timesteps[:, None].cpu() - self.timesteps[None]).abs().argmin(1)
-
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Training timesteps (count,): logit-normal for flow (Esser et al., 2024), uniform for noise prediction."""
+    def draw(self, count: int, regions: int, generator: torch.Generator) -> tuple[Tensor, int]:
+        """Training timesteps (count,) of one region, and the index of a sampling step in it. Every sampling step is
+        drawn as often as every other."""
         device = generator.device
-        if self.kind == "flow_prediction":
-            return torch.randn(count, generator=generator, device=device).sigmoid() * self.horizon
-        return torch.randint(self.horizon, (count,), generator=generator, device=device).float()
-
-    def draw_region(self, count: int, regions: int, generator: torch.Generator) -> tuple[Tensor, int]:
-        """Timesteps (count,) of one region, and the index of a sampling step in it. The region is that of a first
-        draw, so that over many batches the timesteps have the same distribution as without regions."""
-        drawn = self.draw(64 * count, generator)
-        index = self.nearest_step(drawn)  # (64 count,)
-        region = (index * regions // self.steps).clamp(max=regions - 1)
-        same = (region == region[0]).nonzero().flatten()
-        rows = same[torch.arange(count) % len(same)]  # a rare region may repeat a timestep; the noise still differs
-        return drawn[rows.to(drawn.device)], int(index[0])
+        step = int(torch.randint(self.steps, (1,), generator=generator, device=device))
+        region = step * regions // self.steps
+        start, end = (-(-part * self.steps // regions) for part in (region, region + 1))  # its steps: start..end - 1
+        index = torch.randint(start, end, (count,), generator=generator, device=device)
+        share = torch.rand(count, generator=generator, device=device)
+        return torch.lerp(self.lower.to(device)[index], self.upper.to(device)[index], share), step
 
     def noised(self, clean: Tensor, timesteps: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Noised latents and the target, both (B, C, H, W)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from pydantic import Field
@@ -30,6 +31,13 @@ class DiffCRFit(RoutingFit):
         "target, and falls back otherwise (the paper adjusts it by hand for text-to-image); 1 keeps it fixed",
     )
     ratio_lr: float = Field(15.0, gt=0, description="multiple of the base learning rate for the ratios (ours)")
+    every: int = Field(
+        4,
+        ge=1,
+        description="a layer runs both its bins, which the ratio's gradient needs, in one of this many steps, and in "
+        "the others one of them, drawn by proximity; the gradient is scaled to match (ours; 1 is the paper's form, "
+        "which doubles the cost of a step)",
+    )
     settle: float = Field(
         0.4,
         ge=0,
@@ -51,29 +59,51 @@ class _Learned(nn.Module):
         self.ratios = Ratios(backbone.layers, regions, bin_width)
 
 
+@dataclass
+class _Now:
+    """Where the fit stands."""
+
+    bins: Tensor
+    target: float = 0.0
+    step: int = 0
+    settled: bool = False
+
+
+def spread(step: int, layer: int) -> float:
+    """A number in 0..1 per step and layer, spread evenly over the steps (an additive recurrence with the golden ratio),
+    so that draws made with it vary less than random ones and a resumed fit repeats them."""
+    return (step * 0.6180339887498949 + layer * 0.7548776662466927) % 1.0
+
+
+def magnified(share: Tensor, factor: int) -> Tensor:
+    """The same value with a gradient that is `factor` times as large."""
+    return share.detach() + factor * (share - share.detach())
+
+
 def fitting(backbone: Backbone, steps: int, by_timestep: bool, options: DiffCRFit) -> Fitting:
     """Two-bin mixing around every block, and the loss that pulls the mean ratio to the target."""
     learned = _Learned(backbone, options.regions if by_timestep else 1, options.bin_width)
     ratios, routed = learned.ratios, Routed(options.rescale, options.score_scale)
     shares = step_shares(steps, ratios.regions)
     learned.register_buffer("coefficient", torch.tensor(options.coefficient))
-    target, settled = [0.0], [False]
 
     def frozen() -> Tensor:
         return ratios.frozen(shares if options.rounding == "balanced" else None)
 
-    bins = [frozen()]
+    now = _Now(frozen())
 
     def block(call: Call) -> Tensor:
         region = region_of(call.step.index, call.step.count, ratios.regions)
-        if settled[0]:
-            ratio = float(bins[0][call.layer, region])
-            return routed.block(call, learned.routers.weight[call.layer], kept_count(ratio, call.x.shape[1]))
-        low, high, share = ratios.bracket(call.layer, region)
         tokens, weight = call.x.shape[1], learned.routers.weight[call.layer]
+        if now.settled:
+            return routed.block(call, weight, kept_count(float(now.bins[call.layer, region]), tokens))
+        low, high, share = ratios.bracket(call.layer, region)
+        if (now.step + call.layer) % options.every:
+            chosen = high if spread(now.step, call.layer) < float(share.detach()) else low
+            return routed.block(call, weight, kept_count(chosen, tokens))
         fewer = routed.block(call, weight, kept_count(high, tokens))
         more = routed.block(call, weight, kept_count(low, tokens))
-        return mix(more, fewer, share)
+        return mix(more, fewer, magnified(share, options.every))
 
     @contextmanager
     def attach() -> Iterator[None]:
@@ -83,23 +113,22 @@ def fitting(backbone: Backbone, steps: int, by_timestep: bool, options: DiffCRFi
     def mean() -> Tensor:
         return ratios.mean(shares.to(ratios.values.device))
 
-    def aim(ratio: float, progress: float) -> None:
-        target[0] = ratio
-        settled[0] = progress >= 1 - options.settle
-        if settled[0]:
-            bins[0] = frozen()
+    def aim(ratio: float, step: int, steps: int) -> None:
+        now.target, now.step, now.settled = ratio, step, step >= (1 - options.settle) * steps
+        if now.settled:
+            now.bins = frozen()
 
     def losses() -> dict[str, Tensor]:
-        if settled[0]:
-            return {}
-        return {"ratio_loss": learned.coefficient * (mean() - target[0]) ** 2}
+        if now.settled:
+            return {"ratio_loss": learned.coefficient.new_zeros(())}
+        return {"ratio_loss": learned.coefficient * (mean() - now.target) ** 2}
 
     @torch.no_grad()
     def after_step() -> None:
-        if settled[0]:
+        if now.settled:
             return
         ratios.clamp()
-        behind = abs(float(mean()) - target[0]) > options.bin_width / 10
+        behind = abs(float(mean()) - now.target) > options.bin_width / 10
         factor = options.adjust if behind else 1 / options.adjust
         learned.coefficient.mul_(factor).clamp_(options.coefficient, 1e4 * options.coefficient)
 

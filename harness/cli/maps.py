@@ -1,0 +1,51 @@
+"""`python -m harness maps`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.options import Device, Plugins, floats, load_plugins
+
+
+def maps(
+    methods: Annotated[str, typer.Option(help="Methods, comma-separated.")] = "diffcr",
+    model: Annotated[str, typer.Option(help="Zoo model or pipeline folder.")] = "shapes",
+    ratios: Annotated[str, typer.Option(help="Compression ratios.")] = "0.3",
+    case: Annotated[int, typer.Option(min=0, help="Which of the task's cases to draw, from 0.")] = 0,
+    prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt per line.")] = None,
+    adapters: Annotated[list[Path] | None, typer.Option(help="Folder of fitted adapters; may be repeated.")] = None,
+    device: Device = None,
+    plugin: Plugins = None,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("results") / "maps",
+) -> None:
+    """Draw which tokens each method keeps, by layer and step, while one image forms; router scores and learned ratios
+    where a method has them."""
+    from harness import config, plan
+    from harness.maps import record
+    from results.maps import ratio_table, token_maps
+
+    load_plugins(plugin)
+    values = {
+        "methods": methods, "model": model, "ratios": floats("--ratios", ratios), "cases": max(2, case + 1),
+        "prompts": prompts, "adapters": tuple(adapters or ()), "device": device or "cpu",
+    }  # fmt: skip
+    made = plan.make(config.build(values))
+    for point in made.points[1:]:
+        found = record(made.model, made.task, made.cases[case], point.method, point.state)
+        name = point.label.replace(" %", "").replace(" ", "-")
+        written = [token_maps(
+            found.keep, found.images, out / f"{name}-kept.png", title=f"{point.label}: kept tokens",
+            label="share of CFG halves that keep the token",
+        )]  # fmt: skip
+        if found.scores is not None:
+            written.append(token_maps(
+                found.scores, found.images, out / f"{name}-scores.png", title=f"{point.label}: router scores",
+                label="score, mean of CFG halves",
+            ))  # fmt: skip
+        if point.state is not None and "ratios" in point.state.tensors:
+            table = point.state.tensors["ratios"].tolist()
+            written.append(ratio_table(table, out / f"{name}-ratios.png", title=f"{point.label}: ratios at inference"))
+        print("\n".join(f"wrote {path}" for path in written))

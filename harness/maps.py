@@ -1,0 +1,94 @@
+"""Which tokens a method keeps, by layer and sampling step, while one image forms.
+
+Letters: T sampling steps, L layers, H W token grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.attach import attached
+from harness.backbones.base import follow
+from harness.metric import images_to_uint8
+from harness.models import Model
+from harness.spec import Call, Case, State
+from harness.task import Task
+
+
+@dataclass(frozen=True)
+class Maps:
+    """keep: (T, L, H, W), the share of the CFG halves in which a token went through the layer. scores: (T, L, H, W),
+    the routers' scores in 0..1, None for a method without routers. images: (T, h, w, 3) uint8, the clean image that the
+    sampler expects after each step."""
+
+    keep: np.ndarray
+    scores: np.ndarray | None
+    images: np.ndarray
+
+
+def record(model: Model, task: Task, case: Case, method: Any, state: State | None) -> Maps:
+    """Generate one image and watch. A layer that a method leaves alone keeps all its tokens; so does one whose tokens
+    are merged, because merged tokens have no place of their own."""
+    backbone, steps = model.backbone, task.steps
+    keep: dict[tuple[int, int], Tensor] = {}
+    scores: dict[tuple[int, int], Tensor] = {}
+    routers = None if state is None else state.tensors.get("router")
+
+    def outer(call: Call) -> Tensor:
+        if routers is not None:
+            weight = routers[call.layer].to(call.x)
+            scores[call.step.index, call.layer] = (call.x @ weight).sigmoid().float().mean(0).cpu()
+        return call.run(call.x)
+
+    def inner(call: Call) -> Tensor:
+        kept = torch.ones(call.grid.tokens)
+        if call.index is not None:
+            kept = torch.zeros(call.index.shape[0], call.grid.tokens).scatter(1, call.index.cpu(), 1.0).mean(0)
+        keep[call.step.index, call.layer] = kept
+        return call.run(call.x)
+
+    task.prepare([case])
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(follow(backbone, model.pipeline))
+        stack.enter_context(backbone.advise("block", outer))
+        stack.enter_context(attached(backbone, method, state))
+        stack.enter_context(backbone.advise("block", inner))
+        clean = stack.enter_context(_expected(model.pipeline.scheduler))
+        task.generate([case])
+        grid = backbone.grid
+        vae = model.pipeline.vae
+        shift = getattr(vae.config, "shift_factor", None) or 0.0
+        decoded = [vae.decode(x / vae.config.scaling_factor + shift).sample / 2 + 0.5 for x in clean]
+
+    def stacked(found: dict[tuple[int, int], Tensor]) -> np.ndarray:
+        shape = (steps, backbone.layers, grid.height, grid.width)
+        return (
+            torch.stack([found[t, layer] for t in range(steps) for layer in range(backbone.layers)]).view(shape).numpy()
+        )
+
+    return Maps(stacked(keep), stacked(scores) if scores else None, images_to_uint8(torch.cat(decoded)))
+
+
+@contextmanager
+def _expected(scheduler: Any) -> Iterator[list[Tensor]]:
+    """The clean latents that the sampler expects at every step, for samplers that keep them (DPM-Solver++)."""
+    seen: list[Tensor] = []
+    original = scheduler.convert_model_output
+
+    def convert(*args: Any, **kwargs: Any) -> Tensor:
+        seen.append(original(*args, **kwargs))
+        return seen[-1]
+
+    scheduler.convert_model_output = convert
+    try:
+        yield seen
+    finally:
+        del scheduler.convert_model_output

@@ -1,0 +1,159 @@
+"""What fits train on: latents and prompt states, encoded once.
+
+Letters: M samples, B batch, C latent channels, L text tokens, D text width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from harness.errors import UserError
+from harness.training import checkpoints
+
+_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_SHARD = 64
+_DROPPED = 0.1  # share of the captions that a batch drops, for classifier-free guidance
+
+
+class Data(Protocol):
+    """Draws batches; everything random comes from the generator, whose device is the batch's."""
+
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents (B, C, h, w), prompt states (B, L, D) and their masks (B, L)."""
+        ...
+
+
+@torch.no_grad()
+def encode(model: Any, images: Tensor, captions: list[str]) -> dict[str, Tensor]:
+    """Images (B, 3, H, W) in 0..1 and captions as latents, prompt states and masks."""
+    vae = model.pipeline.vae
+    pixels = images.to(model.device, next(vae.parameters()).dtype) * 2 - 1
+    shift = getattr(vae.config, "shift_factor", None) or 0.0
+    latents = (vae.encode(pixels).latent_dist.mode() - shift) * vae.config.scaling_factor
+    states, masks = model.encode(captions)[:2]
+    return {"latents": latents, "states": states, "masks": masks}
+
+
+def drawn(
+    rows: Mapping[str, Tensor], empty: Mapping[str, Tensor], generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch from encoded rows, some of their captions dropped."""
+    device = generator.device
+    dropped = torch.rand(len(rows["latents"]), generator=generator, device=device) < _DROPPED
+    states = torch.where(dropped[:, None, None], empty["states"].to(device), rows["states"].to(device))
+    masks = torch.where(dropped[:, None], empty["masks"].to(device), rows["masks"].to(device))
+    return rows["latents"].to(device), states, masks
+
+
+class FolderData:
+    """A folder of images with captions: `metadata.jsonl` (file_name, text) or a .txt file beside each image.
+
+    Images are resized and centre-cropped to the model's own resolution. Encoded samples go to `cache` in shards, in
+    half precision; an interrupted encoding goes on from the last shard. Raises UserError where the folder holds nothing
+    to train on, or where files are empty, unreadable or without a caption and `skip_bad` is off.
+    """
+
+    def __init__(self, model: Any, folder: Path, cache: Path, *, skip_bad: bool = False) -> None:
+        pairs, bad = _pairs(folder)
+        usable = []
+        for path, caption in pairs:
+            (usable.append((path, caption)) if _readable(path) else bad.append(f"{path.name} is no readable image"))
+        if bad and not skip_bad:
+            more = f", and {len(bad) - 3} more" if len(bad) > 3 else ""
+            raise UserError(
+                f"data folder {folder}: {len(bad)} bad files: {'; '.join(bad[:3])}{more}; mend them or pass --skip-bad"
+            )
+        if not usable:
+            raise UserError(
+                f"data folder {folder} holds no image with a caption; expected metadata.jsonl with file_name and text, "
+                "or a .txt file beside each image"
+            )
+        self.model, self.pairs, self.skipped = model, usable, bad
+        name = [(str(p), p.stat().st_size, c) for p, c in usable]
+        self.cache = cache / hashlib.sha256(json.dumps([model.digest, name]).encode()).hexdigest()[:12]
+        self._encode()
+
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        pick = torch.randint(len(self.pairs), (size,), generator=generator, device=generator.device).tolist()
+        found = [self._row(row) for row in pick]
+        rows = {name: torch.cat([row[name] for row in found]).float() for name in ("latents", "states")}
+        return drawn(rows | {"masks": torch.cat([row["masks"] for row in found])}, self._empty, generator)
+
+    def _row(self, row: int) -> dict[str, Tensor]:
+        shard, place = divmod(row, _SHARD)
+        with safe_open(self._shard(shard), framework="pt") as handle:
+            return {name: handle.get_slice(name)[place : place + 1] for name in ("latents", "states", "masks")}
+
+    def _shard(self, index: int) -> Path:
+        return self.cache / f"{index:06d}.safetensors"
+
+    def _encode(self) -> None:
+        size = _resolution(self.model)
+        for start in range(0, len(self.pairs), _SHARD):
+            path = self._shard(start // _SHARD)
+            if path.exists():
+                continue
+            some = self.pairs[start : start + _SHARD]
+            parts = [encode(self.model, _image(p, size)[None], [caption]) for p, caption in some]
+            rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            checkpoints.save(path, rows | {k: rows[k].half() for k in ("latents", "states")}, {"files": len(some)})
+        states, masks = self.model.encode([""])[:2]
+        self._empty = {"states": states.float(), "masks": masks}
+
+
+def _pairs(folder: Path) -> tuple[list[tuple[Path, str]], list[str]]:
+    """(image, caption) in a fixed order, and what is wrong with the others."""
+    if not folder.is_dir():
+        raise UserError(f"data folder {folder} does not exist")
+    table = folder / "metadata.jsonl"
+    pairs: list[tuple[Path, str]] = []
+    bad: list[str] = []
+    if table.is_file():
+        for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                pairs.append((folder / row["file_name"], str(row["text"])))
+            except (ValueError, KeyError, TypeError):
+                bad.append(f"line {number} of {table.name} has no file_name and text")
+    else:
+        for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in _IMAGES):
+            text = path.with_suffix(".txt")
+            caption = text.read_text(encoding="utf-8").strip() if text.is_file() else ""
+            pairs.append((path, caption)) if caption else bad.append(f"{path.name} has no caption in {text.name}")
+    return pairs, bad
+
+
+def _readable(path: Path) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return True
+
+
+def _resolution(model: Any) -> int:
+    """The side of the square images that the model was made for, in pixels."""
+    latent = int(model.backbone.transformer.config.sample_size)
+    return latent * 2 ** (len(model.pipeline.vae.config.block_out_channels) - 1)
+
+
+def _image(path: Path, size: int) -> Tensor:
+    from PIL import Image
+    from torchvision.transforms import functional as T  # noqa: N812
+
+    with Image.open(path) as image:
+        pixels = T.to_tensor(image.convert("RGB"))  # (3, H, W) in 0..1
+    return T.center_crop(T.resize(pixels, [size], antialias=True), [size, size])

@@ -1,0 +1,90 @@
+"""Fits on a user's own folder of images and captions."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torchvision.transforms.functional import to_pil_image
+
+from harness.config import MethodSpec, settings_of
+from harness.errors import UserError
+from harness.models import Model
+from harness.training import checkpoints, fit
+from harness.training.data import FolderData, encode
+from harness.zoo.shapes import scene
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    out = tmp_path / "data"
+    out.mkdir()
+    scenes = scene.sample("train", range(5))
+    lines = []
+    for i, (image, caption) in enumerate(zip(scene.render(scenes)[0], scenes.captions(), strict=True)):
+        to_pil_image(image).resize((96, 64)).save(out / f"{i}.png")  # cropped to the model's 64 x 64
+        lines.append(json.dumps({"file_name": f"{i}.png", "text": caption}))
+    (out / "metadata.jsonl").write_text("\n".join(lines))
+    return out
+
+
+def test_batches_hold_the_folders_own_samples(model: Model, folder: Path, tmp_path: Path) -> None:
+    data = FolderData(model, folder, tmp_path / "cache")
+    latents, states, masks = data.batch(4, torch.Generator().manual_seed(0))
+    assert latents.shape == (4, 6, 16, 16) and states.shape[0] == 4 and masks.shape == states.shape[:2]
+    again = FolderData(model, folder, tmp_path / "cache").batch(4, torch.Generator().manual_seed(0))
+    assert torch.equal(latents, again[0]) and torch.equal(states, again[1])
+    rows = torch.cat([data._row(i)["latents"] for i in range(5)]).float()
+    assert all((rows == latent).flatten(1).all(1).any() for latent in latents)
+
+
+def test_txt_files_beside_the_images_say_the_same(model: Model, folder: Path, tmp_path: Path) -> None:
+    first = FolderData(model, folder, tmp_path / "a")
+    for line in (folder / "metadata.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        (folder / row["file_name"]).with_suffix(".txt").write_text(row["text"])
+    (folder / "metadata.jsonl").unlink()
+    second = FolderData(model, folder, tmp_path / "b")
+    for one, other in zip(
+        first.batch(3, torch.Generator().manual_seed(1)), second.batch(3, torch.Generator().manual_seed(1)), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+def test_bad_files_are_named_and_left_out_only_when_told(model: Model, folder: Path, tmp_path: Path) -> None:
+    (folder / "3.png").write_bytes(b"")
+    with open(folder / "metadata.jsonl", "a") as handle:
+        handle.write('\n{"file_name": "9.png"}')
+    with pytest.raises(UserError, match=r"2 bad files: line 6 .* has no file_name and text; 3\.png is no readable"):
+        FolderData(model, folder, tmp_path / "cache")
+    data = FolderData(model, folder, tmp_path / "cache", skip_bad=True)
+    assert len(data.pairs) == 4 and len(data.skipped) == 2
+    with pytest.raises(UserError, match="holds no image with a caption"):
+        FolderData(model, tmp_path / "cache", tmp_path / "cache")
+    with pytest.raises(UserError, match="does not exist"):
+        FolderData(model, tmp_path / "nowhere", tmp_path / "cache")
+
+
+def test_latents_decode_to_the_images(model: Model) -> None:
+    """The scaling is the pipeline's: what is encoded here is what its decoder expects."""
+    images = scene.render(scene.sample("train", range(2)))[0]
+    rows = encode(model, images, ["a", "b"])
+    vae = model.pipeline.vae
+    with torch.no_grad():
+        direct = vae.decode(vae.encode(images * 2 - 1).latent_dist.mode()).sample
+        through = vae.decode(rows["latents"] / vae.config.scaling_factor).sample
+    assert torch.allclose(direct, through, atol=1e-4)
+
+
+def test_a_plain_fine_tuning_on_a_folder(model: Model, folder: Path, tmp_path: Path) -> None:
+    methods = settings_of(MethodSpec(name="dense-ft"), ())
+    options = fit.FitOptions(steps=3, batch=2, lora_rank=2)
+    data = fit.data_for(model, options, trains=True, folder=folder, work=tmp_path)
+    (path,) = fit.fit(
+        methods, model, options, data, tmp_path / "out", tmp_path / "work", accelerator=Accelerator(cpu=True)
+    )
+    tensors, facts = checkpoints.load(path)
+    assert path.stem == facts["method"] == "dense-ft"
+    assert tensors and all(name.startswith("lora.") for name in tensors)
+    assert any(tensor.abs().sum() > 0 for name, tensor in tensors.items() if name.endswith(".B"))
