@@ -7,6 +7,7 @@ from harness.backbones.pixart import PixArt
 from harness.errors import UserError
 from harness.models import Model
 from harness.spec import Call, Step
+from harness.tokens import scatter, take
 
 
 def forward(backbone: PixArt, batch: int = 2, size: tuple[int, int] = (16, 16)) -> Tensor:
@@ -53,6 +54,29 @@ def test_the_model_comes_back_whatever_is_raised(backbone: PixArt) -> None:
         forward(backbone)
     assert all("forward" not in vars(module) for module in backbone.transformer.modules())
     assert torch.equal(forward(backbone), before)
+
+
+def test_a_subset_of_a_subset_knows_its_place_in_the_grid(backbone: PixArt) -> None:
+    seen: list[Tensor | None] = []
+
+    def half(call: Call) -> Tensor:  # every second of the tokens that come in
+        index = torch.arange(0, call.x.shape[1], 2).expand(len(call.x), -1)
+        return scatter(call.x, index, call.run(take(call.x, index), index))
+
+    def watch(call: Call) -> Tensor:
+        seen.append(call.index)
+        return call.run(call.x)
+
+    with (
+        backbone.advise("block", watch, [0]),
+        backbone.advise("block", half, [0]),
+        backbone.advise("block", half, [0]),
+        backbone.advise("block", watch, [0]),
+    ):
+        forward(backbone)
+    outer, inner = seen
+    assert outer is None
+    assert inner is not None and torch.equal(inner, torch.arange(0, 256, 4).expand(2, -1))
 
 
 def test_the_first_advice_is_outermost(backbone: PixArt) -> None:

@@ -6,12 +6,12 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given
+from support import build, state_for
 from torch import Tensor
 
 from harness import registry
 from harness.attach import attached
 from harness.backbones.base import follow
-from harness.backbones.pixart import PixArt
 from harness.measure import flops
 from harness.method import Method
 from harness.models import Model
@@ -21,27 +21,6 @@ from methods.diffcr.fit import magnified, spread
 from methods.diffcr.ratios import Ratios
 
 COMPRESSING = [name for name in registry.methods if registry.methods.get(name).compresses]
-
-
-def state_for(method: Method, backbone: PixArt) -> State | None:
-    """An adapter state without a fit: random routers, every ratio as asked for."""
-    if not method.needs_state:
-        return None
-    generator = torch.Generator().manual_seed(1)
-    ratio = method.ratio or 0.0
-    tensors = {
-        "router": torch.randn(backbone.layers, backbone.width, generator=generator),
-        "ratios": torch.full((backbone.layers, 2), ratio),
-        "importance": torch.rand(backbone.layers, 16, 16, generator=generator),
-        "lora.transformer_blocks.0.attn1.to_q.A": torch.zeros(2, backbone.width),
-        "lora.transformer_blocks.0.attn1.to_q.B": torch.zeros(backbone.width, 2),
-    }
-    return State(tensors, {"rescale": "mlp", "score_scale": 2.0, "steps": 4})
-
-
-def build(name: str, ratio: float) -> Method:
-    cls = registry.methods.get(name)
-    return cls(cls.Settings.model_validate({"ratio": ratio} if "ratio" in cls.Settings.model_fields else {}))
 
 
 def on(model: Model, method: Method | None) -> AbstractContextManager[object]:
