@@ -84,7 +84,7 @@ def test_checkpoints_round_trip(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
     module = nn.Linear(1, 1)
-    with pytest.raises(FloatingPointError, match="not finite at step 0"):
+    with pytest.raises(UserError, match=r"stopped at step 0: the loss is not finite .* no checkpoint"):
         train(
             "nan", module, lambda m, _s, _g: {"loss": m.weight.sum() * float("nan")},
             [torch.optim.SGD(module.parameters(), lr=0.1)], Plan(steps=3), tmp_path, accelerator=Accelerator(cpu=True),

@@ -25,7 +25,7 @@ from torch.optim import AdamW
 from harness.errors import UserError
 from harness.method import Method, MethodSettings
 from harness.models import Model
-from harness.spec import Step
+from harness.spec import State, Step
 from harness.training import checkpoints, lora
 from harness.training.data import Data, FolderData
 from harness.training.loop import Losses, Plan, train
@@ -146,10 +146,22 @@ def fit(
         )  # fmt: skip
         state = fitting.state()
         tensors = {**state.tensors, **(lora.tensors(backbone) if adapted else {})}
-        path = out / f"{method.adapter()}.safetensors"
-        checkpoints.save(path, tensors, {**facts, **state.facts, "settings": method.settings.model_dump(mode="json")})
+        honest = _named_as_reached(method, state, accelerator)
+        path = out / f"{honest.adapter()}.safetensors"
+        checkpoints.save(path, tensors, {**facts, **state.facts, "settings": honest.settings.model_dump(mode="json")})
         paths.append(path)
     return paths
+
+
+def _named_as_reached(method: Method, state: State, accelerator: Accelerator) -> Method:
+    """The method with the ratio that its fit really reached, where that is more than two points off the target."""
+    reached = method.reached(state)
+    if reached is None or method.ratio is None or abs(reached - method.ratio) <= 0.02:
+        return method
+    accelerator.print(
+        f"warning: the fit aimed at a ratio of {method.ratio:g} and reached {reached:.3f}, which names its adapter"
+    )
+    return type(method)(method.settings.model_copy(update={"ratio": round(reached, 2)}))
 
 
 def _watch(model: Model, objective: Objective, options: FitOptions, data: Data) -> None:

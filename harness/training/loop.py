@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from harness.errors import UserError
 from harness.training import checkpoints
 
 Losses = dict[str, Tensor]
@@ -71,7 +72,8 @@ def train(
 
     `loss(module, step, generator)` returns the terms to log; the one named "loss" is minimised. `trainable` names
     the state-dict entries worth a checkpoint (an adapter leaves the frozen model out). `after_step(step)` runs
-    after each optimizer step. Checkpoints and `log.csv` go to `folder`; a finished stage is returned at once.
+    after each optimizer step. Checkpoints and the log go to `folder`; a finished stage is returned at once. Raises
+    UserError where the loss or a weight stops being finite; the last good checkpoint stays.
     """
     path = folder / f"{name}.safetensors"
     average = {k: v.detach().clone() for k, v in module.state_dict().items() if trainable(k)} if plan.average else {}
@@ -95,8 +97,14 @@ def train(
         if step < plan.steps:
             for i, optimizer in enumerate(optimizers):
                 tensors |= checkpoints.optimizer_tensors(optimizer, f"optimizer{i}")
+        if not all(bool(v.isfinite().all()) for v in tensors.values() if v.is_floating_point()):
+            raise diverged(step, "a weight is not finite")
         if accelerator.is_main_process:
             checkpoints.save(path, tensors, {"step": step, "steps": plan.steps})
+
+    def diverged(step: int, what: str) -> UserError:
+        kept = f"{path} holds the last good step" if path.exists() else "no checkpoint was written yet"
+        return UserError(f"training {name!r} stopped at step {step}: {what}; {kept}. Lower the learning rate")
 
     saved, module_was_training = time.monotonic(), module.training
     module.train()
@@ -119,7 +127,7 @@ def train(
             if step % plan.log_every == 0 or step == plan.steps - 1:
                 values = {k: float(v.detach()) for k, v in terms.items()}
                 if not all(math.isfinite(v) for v in values.values()):
-                    raise FloatingPointError(f"{name}: the loss is not finite at step {step}: {values}")
+                    raise diverged(step, f"the loss is not finite ({values})")
                 log.write(step, values)
                 advance(step + 1, values)
             if time.monotonic() - saved > plan.save_seconds:

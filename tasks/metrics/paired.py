@@ -9,7 +9,7 @@ from results.record import Estimate
 from results.statistics import bootstrap
 from tasks.metrics import features
 
-_CEILING = 60.0  # dB: one level in one pixel of a 64 x 64 image is further than this; identical images get it, too
+_CEILING = 60.0  # dB, a root mean square error of a quarter of an 8-bit level: what identical images get
 
 
 class Paired(Metric):
