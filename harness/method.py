@@ -34,6 +34,16 @@ class RatioSettings(MethodSettings):
     ratio: float = Field(0.2, ge=0.0, le=0.9, description="compression ratio: share of tokens that are spared")
 
 
+class SeedSettings(MethodSettings):
+    """Settings of a method with an adapter that is trained."""
+
+    seed: int = Field(0, ge=0, description="training seed of the adapter")
+
+
+class FittedSettings(RatioSettings, SeedSettings):
+    """Settings of a method with a compression ratio and a trained adapter."""
+
+
 @dataclass(frozen=True)
 class Fitting:
     """What a method hands to the shared training loop.
@@ -90,7 +100,13 @@ class Method(ABC):
 
     def adapter(self) -> str:
         """The name of the adapter state that these settings need."""
-        return f"{self.name}-{round(100 * (self.ratio or 0)):02d}"
+        return f"{self.name}-{round(100 * (self.ratio or 0)):02d}{self.seed_suffix}"
+
+    @property
+    def seed_suffix(self) -> str:
+        """What tells the adapters of further training seeds from that of seed 0."""
+        seed = getattr(self.settings, "seed", 0)
+        return f"-s{seed}" if seed else ""
 
     @abstractmethod
     @contextmanager

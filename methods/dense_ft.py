@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from torch import nn
 
 from harness.backbones.base import Backbone
-from harness.method import Fitting, Method, MethodSettings
+from harness.method import Fitting, Method, MethodSettings, SeedSettings
 from harness.spec import State
 
 
@@ -20,13 +20,13 @@ class DenseFT(Method):
     """Every token goes through every layer, with fine-tuned weights (LoRA)."""
 
     name = "dense-ft"
-    Settings = MethodSettings
+    Settings = SeedSettings
     parts = frozenset()
     needs_state = True
     compresses = False
 
     def adapter(self) -> str:
-        return self.name
+        return f"{self.name}{self.seed_suffix}"
 
     @contextmanager
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:

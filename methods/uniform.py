@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from torch import Tensor
 
 from harness.backbones.base import Backbone
-from harness.method import Fitting, Method, MethodSettings
+from harness.method import FittedSettings, Fitting, Method, MethodSettings
 from harness.routing import Routed, Routers, RoutingFit
 from harness.spec import Call, State
 from harness.tokens import kept_count
@@ -19,6 +19,7 @@ class Uniform(Method):
     """The int((1 - c) N) tokens with the highest scores go through each block."""
 
     name = "uniform"
+    Settings = FittedSettings
     FitSettings = RoutingFit
     parts = frozenset({"block", "mlp"})
     needs_state = True

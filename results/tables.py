@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from results import markdown, terminal
+from results import markdown, seeds, terminal
 from results.files import write_atomic
 from results.formatting import compact_json, number
 from results.pareto import Better, comparable, front, front_share
@@ -104,16 +104,21 @@ class Table:
         return write_atomic(path, self.frame.to_csv(index=False, lineterminator="\n"))
 
     def write(self, folder: str | Path) -> list[Path]:
-        """Write tables/results.csv, tables/pareto.csv and tables/pareto.md below `folder`; returns their paths."""
+        """Write tables/results.csv, tables/pareto.csv and tables/pareto.md below `folder`, and tables/seeds.csv where a
+        method stands there with several training seeds; returns their paths."""
         tables = Path(folder) / "tables"
         parts = [points.assign(cost_axis=cost, metric=quality) for cost, quality, points in self.fronts()]
         columns = ["cost_axis", "metric", *PARETO]
         fronts = pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns)
-        return [
+        written = [
             self.to_csv(tables / "results.csv"),
             write_atomic(tables / "pareto.csv", fronts.to_csv(index=False, lineterminator="\n")),
             write_atomic(tables / "pareto.md", markdown.render(self)),
         ]
+        if seeds.several(self.records):
+            content = seeds.pooled(self.records).to_csv(index=False, lineterminator="\n")
+            written.append(write_atomic(tables / "seeds.csv", content))
+        return written
 
     def print(self, console: Console | None = None) -> None:
         """Print a table for the terminal, one per group of comparable points, at most 120 columns wide."""

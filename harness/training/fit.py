@@ -41,7 +41,6 @@ class FitOptions(MethodSettings):
     lora_rank: int = Field(16, ge=0, description="rank of the LoRA on all linear layers of the blocks; 0: none")
     distill: float = Field(1.0, ge=0, description="weight of the distance to the dense model's prediction")
     scenes: int = Field(2048, ge=64, description="training scenes whose latents are cached")
-    seed: int = Field(0, ge=0)
 
 
 class _Trained(nn.Module):
@@ -79,6 +78,7 @@ def fit(
     to fit.
     """
     first, backbone = methods[0], model.backbone
+    seed = getattr(first.settings, "seed", 0)
     steps = int(model.facts.get("defaults", {}).get("steps", 20))
     objective = Objective(model.pipeline.scheduler, steps)
     fitting = first.fitting(backbone, steps, own)
@@ -92,14 +92,14 @@ def fit(
     }
     if fitting.observe is not None:
         with torch.no_grad(), fitting.observe():
-            _watch(model, objective, options, data)
+            _watch(model, objective, options, data, seed)
     if not fitting.trains:
         state = fitting.state()
         path = out / f"{first.adapter()}.safetensors"
         checkpoints.save(path, state.tensors, {**facts, **state.facts})
         return [path]
 
-    adapted = lora.inject(backbone, options.lora_rank) if options.lora_rank else []
+    adapted = lora.inject(backbone, options.lora_rank, seed) if options.lora_rank else []
     container = _Trained(backbone.transformer, fitting.module)
     goal = [0.0, 0.0, 1.0]
 
@@ -138,7 +138,7 @@ def fit(
             factor = next((f for prefix, f in fitting.groups.items() if name.startswith(prefix)), 1.0)
             groups.append({"params": [parameter], "lr": options.lr * factor})
         optimizer = AdamW(groups, lr=options.lr, betas=(0.9, 0.98), weight_decay=0.0)
-        plan = Plan(steps=each, warmup=10, decay=0.4, seed=1000 * (options.seed + 1) + stage, log_every=5)
+        plan = Plan(steps=each, warmup=10, decay=0.4, seed=1000 * (seed + 1) + stage, log_every=5)
         train(
             method.adapter(), container, loss, [optimizer], plan, work, accelerator=accelerator,
             trainable=lambda name: name.startswith("own.") or "lora_" in name,
@@ -164,11 +164,11 @@ def _named_as_reached(method: Method, state: State, accelerator: Accelerator) ->
     return type(method)(method.settings.model_copy(update={"ratio": round(reached, 2)}))
 
 
-def _watch(model: Model, objective: Objective, options: FitOptions, data: Data) -> None:
+def _watch(model: Model, objective: Objective, options: FitOptions, data: Data, seed: int) -> None:
     """Dense forward passes on a quarter of the cached scenes, at all timesteps; nothing is trained."""
     backbone, dense = model.backbone, _Trained(model.backbone.transformer, nn.Module())
     for batch in range(max(1, options.scenes // options.batch // 4)):
-        generator = torch.Generator(model.device).manual_seed(1000 * (options.seed + 1) + batch)
+        generator = torch.Generator(model.device).manual_seed(1000 * (seed + 1) + batch)
         clean, states, masks = data.batch(options.batch, generator)
         t, index = objective.draw(len(clean), 1, generator)
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)

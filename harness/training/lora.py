@@ -17,7 +17,7 @@ from harness.backbones.base import Backbone
 _PREFIX = "lora."
 
 
-def inject(backbone: Backbone, rank: int) -> list[nn.Parameter]:
+def inject(backbone: Backbone, rank: int, seed: int = 0) -> list[nn.Parameter]:
     """Put trainable LoRA layers beside the blocks' linear layers and freeze everything else. Returns what trains."""
     from peft import LoraConfig, inject_adapter_in_model  # slow to import, and only fits need it
 
@@ -29,7 +29,7 @@ def inject(backbone: Backbone, rank: int) -> list[nn.Parameter]:
     ]
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=names, init_lora_weights=True)
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         inject_adapter_in_model(config, backbone.transformer)
     for name, parameter in backbone.transformer.named_parameters():
         parameter.requires_grad_("lora_" in name)

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from harness.backbones.base import Backbone
-from harness.method import Fitting, Method, MethodSettings, RatioSettings
+from harness.method import FittedSettings, Fitting, Method, MethodSettings
 from harness.routing import Routed
 from harness.spec import Call, State
 from harness.tokens import kept_count
@@ -18,7 +18,7 @@ from methods.diffcr.fit import DiffCRFit, fitting
 from methods.diffcr.ratios import region_of, step_shares
 
 
-class DiffCRSettings(RatioSettings):
+class DiffCRSettings(FittedSettings):
     ratio: float = Field(0.2, ge=0.0, le=0.9, description="mean compression ratio that the fit aimed at")
     axes: Literal["layer", "layer,timestep"] = Field(
         "layer,timestep", description="one ratio per layer (DiffCR-L), or per layer and timestep region (DiffCR-LT)"
@@ -39,7 +39,7 @@ class DiffCR(Method):
         return "timestep" in self.settings.axes  # type: ignore[attr-defined]
 
     def adapter(self) -> str:
-        return f"diffcr-{'lt' if self.by_timestep else 'l'}-{round(100 * (self.ratio or 0)):02d}"
+        return f"diffcr-{'lt' if self.by_timestep else 'l'}-{round(100 * (self.ratio or 0)):02d}{self.seed_suffix}"
 
     @contextmanager
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
