@@ -100,7 +100,12 @@ class Method(ABC):
 
     def adapter(self) -> str:
         """The name of the adapter state that these settings need."""
-        return f"{self.name}-{round(100 * (self.ratio or 0)):02d}{self.seed_suffix}"
+        return f"{self.name}-{self.percent}{self.seed_suffix}"
+
+    @property
+    def percent(self) -> str:
+        """The compression ratio in file names: 0.05 is "05", 0.125 is "12.5"."""
+        return f"{100 * (self.ratio or 0):g}".zfill(2)
 
     @property
     def seed_suffix(self) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import harness
 from harness import attach, config, registry
 from harness.config import DENSE, MethodSpec, Sweep
-from harness.errors import UserError
+from harness.errors import UserError, unknown
 from harness.measure import environment
 from harness.method import Method
 from harness.metric import Metric
@@ -57,11 +57,13 @@ class Plan:
 def make(sweep: Sweep) -> Plan:
     """Load the model, resolve every name and adapter. Raises UserError before anything runs or is written."""
     specs = [spec for spec in sweep.methods if spec.name != DENSE]
-    methods = [method for spec in [MethodSpec(name=DENSE), *specs] for method in config.settings_of(spec, sweep.ratios)]
+    for spec in specs:
+        registry.methods.get(spec.name.partition("@")[0])
     task_class = registry.tasks.get(sweep.task)
     metric_classes = [registry.metrics.get(name) for name in (sweep.metrics or registry.metrics)]
 
     model = load(sweep.model, device=sweep.device, dtype=sweep.dtype, adapters=sweep.adapters)
+    methods = [method for spec in [MethodSpec(name=DENSE), *specs] for method in _methods(spec, sweep.ratios, model)]
     defaults = model.facts.get("defaults", {})
     steps = sweep.steps if sweep.steps is not None else int(defaults.get("steps", 20))
     guidance = sweep.guidance if sweep.guidance is not None else float(defaults.get("guidance", 4.5))
@@ -93,6 +95,22 @@ def make(sweep: Sweep) -> Plan:
         point = _point(method, model, shared)
         points.setdefault(point.key, point)
     return Plan(sweep, model, task, cases, tuple(metrics), tuple(points.values()), prints, facts)
+
+
+def _methods(spec: MethodSpec, ratios: tuple[float, ...], model: Model) -> list[Method]:
+    """The method objects of a spec. `name@trajectory` sweeps every ratio that the model has a fitted adapter for."""
+    name, _, variant = spec.name.partition("@")
+    if not variant:
+        return config.settings_of(spec, ratios)
+    if variant != "trajectory":
+        raise unknown("variant", f"{name}@{variant}", [f"{name}@trajectory"])
+    spec = spec.model_copy(update={"name": name, "ratios": None})
+    wanted = config.settings_of(spec, (0.1,))[0].settings.model_dump(mode="json") | {"ratio": None}
+    along = sorted(one["ratio"] for one in model.fitted(name) if one | {"ratio": None} == wanted)
+    if not along:
+        raise UserError(f"method {name!r} has no fitted adapters for model {model.name!r}; fit some with "
+                        f"`python -m harness fit {name} --model {model.name}`")  # fmt: skip
+    return config.settings_of(spec, tuple(along))
 
 
 def _point(method: Method, model: Model, shared: Mapping[str, Any]) -> Point:

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from harness import config, plan
 from harness.config import MethodSpec, settings_of
 from harness.errors import UserError
 from harness.models import Model, load
@@ -149,6 +150,13 @@ def test_fitted_adapters_run_and_belong_to_their_model(tiny_folder: Path, tmp_pa
     state, digest = again.adapter("uniform-30")
     assert state.tensors["router"].shape == (3, 32) and len(digest) == 64
     assert any(name.startswith("lora.") for name in state.tensors)
+    values = {"methods": "uniform@trajectory", "model": str(tiny_folder), "cases": 2, "ratios": [0.5]}
+    made = plan.make(config.build({**values, "adapters": [tmp_path / "adapters"]}))
+    assert [point.method.ratio for point in made.points] == [None, 0.1, 0.3]
+    with pytest.raises(UserError, match=r"'uniform' has no fitted adapters .*python -m harness fit uniform"):
+        plan.make(config.build(values))
+    with pytest.raises(UserError, match=r"did you mean 'uniform@trajectory'"):
+        plan.make(config.build({**values, "methods": "uniform@trajektory"}))
     again.digest = "another"
     with pytest.raises(UserError, match="fitted on another model"):
         again.adapter("uniform-30")

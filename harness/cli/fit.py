@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ def fit(
     method: Annotated[str, typer.Argument(help="Method to fit.")],
     model: Annotated[str, typer.Option(help="Model to fit it on.")] = "shapes",
     ratio: Annotated[
-        float | None, typer.Option(help="Highest compression ratio; the fit climbs there in steps of 10 %.")
+        float | None, typer.Option(help="Highest compression ratio; the fit climbs there in stages of 10 %.")
     ] = None,
     axes: Annotated[str | None, typer.Option(help="Shorthand for --set axes=..., where the method has it.")] = None,
     data: Annotated[
@@ -56,11 +57,11 @@ def fit(
         if owner is None:
             raise unknown("setting", name, {field for kind in groups for field in kind.model_fields})
         groups[owner][name] = value
-    ratios = _stages(ratio) if "ratio" in cls.Settings.model_fields else (0.0,)
+    options = validated(FitOptions, groups[FitOptions])
+    ratios = _stages(ratio, options.stage) if "ratio" in cls.Settings.model_fields else (0.0,)
     spec = MethodSpec(name=method, settings={k: v for k, v in groups[cls.Settings].items() if k != "ratio"})
     objects = settings_of(spec, ratios)
     objects = list({o.adapter(): o for o in objects}.values())
-    options = validated(FitOptions, groups[FitOptions])
     own = validated(cls.FitSettings, groups[cls.FitSettings])
     loaded = load(model, device=device or "cpu")
     trains = objects[0].fitting(loaded.backbone, 20, own).trains
@@ -75,10 +76,10 @@ def fit(
     print("\n".join(f"wrote {path}" for path in paths))
 
 
-def _stages(ratio: float | None) -> tuple[float, ...]:
-    """Rising targets in steps of 10 %, the last one being `ratio`."""
+def _stages(ratio: float | None, stage: float) -> tuple[float, ...]:
+    """Rising targets that are `stage` apart, the last one being `ratio`."""
     top = 0.3 if ratio is None else ratio
     if not 0 < top <= 0.9:
         raise UserError(f"--ratio must lie in (0, 0.9], got {top:g} (0.2 means 20 %)")
-    tenths = [i / 10 for i in range(1, 10) if i / 10 < top - 1e-9]
-    return (*tenths, top)
+    rising = [round(i * stage, 4) for i in range(1, math.ceil(top / stage)) if i * stage < top - 1e-9]
+    return (*rising, top)

@@ -73,6 +73,14 @@ class Model:
                 found.setdefault(path.stem, path)
         return found
 
+    def fitted(self, method: str) -> list[dict[str, Any]]:
+        """The settings of every adapter that this method has here. Raises UserError for a damaged file."""
+        try:
+            found = [checkpoints.facts(path) for path in self.adapter_files().values()]
+        except checkpoints.CheckpointError as error:
+            raise UserError(str(error)) from error
+        return [facts["settings"] for facts in found if facts.get("method") == method and "settings" in facts]
+
     def adapter(self, name: str) -> tuple[State, str]:
         """An adapter state and its digest. Raises UserError where there is none, or where it was fitted on another
         model."""

@@ -44,6 +44,15 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path} is damaged ({error}); delete it and make it again") from error
 
 
+def facts(path: Path) -> dict[str, Any]:
+    """The facts alone, without reading tensors. Raises CheckpointError for a damaged file."""
+    try:
+        with safe_open(path, framework="pt") as handle:
+            return dict(json.loads((handle.metadata() or {}).get("facts", "{}")))
+    except (SafetensorError, ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); delete it and make it again") from error
+
+
 def optimizer_tensors(optimizer: Optimizer, prefix: str) -> dict[str, Tensor]:
     """The optimizer's state as flat tensors."""
     state = optimizer.state_dict()["state"]

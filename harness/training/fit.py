@@ -36,6 +36,7 @@ class FitOptions(MethodSettings):
     """What all fits share."""
 
     steps: int = Field(1200, ge=1, description="optimizer steps in all, split evenly over the target ratios")
+    stage: float = Field(0.1, gt=0, le=0.9, description="distance of the target ratios; each leaves an adapter")
     batch: int = Field(8, ge=1, description="images per step")
     lr: float = Field(1e-3, gt=0, description="base learning rate (LoRA)")
     lora_rank: int = Field(16, ge=0, description="rank of the LoRA on all linear layers of the blocks; 0: none")

@@ -39,7 +39,7 @@ class DiffCR(Method):
         return "timestep" in self.settings.axes  # type: ignore[attr-defined]
 
     def adapter(self) -> str:
-        return f"diffcr-{'lt' if self.by_timestep else 'l'}-{round(100 * (self.ratio or 0)):02d}{self.seed_suffix}"
+        return f"diffcr-{'lt' if self.by_timestep else 'l'}-{self.percent}{self.seed_suffix}"
 
     @contextmanager
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
