@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness import config, engine, plan
+from harness import config, engine, maps, plan
 from harness.attach import attached, check
 from harness.backbones.base import follow
 from harness.errors import UserError
@@ -16,8 +16,8 @@ from harness.models.loading import Model, backbone_of, digest_of
 from harness.registry import methods as registered
 from results.grid import image_grid
 from results.plots import write_plots
-from results.record import Record
 from results.tables import Table
+from results.variants import point_names, variants
 
 RUNS = Path("results") / "runs"
 
@@ -62,16 +62,17 @@ def execute(
 
 
 def write_outputs(table: Table, made: plan.Plan, folder: Path) -> None:
-    """Everything that people look at, from records alone."""
+    """Everything that people look at, from records; and token maps of the highest ratio of each variant."""
     table.write(folder)
-    write_plots(table, folder / "plots")
-    rows = [(_label(record), [folder / name for name in record.images]) for record in table.records if record.images]
+    plots, names = folder / "plots", point_names(table.records)
+    write_plots(table, plots)
+    rows = [(names[r.key], [folder / image for image in r.images]) for r in table.records if r.images]
     if rows:
-        image_grid(rows, [case.prompt for case in made.cases], folder / "plots" / "images.png")
-
-
-def _label(record: Record) -> str:
-    return record.method if record.ratio is None else f"{record.method} {100 * record.ratio:g} %"
+        image_grid(rows, [case.prompt for case in made.cases], plots / "images.png")
+    points, kinds = {point.key: point for point in made.points}, variants(table.records)
+    highest = {kinds[r.key]: r for r in sorted(table.records, key=lambda r: r.ratio or 0) if r.usable and r.ratio}
+    for record in highest.values():
+        maps.draw(made, points[record.key], made.cases[0], plots / "maps")
 
 
 _ON: dict[int, ExitStack] = {}

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 from harness.backbones.base import Backbone
 from harness.method import Method
 from harness.spec import State
@@ -26,12 +24,7 @@ def attached(backbone: Backbone, method: Method, state: State | None) -> Iterato
         with method.attach(backbone, None):
             yield
         return
-    weight = next(backbone.transformer.parameters())
-    own = {k: v for k, v in state.tensors.items() if not k.startswith("lora.")}
-    moved = State({k: _moved(v, weight) for k, v in own.items()}, state.facts)
+    device = next(backbone.transformer.parameters()).device
+    moved = State({k: v.to(device) for k, v in state.tensors.items() if not k.startswith("lora.")}, state.facts)
     with lora.merged(backbone.transformer, state.tensors), method.attach(backbone, moved):
         yield
-
-
-def _moved(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return tensor.to(like.device, like.dtype if tensor.is_floating_point() else tensor.dtype)

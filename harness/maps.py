@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,11 @@ from harness.attach import attached
 from harness.backbones.base import follow
 from harness.metric import images_to_uint8
 from harness.models import Model
+from harness.plan import Plan, Point
 from harness.spec import Call, Case, State
 from harness.task import Task
+from results.files import slug
+from results.maps import ratio_against_score, ratio_table, token_maps
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,36 @@ class Maps:
     keep: np.ndarray
     scores: np.ndarray | None
     images: np.ndarray
+
+
+def draw(plan: Plan, point: Point, case: Case, folder: Path) -> list[Path]:
+    """Pictures of one point: kept tokens, and router scores, learned ratios and how the two go together where the
+    method has them. Nothing where every token keeps its place in every layer."""
+    found = record(plan.model, plan.task, case, point.method, point.state)
+    label, written = point.label, []
+    start = folder / slug(label.replace(" %", ""))
+
+    def path(what: str) -> Path:
+        return start.with_name(f"{start.name}-{what}.png")
+
+    if not (found.keep == 1).all():
+        halves = "share of CFG halves that keep the token"
+        written.append(token_maps(found.keep, found.images, path("kept"), title=f"{label}: kept tokens", label=halves))
+    ratios = None if point.state is None else point.state.tensors.get("ratios")
+    if ratios is not None:
+        written.append(ratio_table(ratios.tolist(), path("ratios"), title=f"{label}: ratios at inference"))
+    if found.scores is not None:
+        title = f"{label}: router scores"
+        written.append(
+            token_maps(found.scores, found.images, path("scores"), title=title, label="score, mean of CFG halves")
+        )
+        if ratios is not None:
+            steps, regions = len(found.scores), ratios.shape[1]
+            region = np.arange(steps) * regions // steps  # of each sampling step
+            scores = found.scores.mean((2, 3))  # (T, L)
+            means = np.stack([scores[region == r].mean(0) for r in range(regions)], axis=1)  # (L, R)
+            written.append(ratio_against_score(ratios.numpy(), means, path("correlation"), title=label))
+    return written
 
 
 def record(model: Model, task: Task, case: Case, method: Any, state: State | None) -> Maps:

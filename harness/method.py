@@ -53,7 +53,8 @@ class Fitting:
     training-time advice. groups: name prefix in `module` -> multiple of the base learning rate. losses: extra terms
     after a forward, already weighted. regions: number of timestep regions (a batch draws its timesteps from one).
     target: called before every step with the ratio to aim at, the step's index in the stage and the stage's length;
-    after_step: called after it. log: numbers for the progress bar. state: the adapter as it stands.
+    after_step: called after it. log: numbers for the fit's log; those whose name holds no slash (as in "ratio/3/0", by
+    layer and region) show in its progress bar, too. state: the adapter as it stands.
     """
 
     module: nn.Module

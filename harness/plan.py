@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import harness
@@ -20,6 +21,7 @@ from harness.metric import Metric
 from harness.models import Model, load
 from harness.spec import Case, State
 from harness.task import Task
+from results.variants import point_names
 
 _ROOT = Path(harness.__file__).resolve().parent.parent
 _PACKAGES = tuple(_ROOT / name for name in ("harness", "methods", "tasks", "results"))
@@ -27,17 +29,14 @@ _PACKAGES = tuple(_ROOT / name for name in ("harness", "methods", "tasks", "resu
 
 @dataclass(frozen=True)
 class Point:
-    """One operating point: a method with its settings, everything else being the plan's."""
+    """One operating point: a method with its settings, everything else being the plan's. label: its name for people,
+    which tells it apart from the plan's other points."""
 
     method: Method
     state: State | None
     key: str
     facts: Mapping[str, Any]
-
-    @property
-    def label(self) -> str:
-        ratio = self.method.ratio
-        return self.method.name if ratio is None else f"{self.method.name} {100 * ratio:g} %"
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,16 @@ def make(sweep: Sweep) -> Plan:
     for method in methods:
         point = _point(method, model, shared)
         points.setdefault(point.key, point)
-    return Plan(sweep, model, task, cases, tuple(metrics), tuple(points.values()), prints, facts)
+    return Plan(sweep, model, task, cases, tuple(metrics), _labelled(points.values()), prints, facts)
+
+
+def _labelled(points: Collection[Point]) -> tuple[Point, ...]:
+    named = [
+        SimpleNamespace(key=p.key, method=p.method.name, settings=p.facts["settings"], ratio=p.method.ratio)
+        for p in points
+    ]
+    labels = point_names(named)
+    return tuple(replace(point, label=labels[point.key]) for point in points)
 
 
 def _methods(spec: MethodSpec, ratios: tuple[float, ...], model: Model) -> list[Method]:

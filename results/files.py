@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 
@@ -20,3 +21,8 @@ def write_atomic(path: str | Path, content: str | bytes) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def slug(name: str) -> str:
+    """A name that is safe in file names: letters, digits, "_", "-" and inner dots."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "unnamed"

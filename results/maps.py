@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from results.files import write_atomic
+from results.figures import write_png
 
 
 def token_maps(
@@ -36,7 +35,7 @@ def token_maps(
     bar = figure.colorbar(drawn, ax=axes, shrink=0.5, pad=0.02)
     bar.set_label(label, fontsize=9)
     figure.suptitle(title, fontsize=11)
-    return _png(figure, path)
+    return write_png(figure, path)
 
 
 def ratio_table(ratios: Sequence[Sequence[float]], path: str | Path, *, title: str) -> Path:
@@ -60,11 +59,26 @@ def ratio_table(ratios: Sequence[Sequence[float]], path: str | Path, *, title: s
         axes.set_xticks([])
     figure.colorbar(drawn, ax=axes).set_label("compression ratio")
     axes.set_title(title, fontsize=11)
-    return _png(figure, path)
+    return write_png(figure, path)
 
 
-def _png(figure: Figure, path: str | Path) -> Path:
-    figure.set_dpi(120)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
-    return write_atomic(path, buffer.getvalue())
+def ratio_against_score(ratios: np.ndarray, scores: np.ndarray, path: str | Path, *, title: str) -> Path:
+    """Compression ratio against mean router score, a dot per layer and timestep region, with Pearson's correlation.
+
+    Both (layers, regions).
+    """
+    figure = Figure(figsize=(4.6, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    layers, regions = ratios.shape
+    for region in range(regions):
+        label = f"region {region + 1}" if regions > 1 else None
+        colour = colormaps["plasma"](0.9 * region / max(1, regions - 1))
+        axes.scatter(scores[:, region], ratios[:, region], color=colour, s=28, label=label)
+    defined = ratios.std() > 0 and scores.std() > 0
+    r = f"{np.corrcoef(ratios.ravel(), scores.ravel())[0, 1]:.2f}" if defined else "undefined"
+    axes.set(xlabel="mean router score", ylabel="compression ratio")
+    axes.set_title(f"{title} (Pearson r = {r}, N = {ratios.size})", fontsize=10)
+    axes.grid(color="#e9e9e9")
+    if regions > 1:
+        axes.legend(fontsize=8)
+    return write_png(figure, path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,11 +24,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from results import labels
-from results.files import write_atomic
+from results.files import slug, write_atomic
 from results.formatting import DIRECTIONS, parts, percent, setup, title
 from results.grid import image_grid
 from results.record import Record
 from results.tables import DENSE, Table
+from results.variants import variants
 
 __all__ = ["image_grid", "pareto_figure", "write_plots"]
 
@@ -68,7 +68,7 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """The colour and the marker of one method, the same in every plot."""
+    """The colour and the marker of one method or variant, the same in every plot."""
 
     colour: str
     marker: str
@@ -90,32 +90,29 @@ def write_plots(table: Table, folder: str | Path) -> list[Path]:
     return written
 
 
-def slug(name: str) -> str:
-    """A name that is safe in file names: letters, digits, "_", "-" and inner dots."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "unnamed"
-
-
 def looks(table: Table) -> dict[str, Look]:
-    """The look of every method, in the order of first appearance; dense is a black star."""
-    methods = [method for method in dict.fromkeys(record.method for record in table.records) if method != DENSE]
-    pairs = islice(zip(cycle(COLOURS), cycle(MARKERS), strict=False), len(methods))  # 56 pairs before one recurs
-    chosen = {method: Look(colour=c, marker=m) for method, (c, m) in zip(methods, pairs, strict=True)}
+    """The look of every method (or variant of one), in the order of first appearance; dense is a black star."""
+    named = variants(table.records, seeds=False)
+    names = [name for name in dict.fromkeys(named.values()) if name != DENSE]
+    pairs = islice(zip(cycle(COLOURS), cycle(MARKERS), strict=False), len(names))  # 56 pairs before one recurs
+    chosen = {name: Look(colour=c, marker=m) for name, (c, m) in zip(names, pairs, strict=True)}
     return chosen | {DENSE: Look(colour="black", marker="*")}
 
 
 def pareto_figure(table: Table, cost: str, quality: str, points: pd.DataFrame) -> Figure:
     """The figure of one group's `points`, rows of `table.pareto(cost, quality)`."""
     records = {record.key: record for record in table.records}
-    chosen = looks(table)
+    chosen, named = looks(table), variants(table.records, seeds=False)
+    points = points.assign(variant=points["key"].map(named), line=points["key"].map(variants(table.records)))
     figure = Figure(figsize=(9.2, 5.4), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
     axes = figure.add_subplot()
     axes.margins(0.09)
-    for method, rows in parts(points, "method"):
-        _draw_method(axes, rows.sort_values(["ratio", "cost"]), records, cost, chosen[method])
+    for _, rows in parts(points, "line"):  # a training seed has a line of its own in its variant's look
+        _draw_method(axes, rows.sort_values(["ratio", "cost"]), records, cost, chosen[rows["variant"].iloc[0]])
     _draw_front(axes, points[points["on_front"]], table.qualities[quality].better == "higher")
     _draw_dense(axes, points[points["method"] == DENSE])
     _draw_texts(figure, axes, table, cost, quality, records[points["key"].iloc[0]], int(points["group"].iloc[0]))
-    _draw_legend(figure, {method: chosen[method] for method in chosen if method in set(points["method"])})
+    _draw_legend(figure, {name: look for name, look in chosen.items() if name in set(points["variant"])})
     _draw_labels(figure, axes, points, chosen)
     return figure
 
@@ -201,11 +198,11 @@ def _wrapped(text: str, width: int = 80) -> str:
 
 
 def _draw_legend(figure: Figure, chosen: dict[str, Look]) -> None:
-    """The methods, then the meaning of lines and fillings, outside on the right."""
+    """The variants, then the meaning of lines and fillings, outside on the right."""
     grey = Look(colour=FAINT, marker="o")
     handles = [
-        Line2D([], [], color=look.colour, linewidth=0 if method == DENSE else 0.9, **_marker(look) | {"linestyle": "-"})
-        for method, look in chosen.items()
+        Line2D([], [], color=look.colour, linewidth=0 if name == DENSE else 0.9, **_marker(look) | {"linestyle": "-"})
+        for name, look in chosen.items()
     ]
     handles += [
         Line2D([], [], **FRONT),
@@ -232,9 +229,9 @@ def _draw_labels(figure: Figure, axes: Axes, points: pd.DataFrame, chosen: dict[
     frame = [*axes.bbox.min, *axes.bbox.max]
     centres = labels.place(at, sizes, np.vstack(obstacles), frame, gap=4 * pixel)
     halo = [withStroke(linewidth=2.5, foreground="white", alpha=0.85)]
-    for text, (x, y), method in zip(texts, axes.transData.inverted().transform(centres), points["method"], strict=True):
+    for text, (x, y), name in zip(texts, axes.transData.inverted().transform(centres), points["variant"], strict=True):
         style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8, "path_effects": halo, "zorder": 5}
-        axes.text(x, y, text, color=_darker(chosen[method].colour), **style)
+        axes.text(x, y, text, color=_darker(chosen[name].colour), **style)
 
 
 def _darker(colour: str) -> tuple[float, ...]:

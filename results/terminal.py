@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,8 +10,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from results.formatting import DIRECTIONS, compact_json, interval, number, percent, point, setup, title
+from results.formatting import DIRECTIONS, interval, number, percent, point, setup, title
 from results.record import Estimate, Record
+from results.variants import variants
 
 if TYPE_CHECKING:
     from results.tables import Table
@@ -71,11 +71,11 @@ def _rich_table(table: Table, group: list[Record], metrics: Sequence[str], marks
     for metric in metrics:
         drawn.add_column(Text(_heading(metric, table.qualities[metric])), justify="right", overflow="fold")
     drawn.add_column("outcome")
-    twins = Counter((record.method, record.ratio) for record in group)
+    names = variants(table.records)
     for record in group:
         name = Text(record.method, "bold")
-        if twins[record.method, record.ratio] > 1:  # only the settings tell them apart
-            name.append(f"\n{compact_json(record.settings)}", "not bold dim")
+        for part in names[record.key].split()[1:]:
+            name.append(f"\n{part}", "not bold dim")
         estimates = record.estimates if record.usable else {}
         drawn.add_row(
             name,

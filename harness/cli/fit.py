@@ -46,6 +46,7 @@ def fit(
     from harness.models import load
     from harness.training.fit import FitOptions, data_for
     from harness.training.fit import fit as run_fit
+    from results.fits import trajectories
 
     load_plugins(plugin)
     cls = registry.methods.get(method)
@@ -73,6 +74,9 @@ def fit(
         objects, loaded, options, samples, out, work, own=own,
         accelerator=Accelerator(cpu=(device or "cpu") == "cpu"),
     )  # fmt: skip
+    logs = [work / f"{one.adapter()}.csv" for one in objects]
+    if drawn := trajectories(logs, work / "ratios.png", title=f"{method}: ratios during the fit"):
+        paths.append(drawn)
     print("\n".join(f"wrote {path}" for path in paths))
 
 

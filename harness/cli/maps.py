@@ -24,8 +24,7 @@ def maps(
     """Draw which tokens each method keeps, by layer and step, while one image forms; router scores and learned ratios
     where a method has them."""
     from harness import config, plan
-    from harness.maps import record
-    from results.maps import ratio_table, token_maps
+    from harness.maps import draw
 
     load_plugins(plugin)
     values = {
@@ -34,18 +33,5 @@ def maps(
     }  # fmt: skip
     made = plan.make(config.build(values))
     for point in made.points[1:]:
-        found = record(made.model, made.task, made.cases[case], point.method, point.state)
-        name = point.label.replace(" %", "").replace(" ", "-")
-        written = [token_maps(
-            found.keep, found.images, out / f"{name}-kept.png", title=f"{point.label}: kept tokens",
-            label="share of CFG halves that keep the token",
-        )]  # fmt: skip
-        if found.scores is not None:
-            written.append(token_maps(
-                found.scores, found.images, out / f"{name}-scores.png", title=f"{point.label}: router scores",
-                label="score, mean of CFG halves",
-            ))  # fmt: skip
-        if point.state is not None and "ratios" in point.state.tensors:
-            table = point.state.tensors["ratios"].tolist()
-            written.append(ratio_table(table, out / f"{name}-ratios.png", title=f"{point.label}: ratios at inference"))
-        print("\n".join(f"wrote {path}" for path in written))
+        written = draw(made, point, made.cases[case], out)
+        print("\n".join(f"wrote {path}" for path in written) or f"{point.label}: no layer leaves a token out")

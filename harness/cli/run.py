@@ -161,13 +161,18 @@ def _show_plan(made: Any, folder: Path) -> None:
 
 
 def _with_settings(sweep: Any, texts: list[str]) -> Any:
-    specs = {spec.name: spec for spec in sweep.methods}
+    """The sweep with METHOD.NAME=VALUE applied to every entry of that method."""
+    specs = list(sweep.methods)
+    names = dict.fromkeys(spec.name for spec in specs)
     for text in texts:
         name, value = pair(text)
         method, dot, setting = name.partition(".")
-        if not dot or method not in specs:
+        if not dot or method not in names:
             raise UserError(
-                f"--set expects METHOD.NAME=VALUE with a method of this sweep ({', '.join(specs)}), got {text!r}"
+                f"--set expects METHOD.NAME=VALUE with a method of this sweep ({', '.join(names)}), got {text!r}"
             )
-        specs[method] = specs[method].model_copy(update={"settings": {**specs[method].settings, setting: value}})
-    return sweep.model_copy(update={"methods": tuple(specs.values())}) if texts else sweep
+        specs = [
+            spec.model_copy(update={"settings": {**spec.settings, setting: value}}) if spec.name == method else spec
+            for spec in specs
+        ]
+    return sweep.model_copy(update={"methods": tuple(specs)})

@@ -191,7 +191,7 @@ class _progress:  # noqa: N801
     def __enter__(self) -> Callable[[int, dict[str, float]], None]:
         self.bar.start()
         return lambda done, values: self.bar.update(
-            self.task, completed=done, terms=" ".join(f"{k} {v:.4g}" for k, v in values.items())
+            self.task, completed=done, terms=" ".join(f"{k} {v:.4g}" for k, v in values.items() if "/" not in k)
         )
 
     def __exit__(self, *_: object) -> None:

@@ -47,8 +47,8 @@ class DiffCRFit(RoutingFit):
     )
     rounding: Rounding = Field(
         "balanced",
-        description="how ratios become bins. nearest: the paper's. balanced: neighbouring bins whose mean is also that "
-        "of the ratios, so that a target of 20 % is 20 % at inference",
+        description="how ratios become bins. nearest: the paper's. balanced: the neighbouring bins whose mean comes "
+        "closest to the target, so that 20 % is 20 % at inference",
     )
 
 
@@ -87,10 +87,10 @@ def fitting(backbone: Backbone, steps: int, by_timestep: bool, options: DiffCRFi
     shares = step_shares(steps, ratios.regions)
     learned.register_buffer("coefficient", torch.tensor(options.coefficient))
 
-    def frozen() -> Tensor:
-        return ratios.frozen(shares if options.rounding == "balanced" else None)
+    now = _Now(ratios.frozen())
 
-    now = _Now(frozen())
+    def frozen() -> Tensor:
+        return ratios.frozen(shares if options.rounding == "balanced" else None, now.target)
 
     def block(call: Call) -> Tensor:
         region = region_of(call.step.index, call.step.count, ratios.regions)
@@ -137,6 +137,11 @@ def fitting(backbone: Backbone, steps: int, by_timestep: bool, options: DiffCRFi
         facts = options.model_dump() | {"learned": ratios.values.detach().cpu().tolist(), "steps": steps}
         return State(tensors, facts)
 
+    def log() -> dict[str, float]:
+        table = ratios.values.detach().cpu()
+        each = {f"ratio/{layer}/{region}": float(x) for layer, row in enumerate(table) for region, x in enumerate(row)}
+        return {"ratio": float(mean().detach()), "coefficient": float(learned.coefficient), **each}
+
     return Fitting(
         module=learned,
         attach=attach,
@@ -147,5 +152,5 @@ def fitting(backbone: Backbone, steps: int, by_timestep: bool, options: DiffCRFi
         target=aim,
         observe=(lambda: learned.routers.warm_start(backbone)) if options.warm_start else None,
         after_step=after_step,
-        log=lambda: {"ratio": float(mean().detach()), "coefficient": float(learned.coefficient)},
+        log=log,
     )

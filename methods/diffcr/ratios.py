@@ -46,10 +46,10 @@ class Ratios(nn.Module):
         """Mean over layers and regions; weights (regions,) are the shares of the sampling steps, summing to 1."""
         return (self.values.mean(0) * weights).sum()
 
-    def frozen(self, weights: Tensor | None = None) -> Tensor:
+    def frozen(self, weights: Tensor | None = None, mean: float = 0.0) -> Tensor:
         """The bins that run at inference, (layers, regions): the nearest ones. With `weights` (regions,), the entries
-        that rounding moved furthest go to their other neighbour for as long as this brings the mean closer to that of
-        the ratios."""
+        that rounding moved furthest go to their other neighbour for as long as this brings the mean closer to
+        `mean`."""
         last = math.floor(HIGHEST / self.bin_width + 1e-6)
         exact = self.values.detach().cpu() / self.bin_width
         bins = exact.round().clamp(0, last)
@@ -57,7 +57,7 @@ class Ratios(nn.Module):
             return bins * self.bin_width
         each = weights.cpu().expand_as(exact) / len(exact)  # what one bin in an entry adds to the mean
         for _ in range(exact.numel()):
-            gap = float(((exact - bins) * each).sum())
+            gap = mean / self.bin_width - float((bins * each).sum())
             move = math.copysign(1.0, gap)
             residual = (exact - bins) * move
             allowed = (residual > 1e-6) & (each < 2 * abs(gap)) & (bins + move <= last)

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from results import Table
+from results.files import slug
 from results.labels import along, place
-from results.plots import DENSE, image_grid, looks, pareto_figure, slug, write_plots
+from results.plots import DENSE, image_grid, looks, pareto_figure, write_plots
 
 
 def only(table: Table, *metrics: str) -> Table:

@@ -1,0 +1,54 @@
+"""What tells the points of one method apart besides the ratio: its name, and those settings that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from results.formatting import percent
+from results.seeds import SEED
+
+RATIO = "ratio"
+
+
+class Named(Protocol):
+    """A record, or anything else that stands for an operating point."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+    @property
+    def ratio(self) -> float | None: ...
+
+
+def variants(records: Iterable[Named], *, seeds: bool = True) -> dict[str, str]:
+    """The name of each record by its key: "diffcr", or "diffcr axes=layer" where the sweep holds other axes, too.
+
+    The ratio is never part of it; the training seed is where it varies, unless `seeds` is off.
+    """
+    by_method: dict[str, list[Named]] = {}
+    for record in records:
+        by_method.setdefault(record.method, []).append(record)
+    names = {}
+    for method, members in by_method.items():
+        left_out = {RATIO} if seeds else {RATIO, SEED}
+        known = dict.fromkeys(name for record in members for name in record.settings if name not in left_out)
+        told = [name for name in known if len({repr(record.settings.get(name)) for record in members}) > 1]
+        for record in members:
+            parts = [f"{name}={_short(record.settings.get(name))}" for name in told]
+            names[record.key] = " ".join([method, *parts])
+    return names
+
+
+def point_names(records: Iterable[Named]) -> dict[str, str]:
+    """The same with the ratio: "diffcr axes=layer 20 %"."""
+    members = list(records)
+    names = variants(members)
+    return {record.key: f"{names[record.key]} {percent(record.ratio)}".strip() for record in members}
+
+
+def _short(value: object) -> str:
+    return "-".join(str(value).split())
