@@ -1,4 +1,5 @@
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -66,6 +67,48 @@ def test_training_resumes_from_a_kill_as_if_nothing_had_been(tmp_path: Path) -> 
     assert results[0] == results[1]
     steps = [int(line.split(",")[0]) for line in log.read_text().splitlines()[1:]]
     assert steps == list(range(60))  # no step twice, none lost
+
+
+def test_a_fit_killed_three_times_ends_with_the_same_weights(tiny_folder: Path, tmp_path: Path) -> None:
+    values = {"steps": 120, "stage": 0.2, "batch": 2, "scenes": 64, "lora_rank": 2, "save_seconds": 0, "regions": 2}
+    options = [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
+    command = [
+        sys.executable,
+        "-m",
+        "harness",
+        "fit",
+        "diffcr",
+        "--model",
+        str(tiny_folder),
+        "--ratio",
+        "0.4",
+        *options,
+    ]
+
+    def start(name: str) -> subprocess.Popen[bytes]:
+        (tmp_path / name).mkdir(exist_ok=True)
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen(command, cwd=tmp_path / name, **quiet)  # type: ignore[call-overload,no-any-return]
+
+    def rows() -> int:
+        logs = (tmp_path / "killed").rglob("results/runs/fits/*/*.csv")
+        return sum(max(0, len(log.read_text().splitlines()) - 1) for log in logs)
+
+    whole, wait = start("whole"), random.Random(0)
+    for kill in range(3):
+        process, after = start("killed"), 8 * kill + wait.randint(1, 7)  # of 26 logged rows
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline and process.poll() is None and rows() < after:
+            time.sleep(0.002)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert start("killed").wait() == 0 and whole.wait() == 0
+    for ratio in (20, 40):
+        results = [
+            checkpoints.load(tmp_path / n / "adapters" / f"diffcr-lt-{ratio}.safetensors") for n in ("whole", "killed")
+        ]
+        assert results[0][1] == results[1][1]
+        assert all(torch.equal(results[0][0][name], tensor) for name, tensor in results[1][0].items())
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:

@@ -54,6 +54,10 @@ def run(
         Path | None, typer.Option(help="Run folder. [default: results/runs/<name>]", show_default=False)
     ] = None,
     isolate: Annotated[bool, typer.Option("--isolate", help="Run every point in a process of its own.")] = False,
+    fit: Annotated[
+        bool,
+        typer.Option("--fit", help="Fit adapters that are missing, into the first --adapters (or ./adapters)."),
+    ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="16 cases and fewer latency rounds.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and its estimated time, run nothing.")
@@ -76,7 +80,25 @@ def run(
     }  # fmt: skip
     values |= {name: value for name, value in given.items() if value is not None}
     sweep = _with_settings(config.build(values, str(config_file or "")), setting or [])
+    if fit:
+        sweep = _fitted(sweep, dry_run)
+        if sweep is None:
+            return
     _run(sweep, out, dry_run, isolate)
+
+
+def _fitted(sweep: Any, dry_run: bool) -> Any:
+    """The sweep with the folder that missing adapters are fitted into. None: a dry run has listed them instead."""
+    from harness.training.request import missing
+
+    sweep = sweep.model_copy(update={"adapters": sweep.adapters or (Path("adapters"),)})
+    requests = missing(sweep)
+    for request in requests:
+        names = ", ".join(method.adapter() for method in request.methods)
+        console.print(f"{'to fit' if dry_run else 'fitting'}: {names}", highlight=False, markup=False)
+        if not dry_run:
+            request.run(sweep.model, sweep.adapters[0], device=sweep.device)
+    return None if dry_run and requests else sweep
 
 
 def _run(sweep: Any, out: Path | None, dry_run: bool, isolate: bool) -> None:

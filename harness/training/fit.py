@@ -42,6 +42,7 @@ class FitOptions(MethodSettings):
     lora_rank: int = Field(16, ge=0, description="rank of the LoRA on all linear layers of the blocks; 0: none")
     distill: float = Field(1.0, ge=0, description="weight of the distance to the dense model's prediction")
     scenes: int = Field(2048, ge=64, description="training scenes whose latents are cached")
+    save_seconds: float = Field(60.0, ge=0, description="time between checkpoints")
 
 
 class _Trained(nn.Module):
@@ -139,7 +140,14 @@ def fit(
             factor = next((f for prefix, f in fitting.groups.items() if name.startswith(prefix)), 1.0)
             groups.append({"params": [parameter], "lr": options.lr * factor})
         optimizer = AdamW(groups, lr=options.lr, betas=(0.9, 0.98), weight_decay=0.0)
-        plan = Plan(steps=each, warmup=10, decay=0.4, seed=1000 * (seed + 1) + stage, log_every=5)
+        plan = Plan(
+            steps=each,
+            warmup=10,
+            decay=0.4,
+            save_seconds=options.save_seconds,
+            seed=1000 * (seed + 1) + stage,
+            log_every=5,
+        )
         train(
             method.adapter(), container, loss, [optimizer], plan, work, accelerator=accelerator,
             trainable=lambda name: name.startswith("own.") or "lora_" in name,

@@ -1,0 +1,88 @@
+"""A fit as somebody asked for it: what to fit, at which ratios, with which options."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from harness import registry
+from harness.config import MethodSpec, Sweep, settings_of
+from harness.errors import UserError
+from harness.method import Method, MethodSettings
+from harness.models import load
+from harness.training.fit import FitOptions, data_for, fit
+from results.fits import trajectories
+
+FITS = Path("results") / "runs" / "fits"
+
+
+def stages(top: float, stage: float) -> tuple[float, ...]:
+    """Rising targets that are `stage` apart, the last one being `top`. Raises UserError for a top outside (0, 0.9]."""
+    if not 0 < top <= 0.9:
+        raise UserError(f"--ratio must lie in (0, 0.9], got {top:g} (0.2 means 20 %)")
+    rising = [round(i * stage, 4) for i in range(1, math.ceil(top / stage)) if i * stage < top - 1e-9]
+    return (*rising, top)
+
+
+@dataclass(frozen=True)
+class Request:
+    """settings: the method's own, without the ratio. ratios: rising targets, for a method that has a ratio. own: the
+    options of the method's fit."""
+
+    method: str
+    settings: Mapping[str, Any]
+    ratios: tuple[float, ...]
+    options: FitOptions = field(default_factory=lambda: FitOptions.model_validate({}))
+    own: MethodSettings | None = None
+
+    @property
+    def methods(self) -> list[Method]:
+        """The method's objects, one per stage."""
+        has_ratio = "ratio" in registry.methods.get(self.method).Settings.model_fields
+        spec = MethodSpec(name=self.method, settings=dict(self.settings))
+        return list({one.adapter(): one for one in settings_of(spec, self.ratios if has_ratio else (0.0,))}.values())
+
+    def run(
+        self, model: str, out: Path, *, device: str = "cpu", data: Path | None = None, skip_bad: bool = False
+    ) -> list[Path]:
+        """Fit on a freshly loaded model; an interrupted fit goes on. Returns the paths of the adapters, and of the
+        picture of the ratios where there is one."""
+        methods = self.methods
+        own = self.own or methods[0].FitSettings()
+        loaded = load(model, device=device)
+        trains = methods[0].fitting(loaded.backbone, 20, own).trains
+        chosen = [
+            self.method, dict(self.settings), list(self.ratios), self.options.model_dump(), own.model_dump(),
+            loaded.digest, str(data),
+        ]  # fmt: skip
+        work = FITS / f"{self.method}-{hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:8]}"
+        samples = data_for(loaded, self.options, trains=trains, folder=data, work=FITS, skip_bad=skip_bad)
+        accelerator = Accelerator(cpu=device == "cpu")
+        paths = fit(methods, loaded, self.options, samples, out, work, own=own, accelerator=accelerator)
+        logs = [work / f"{one.adapter()}.csv" for one in methods]
+        drawn = trajectories(logs, work / "ratios.png", title=f"{methods[-1].adapter()}: ratios during the fit")
+        return [*paths, drawn] if drawn else paths
+
+
+def missing(sweep: Sweep) -> list[Request]:
+    """The fits that a sweep needs and its model has no adapters for, one per method and settings."""
+    found = set(load(sweep.model, adapters=sweep.adapters).adapter_files())
+    stage = FitOptions.model_validate({}).stage
+    wanted: dict[str, tuple[str, dict[str, Any], float]] = {}
+    for spec in sweep.methods:
+        if "@" in spec.name:
+            continue  # sweeps what is fitted
+        for method in settings_of(spec, sweep.ratios):
+            if method.needs_state and method.ratio != 0 and method.adapter() not in found:
+                settings = {k: v for k, v in method.settings.model_dump(mode="json").items() if k != "ratio"}
+                same = json.dumps([spec.name, settings])
+                top = max(method.ratio or 0.3, wanted[same][2] if same in wanted else 0.0)
+                wanted[same] = spec.name, settings, top
+    return [Request(name, settings, stages(top, stage)) for name, settings, top in wanted.values()]
