@@ -141,13 +141,9 @@ def fit(
             groups.append({"params": [parameter], "lr": options.lr * factor})
         optimizer = AdamW(groups, lr=options.lr, betas=(0.9, 0.98), weight_decay=0.0)
         plan = Plan(
-            steps=each,
-            warmup=10,
-            decay=0.4,
-            save_seconds=options.save_seconds,
-            seed=1000 * (seed + 1) + stage,
-            log_every=5,
-        )
+            steps=each, warmup=10, decay=0.4, save_seconds=options.save_seconds,
+            seed=1000 * (seed + 1) + stage, log_every=5,
+        )  # fmt: skip
         train(
             method.adapter(), container, loss, [optimizer], plan, work, accelerator=accelerator,
             trainable=lambda name: name.startswith("own.") or "lora_" in name,
