@@ -42,7 +42,7 @@ class Sweep(BaseModel):
     steps: int | None = Field(None, ge=1, le=1000)
     guidance: float | None = Field(None, ge=0)
     batch: int = Field(16, ge=1)
-    rounds: int = Field(8, ge=2, description="rounds of the interleaved latency measurement")
+    rounds: int = Field(6, ge=2, description="rounds of the interleaved latency measurement")
     prompts: Path | None = None
     metrics: tuple[str, ...] | None = None
     device: str = "cpu"

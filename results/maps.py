@@ -21,21 +21,29 @@ def token_maps(
     """
     steps, layers = values.shape[:2]
     chosen = np.unique(np.linspace(0, steps - 1, min(columns, steps)).round().astype(int))
-    figure = Figure(figsize=(1.1 * len(chosen) + 1.4, 1.1 * (layers + 1) + 0.9), layout="constrained")
-    axes = figure.subplots(layers + 1, len(chosen), squeeze=False)
-    for column, step in enumerate(chosen):
-        axes[0, column].imshow(images[step], interpolation="nearest")
-        axes[0, column].set_title(f"step {step + 1}", fontsize=9)
-        for layer in range(layers):
-            drawn = axes[layer + 1, column].imshow(values[step, layer], vmin=0, vmax=1, cmap="viridis")
-    for row, name in enumerate(["image", *(f"layer {i}" for i in range(layers))]):
-        axes[row, 0].set_ylabel(name, fontsize=9)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-    bar = figure.colorbar(drawn, ax=axes, shrink=0.5, pad=0.02)
-    bar.set_label(label, fontsize=9)
+    figure = Figure(figsize=(1.1 * len(chosen) + 1.6, 1.1 * (layers + 1) + 0.9), layout="constrained")
+    top, below = figure.subplots(2, 1, height_ratios=[1, layers])
+    rows = [_strip(values[chosen, layer]) for layer in range(layers)]
+    gap = np.full((1, rows[0].shape[1]), np.nan)
+    mosaic = np.concatenate([part for row in rows for part in (row, gap)][:-1])
+    drawn = below.imshow(mosaic, vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
+    top.imshow(_strip(images[chosen] / 255), interpolation="nearest")
+    for axis, height, names in ((top, images.shape[1], ["image"]), (below, values.shape[2] + 1, range(layers))):
+        width = (images.shape[2] if axis is top else values.shape[3]) + 1
+        labels = [str(name) if axis is top else f"layer {name}" for name in names]
+        axis.set_yticks(np.arange(len(labels)) * height + (height - 1) / 2, labels, fontsize=9)
+        axis.set_xticks(np.arange(len(chosen)) * width + (width - 2) / 2, [f"step {s + 1}" for s in chosen], fontsize=9)
+        axis.tick_params(length=0, labeltop=axis is top, labelbottom=False)
+        axis.spines[:].set_visible(False)
+    figure.colorbar(drawn, ax=below, shrink=0.5, pad=0.02).set_label(label, fontsize=9)
     figure.suptitle(title, fontsize=11)
     return write_png(figure, path)
+
+
+def _strip(pictures: np.ndarray) -> np.ndarray:
+    """Pictures (C, H, W) or (C, H, W, 3) side by side with a blank column between them."""
+    blank = np.ones_like(pictures[0, :, :1]) if pictures.ndim == 4 else np.full_like(pictures[0, :, :1], np.nan)
+    return np.concatenate([part for picture in pictures for part in (picture, blank)][:-1], axis=1)
 
 
 def ratio_table(ratios: Sequence[Sequence[float]], path: str | Path, *, title: str) -> Path:
@@ -78,6 +86,7 @@ def ratio_against_score(ratios: np.ndarray, scores: np.ndarray, path: str | Path
     r = f"{np.corrcoef(ratios.ravel(), scores.ravel())[0, 1]:.2f}" if defined else "undefined"
     axes.set(xlabel="mean router score", ylabel="compression ratio")
     axes.set_title(f"{title} (Pearson r = {r}, N = {ratios.size})", fontsize=10)
+    axes.set_axisbelow(True)
     axes.grid(color="#e9e9e9")
     if regions > 1:
         axes.legend(fontsize=8)

@@ -166,7 +166,7 @@ def _fitting(model: Model, every: int) -> tuple[Fitting, nn.Parameter]:
     """In double precision, so that finite differences can be taken; random routers."""
     torch.manual_seed(0)
     model.backbone.transformer.double()
-    fitting = build("diffcr", 0.2).fitting(model.backbone, 4, DiffCRFit(every=every))
+    fitting = build("diffcr", 0.2).fitting(model.backbone, 4, DiffCRFit(every=every, together=0))
     nn.init.normal_(fitting.module.double().routers.weight, std=1.0)  # type: ignore[union-attr]
     return fitting, fitting.module.ratios.values  # type: ignore[union-attr,return-value]
 
@@ -237,3 +237,24 @@ def test_a_settled_fit_runs_the_bins_of_inference(model: Model) -> None:
     assert method.reached(state) == pytest.approx(0.2, abs=0.1 / 12)
     with attached(backbone, method, state):
         assert torch.equal(out(), settled)
+
+
+def test_regions_of_a_layer_follow_each_other() -> None:
+    ratios, weights = Ratios(2, 3, together=0.5), torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, -1.0]])
+    (ratios.values * weights).sum().backward()
+    assert ratios.values.grad is not None
+    assert ratios.values.grad.tolist() == [[1.5, 0.5, 0.5], [0.5, 2.5, -0.5]]
+
+
+def test_ratios_come_to_rest_before_they_are_frozen(model: Model) -> None:
+    fitting = build("diffcr", 0.2).fitting(model.backbone, 4, DiffCRFit(settle=0.5))
+    values = fitting.module.ratios.values  # type: ignore[union-attr]
+    moved = []
+    for step in range(100):
+        fitting.target(0.2, step, 100)
+        values.data += 0.003  # type: ignore[operator]
+        before = values.data.mean().item() - 0.003  # type: ignore[operator]
+        fitting.after_step()
+        moved.append(values.data.mean().item() - before)  # type: ignore[operator]
+    assert moved[:33] == pytest.approx([0.003] * 33, abs=1e-6)
+    assert moved[40] == pytest.approx(0.6 * 0.003, abs=1e-6) and moved[49] == pytest.approx(0.06 * 0.003, abs=1e-6)

@@ -27,10 +27,16 @@ class DiffCRFit(RoutingFit):
     adjust: float = Field(
         1.15,
         ge=1,
-        description="the coefficient grows by this factor at each step that ends more than a tenth of a bin off the "
-        "target, and falls back otherwise (the paper adjusts it by hand for text-to-image); 1 keeps it fixed",
+        description="the coefficient grows by this factor at each step that ends more than a fortieth of a bin below "
+        "the target, and falls back otherwise (the paper adjusts it by hand for text-to-image); 1 keeps it fixed",
     )
     ratio_lr: float = Field(15.0, gt=0, description="multiple of the base learning rate for the ratios (ours)")
+    together: float = Field(
+        1.0,
+        ge=0,
+        description="how much of a ratio's gradient the other timestep regions of its layer follow: a step sees one "
+        "region, and regions that learn alone are noisy (ours; the paper does not say: 0)",
+    )
     every: int = Field(
         4,
         ge=1,
@@ -53,10 +59,10 @@ class DiffCRFit(RoutingFit):
 
 
 class _Learned(nn.Module):
-    def __init__(self, backbone: Backbone, regions: int, bin_width: float) -> None:
+    def __init__(self, backbone: Backbone, regions: int, options: DiffCRFit) -> None:
         super().__init__()
         self.routers = Routers(backbone.layers, backbone.width)
-        self.ratios = Ratios(backbone.layers, regions, bin_width)
+        self.ratios = Ratios(backbone.layers, regions, options.bin_width, options.together)
 
 
 @dataclass
@@ -67,6 +73,8 @@ class _Now:
     target: float = 0.0
     step: int = 0
     settled: bool = False
+    before: Tensor | None = None
+    pace: float = 1.0
 
 
 def spread(step: int, layer: int) -> float:
@@ -82,7 +90,7 @@ def magnified(share: Tensor, factor: int) -> Tensor:
 
 def fitting(backbone: Backbone, steps: int, by_timestep: bool, options: DiffCRFit) -> Fitting:
     """Two-bin mixing around every block, and the loss that pulls the mean ratio to the target."""
-    learned = _Learned(backbone, options.regions if by_timestep else 1, options.bin_width)
+    learned = _Learned(backbone, options.regions if by_timestep else 1, options)
     ratios, routed = learned.ratios, Routed(options.rescale, options.score_scale)
     shares = step_shares(steps, ratios.regions)
     learned.register_buffer("coefficient", torch.tensor(options.coefficient))
@@ -117,6 +125,9 @@ def fitting(backbone: Backbone, steps: int, by_timestep: bool, options: DiffCRFi
         now.target, now.step, now.settled = ratio, step, step >= (1 - options.settle) * steps
         if now.settled:
             now.bins = frozen()
+        # The ratios come to rest before they are frozen: over the last third of the way there their steps shrink to 0.
+        left = 1 - step / ((1 - options.settle) * steps)
+        now.before, now.pace = ratios.values.detach().clone(), min(1.0, 3 * left) if options.settle else 1.0
 
     def losses() -> dict[str, Tensor]:
         if now.settled:
@@ -127,8 +138,10 @@ def fitting(backbone: Backbone, steps: int, by_timestep: bool, options: DiffCRFi
     def after_step() -> None:
         if now.settled:
             return
+        if now.before is not None:
+            ratios.values.copy_(torch.lerp(now.before, ratios.values, now.pace))
         ratios.clamp()
-        behind = abs(float(mean()) - now.target) > options.bin_width / 10
+        behind = now.target - float(mean()) > options.bin_width / 40
         factor = options.adjust if behind else 1 / options.adjust
         learned.coefficient.mul_(factor).clamp_(options.coefficient, 1e4 * options.coefficient)
 

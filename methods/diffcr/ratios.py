@@ -23,12 +23,19 @@ def region_of(index: int, count: int, regions: int) -> int:
 
 
 class Ratios(nn.Module):
-    """values: (layers, regions), initialised at 0 (nothing compressed)."""
+    """values: (layers, regions), initialised at 0 (nothing compressed).
 
-    def __init__(self, layers: int, regions: int, bin_width: float = 0.1) -> None:
+    together: how much of each ratio's gradient the other regions of its layer follow. A step sees one region, so a
+    layer's gradient is heard `regions` times as often as one region's; as (identity + together * ones) is positive
+    definite, the stationary points stay where they are.
+    """
+
+    def __init__(self, layers: int, regions: int, bin_width: float = 0.1, together: float = 0.0) -> None:
         super().__init__()
         self.values = nn.Parameter(torch.zeros(layers, regions))
         self.bin_width = bin_width
+        if together and regions > 1:
+            self.values.register_hook(lambda grad: grad + together * grad.sum(1, keepdim=True))
 
     @property
     def regions(self) -> int:
