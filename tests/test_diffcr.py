@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from support import build, state_for
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
 from harness.attach import attached
 from harness.backbones.base import follow
@@ -258,3 +259,26 @@ def test_ratios_come_to_rest_before_they_are_frozen(model: Model) -> None:
         moved.append(values.data.mean().item() - before)  # type: ignore[operator]
     assert moved[:33] == pytest.approx([0.003] * 33, abs=1e-6)
     assert moved[40] == pytest.approx(0.6 * 0.003, abs=1e-6) and moved[49] == pytest.approx(0.06 * 0.003, abs=1e-6)
+
+
+def test_a_frozen_adapter_compiles_to_one_graph_per_region(model: Model) -> None:
+    method = build("diffcr", 0.2)
+    state = state_for(method, model.backbone)  # type: ignore[arg-type]
+    assert state is not None
+    state.tensors["ratios"] = torch.tensor([[0.5, 0.0], [0.0, 0.0], [0.2, 0.9]])
+
+    def draw() -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return model.pipeline(
+            "star", num_inference_steps=12, generator=generator, output_type="latent", **model.call
+        ).images
+
+    counter = CompileCounter()
+    with follow(model.backbone, model.pipeline), attached(model.backbone, method, state), torch.no_grad():
+        eager = draw()
+        torch._dynamo.reset()
+        model.pipeline.transformer.compile(backend=counter)
+        compiled = draw()
+    torch._dynamo.reset()
+    assert torch.equal(compiled, eager)
+    assert counter.frame_count <= 3  # one for each of two regions; torch may make one of them anew

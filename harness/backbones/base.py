@@ -35,6 +35,7 @@ class Backbone(ABC):
         self._grid: Grid | None = None
         self._held = False
         self._resets: list[Callable[[], None]] = []
+        self._followers: list[Callable[[Step], None]] = []
         self._watching = 0
 
     # -- what a family provides ------------------------------------------------------------------------------
@@ -92,6 +93,7 @@ class Backbone(ABC):
         """Pin the clock, as training does."""
         before, held = self._clock, self._held
         self._clock, self._held = step, True
+        self._tell()
         try:
             yield
         finally:
@@ -114,6 +116,27 @@ class Backbone(ABC):
             yield
         finally:
             self._resets.remove(reset)
+
+    @contextmanager
+    def on_step(self, follower: Callable[[Step], None]) -> Iterator[None]:
+        """Call `follower` with the current step and with every one that the sampler reaches.
+
+        That happens outside of what torch.compile traces: advice that reads what the follower left needs a graph for
+        each of its values, advice that reads `call.step.index` one for each step.
+        """
+        self._followers.append(follower)
+        if self._clock is not None and self._clock.index >= 0:
+            follower(self._clock)
+        try:
+            with self._watch():
+                yield
+        finally:
+            self._followers.remove(follower)
+
+    def _tell(self) -> None:
+        assert self._clock is not None
+        for follower in self._followers:
+            follower(self._clock)
 
     # -- advice ----------------------------------------------------------------------------------------------
 
@@ -149,12 +172,14 @@ class Backbone(ABC):
             if not self._watching:
                 self._hook.remove()
 
+    @torch.compiler.disable
     def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._grid = self.grid_of(args, kwargs)
         if self._held or self._clock is None:
             return
         index = min(self._clock.index + 1, len(self._timesteps) - 1)
         self._clock = Step(index, len(self._timesteps), self._timesteps[index])
+        self._tell()
 
     def _install(self, layer: int, part: Part) -> None:
         if (layer, part) in self._advice:

@@ -12,7 +12,7 @@ from torch import Tensor
 from harness.backbones.base import Backbone
 from harness.method import FittedSettings, Fitting, Method, MethodSettings
 from harness.routing import Routed
-from harness.spec import Call, State
+from harness.spec import Call, State, Step
 from harness.tokens import kept_count
 from methods.diffcr.fit import DiffCRFit, fitting
 from methods.diffcr.ratios import region_of, step_shares
@@ -47,13 +47,21 @@ class DiffCR(Method):
         table: list[list[float]] = state.tensors["ratios"].tolist()  # (layers, regions)
         weight, routed = state.tensors["router"], Routed(state.facts["rescale"], state.facts["score_scale"])
         layers = [layer for layer, row in enumerate(table) if any(row)]
+        region = 0
+
+        def enter(step: Step) -> None:
+            nonlocal region
+            region = region_of(step.index, step.count, len(table[0]))
 
         def block(call: Call) -> Tensor:
-            row = table[call.layer]
-            ratio = row[region_of(call.step.index, call.step.count, len(row))]
-            return routed.block(call, weight[call.layer], kept_count(ratio, call.x.shape[1]))
+            kept = kept_count(table[call.layer][region], call.x.shape[1])
+            return routed.block(call, weight[call.layer], kept)
 
-        with backbone.advise("block", block, layers), backbone.advise("mlp", routed.mlp, layers):
+        with (
+            backbone.on_step(enter),
+            backbone.advise("block", block, layers),
+            backbone.advise("mlp", routed.mlp, layers),
+        ):
             yield
 
     def reached(self, state: State | None) -> float | None:
