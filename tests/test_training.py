@@ -18,6 +18,7 @@ from harness.models import Model, load
 from harness.training import checkpoints, fit
 from harness.training.loop import Plan, generator, train
 from harness.training.objective import Objective
+from harness.training.request import missing
 from harness.zoo.shapes import networks
 from harness.zoo.shapes.data import SceneData
 
@@ -221,3 +222,18 @@ def test_training_free_methods_say_so(model: Model) -> None:
     (method,) = settings_of(MethodSpec(name="tome", settings={"ratio": 0.2}), ())
     with pytest.raises(UserError, match="'tome' needs no fit"):
         method.fitting(model.backbone, 4)
+
+
+def test_what_a_sweep_lacks_is_one_fit_per_method_and_settings(tiny_folder: Path, tmp_path: Path) -> None:
+    _fit(load(str(tiny_folder)), "uniform", tmp_path, {"steps": 4}, {})
+    methods = ["tome", "uniform", "static", {"name": "diffcr", "seed": 1}, {"name": "diffcr", "ratios": [0.15]}]
+    sweep = config.build(
+        {"methods": methods, "model": str(tiny_folder), "ratios": [0, 0.1, 0.3], "adapters": [tmp_path]}
+    )
+    found = missing(sweep)
+    assert [(r.method, r.ratios) for r in found] == [
+        ("static", (0.1, 0.2, 0.3)), ("diffcr", (0.1, 0.2, 0.3)), ("diffcr", (0.1, 0.15))
+    ]  # fmt: skip
+    assert [[m.adapter() for m in r.methods] for r in found] == [
+        ["static"], ["diffcr-lt-10-s1", "diffcr-lt-20-s1", "diffcr-lt-30-s1"], ["diffcr-lt-10", "diffcr-lt-15"]
+    ]  # fmt: skip
