@@ -172,7 +172,6 @@ class Backbone(ABC):
             if not self._watching:
                 self._hook.remove()
 
-    @torch.compiler.disable
     def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._grid = self.grid_of(args, kwargs)
         if self._held or self._clock is None:
