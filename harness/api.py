@@ -7,15 +7,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness import config, engine, maps, plan
+from harness import config, engine, plan
 from harness.attach import attached, check
 from harness.backbones.base import follow
 from harness.errors import UserError
 from harness.executors import isolated, local
-from harness.models.loading import Model, backbone_of, digest_of
+from harness.models.loading import Model, digest_of, wrap
 from harness.registry import methods as registered
-from results.grid import image_grid
-from results.plots import write_plots
 from results.tables import Table
 from results.variants import point_names, variants
 
@@ -63,6 +61,10 @@ def execute(
 
 def write_outputs(table: Table, made: plan.Plan, folder: Path) -> None:
     """Everything that people look at, from records; and token maps of the highest ratio of each variant."""
+    from harness import maps  # drawing libraries are slow to import, and a finished sweep is drawn already
+    from results.grid import image_grid
+    from results.plots import write_plots
+
     table.write(folder)
     plots, names = folder / "plots", point_names(table.records)
     write_plots(table, plots)
@@ -90,15 +92,13 @@ def apply(pipeline: Any, method: str, *, adapter: str | Path | None = None, **se
     spec = config.MethodSpec(name=method, settings=settings)
     cls = registered.get(method)
     (chosen,) = config.settings_of(spec, (settings.get("ratio", cls.Settings().model_dump().get("ratio", 0.0)),))
-    backbone = backbone_of(pipeline)
-    if refusal := check(chosen, backbone):
+    model = _wrapped(pipeline, adapter)
+    if refusal := check(chosen, model.family):
         raise UserError(f"method {method!r} cannot run on this pipeline: {refusal}")
-    state = None
-    if chosen.needs_state:
-        state = _adapters(pipeline, backbone, adapter).adapter(chosen.adapter())[0]
+    state = model.adapter(chosen.adapter())[0] if chosen.needs_state else None
     with ExitStack() as stack:
-        stack.enter_context(follow(backbone, pipeline))
-        stack.enter_context(attached(backbone, chosen, state))
+        stack.enter_context(follow(model.backbone, pipeline))
+        stack.enter_context(attached(model.backbone, chosen, state))
         _ON[id(pipeline)] = stack.pop_all()
 
 
@@ -118,10 +118,11 @@ def applied(pipeline: Any, method: str, **settings: Any) -> Iterator[None]:
         remove(pipeline)
 
 
-def _adapters(pipeline: Any, backbone: Any, folder: str | Path | None) -> Model:
+def _wrapped(pipeline: Any, folder: str | Path | None) -> Model:
+    """The pipeline with the adapter folders that belong to it."""
     home = str(getattr(pipeline, "name_or_path", None) or pipeline.config.get("_name_or_path") or "")
     places = [Path(folder)] if folder is not None else []
     if home:
         places += [Path(home) / "adapters", Path(home).parent.parent / "adapters"]
     digest = digest_of(Path(home)) if home and Path(home).is_dir() else ""
-    return Model(home or "pipeline", pipeline, backbone, digest, adapters=tuple(p for p in places if p.is_dir()))
+    return wrap(home or "pipeline", pipeline, digest, tuple(place for place in places if place.is_dir()))

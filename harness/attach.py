@@ -11,10 +11,10 @@ from harness.spec import State
 from harness.training import lora
 
 
-def check(method: Method, backbone: Backbone) -> str:
-    """Why this method cannot run on this backbone; "" where it can."""
-    missing = sorted(method.parts - backbone.parts)
-    return f"{type(backbone).__name__} has no separate {', '.join(missing)}" if missing else ""
+def check(method: Method, family: type[Backbone]) -> str:
+    """Why this method cannot run on this family of backbones; "" where it can."""
+    missing = sorted(method.parts - family.parts)
+    return f"{family.__name__} has no separate {', '.join(missing)}" if missing else ""
 
 
 @contextmanager

@@ -54,7 +54,7 @@ class Plan:
 
 
 def make(sweep: Sweep) -> Plan:
-    """Load the model, resolve every name and adapter. Raises UserError before anything runs or is written."""
+    """Resolve the model, every name and adapter. Raises UserError before anything runs or is written."""
     specs = [spec for spec in sweep.methods if spec.name != DENSE]
     for spec in specs:
         registry.methods.get(spec.name.partition("@")[0])
@@ -82,7 +82,7 @@ def make(sweep: Sweep) -> Plan:
         "code": environment.code_digest(_PACKAGES),
         "weights": model.digest,
         "cases": _sha([(case.prompt, case.seed) for case in cases]),
-        "sampler": f"{type(model.pipeline.scheduler).__name__} {steps} steps, guidance {guidance:g}",
+        "sampler": f"{model.scheduler} {steps} steps, guidance {guidance:g}",
         "batch": str(sweep.batch),
         **{name: facts[name] for name in ("torch", "diffusers", "clean-fid", "device")},
     }
@@ -122,7 +122,7 @@ def _methods(spec: MethodSpec, ratios: tuple[float, ...], model: Model) -> list[
 
 
 def _point(method: Method, model: Model, shared: Mapping[str, Any]) -> Point:
-    if refusal := attach.check(method, model.backbone):
+    if refusal := attach.check(method, model.family):
         raise UserError(f"method {method.name!r} cannot run on model {model.name!r}: {refusal}")
     state, digest = None, ""
     if method.needs_state and method.ratio != 0:

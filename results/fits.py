@@ -22,7 +22,8 @@ def trajectories(logs: Sequence[Path], path: str | Path, *, title: str) -> Path 
     picture's path, or None where no log holds such columns.
     """
     table = _joined(logs)
-    cells = {tuple(map(int, m.groups())): name for name in table if (m := re.fullmatch(r"ratio/(\d+)/(\d+)", name))}
+    columns = [str(name) for name in table]
+    cells = {tuple(map(int, m.groups())): name for name in columns if (m := re.fullmatch(r"ratio/(\d+)/(\d+)", name))}
     if not cells:
         return None
     steps = table["step"].to_numpy()

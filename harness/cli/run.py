@@ -58,7 +58,9 @@ def run(
         bool,
         typer.Option("--fit", help="Fit adapters that are missing, into the first --adapters (or ./adapters)."),
     ] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="16 cases and fewer latency rounds.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A look, not a result: 16 cases, 20 % alone, fewer latency rounds.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and its estimated time, run nothing.")
     ] = False,
@@ -70,7 +72,7 @@ def run(
     from harness import config
 
     load_plugins(plugin)
-    values: dict[str, Any] = {"cases": 16, "rounds": 4} if quick else {}
+    values: dict[str, Any] = {"cases": 16, "ratios": (0.2,), "rounds": 3} if quick else {}
     if config_file:
         values |= config.read_yaml(config_file)
     given = {
@@ -128,6 +130,8 @@ def _execute(made: Any, out: Path | None, isolate: bool) -> Any:
     from harness import api, engine
 
     todo = _missing(made, api.run_folder(made, out))
+    if todo:
+        _ = made.model.pipeline  # weights that do not load are told before anything is written
     total = sum(engine.images_per_point(made, point) for point in todo)
     columns = (
         TextColumn("{task.description}"),

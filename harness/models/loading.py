@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,10 +19,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from diffusers import DiffusionPipeline
-from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
-from transformers.utils import logging as transformers_logging
 
 from harness.backbones.base import Backbone
 from harness.errors import UserError, unknown
@@ -29,26 +27,33 @@ from harness.registry import backbones
 from harness.spec import State
 from harness.training import checkpoints
 
-diffusers_logging.disable_progress_bar()
-transformers_logging.disable_progress_bar()
-
 _ZOO = Path(__file__).resolve().parent.parent / "zoo"
 
 
 @dataclass
 class Model:
-    """A loaded pipeline. digest: sha256 over all weight and config files, "" where there is no folder to read."""
+    """A pipeline, loaded when it is first needed: a finished sweep is drawn again without it.
+
+    digest: sha256 over all weight and config files, "" where there is no folder to read. scheduler: its class's name.
+    `pipeline` raises UserError for weights that cannot be loaded.
+    """
 
     name: str
-    pipeline: Any
-    backbone: Backbone
+    open: Callable[[], Any]
+    family: type[Backbone]
     digest: str
+    scheduler: str = ""
+    device: torch.device = torch.device("cpu")
     facts: dict[str, Any] = field(default_factory=dict)
     adapters: tuple[Path, ...] = ()
 
-    @property
-    def device(self) -> torch.device:
-        return next(self.backbone.transformer.parameters()).device
+    @cached_property
+    def pipeline(self) -> Any:
+        return self.open()
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        return self.family(self.pipeline.transformer)
 
     @property
     def modules(self) -> list[torch.nn.Module]:
@@ -123,17 +128,37 @@ def folder_of(name: str) -> Path:
 
 
 def load(name: str, *, device: str = "cpu", dtype: str = "float32", adapters: tuple[Path, ...] = ()) -> Model:
-    """Load a pipeline onto a device. Raises UserError for a name, folder, weights file or device that is no good."""
+    """A model on a device. Raises UserError for a name, folder, family, dtype or device that is no good."""
     folder = folder_of(name)
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {device!r} was asked for, but this machine has no CUDA device; use --device cpu")
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in kinds:
         raise unknown("dtype", dtype, kinds)
+    parts = _read_json(folder / "model_index.json")
+    notes = folder / "harness.json"
+    places = (*adapters, folder / "adapters", folder.parent.parent / "adapters")
+    return Model(
+        name=name,
+        open=lambda: _from_pretrained(folder, device, kinds[dtype]),
+        family=_family(_class_of(parts, "transformer")),
+        digest=digest_of(folder),
+        scheduler=_class_of(parts, "scheduler"),
+        device=torch.device(device),
+        facts=_read_json(notes) if notes.is_file() else {},
+        adapters=tuple(p for p in places if p.is_dir()),
+    )
+
+
+def _from_pretrained(folder: Path, device: str, dtype: torch.dtype) -> Any:
+    from diffusers import DiffusionPipeline  # slow to import, and a finished sweep does not need it
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     try:
-        pipeline = DiffusionPipeline.from_pretrained(
-            folder, dtype=kinds[dtype], use_safetensors=True, local_files_only=True
-        )
+        pipeline = DiffusionPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True)
     except SafetensorError as error:
         raise UserError(f"a weights file of {folder} is damaged ({error}); restore the folder") from error
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
@@ -141,32 +166,44 @@ def load(name: str, *, device: str = "cpu", dtype: str = "float32", adapters: tu
         raise UserError(f"model folder {folder} cannot be loaded: {text}") from error
     pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
-    notes = folder / "harness.json"
-    facts = json.loads(notes.read_text()) if notes.is_file() else {}
-    places = (*adapters, folder / "adapters", folder.parent.parent / "adapters")
-    return Model(
-        name=name,
-        pipeline=pipeline,
-        backbone=backbone_of(pipeline),
-        digest=digest_of(folder),
-        facts=facts,
-        adapters=tuple(p for p in places if p.is_dir()),
-    )
+    return pipeline
 
 
-def backbone_of(pipeline: Any) -> Backbone:
-    """The backbone adapter of a diffusers pipeline. Raises UserError for a family that none serves."""
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); restore the folder") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no JSON object; restore the folder")
+    return found
+
+
+def _class_of(index: dict[str, Any], part: str) -> str:
+    """The class name that a model_index.json gives for a part of the pipeline."""
+    entry = index.get(part)
+    return str(entry[1]) if isinstance(entry, list) and len(entry) == 2 else ""
+
+
+def wrap(name: str, pipeline: Any, digest: str = "", adapters: tuple[Path, ...] = ()) -> Model:
+    """A pipeline that is loaded already. Raises UserError for a family that no backbone serves."""
     transformer = getattr(pipeline, "transformer", None)
-    kind = type(transformer).__name__
+    if transformer is None:
+        raise UserError(f"{type(pipeline).__name__} has no transformer, so no method can make it cheaper")
+    family = _family(type(transformer).__name__)
+    return Model(name, lambda: pipeline, family, digest, device=transformer.device, adapters=adapters)
+
+
+def _family(kind: str) -> type[Backbone]:
+    """The backbone adapter that serves a transformer class."""
     served: list[str] = []
     for name in backbones:
         family = backbones.get(name)
         if kind in family.classes:
-            return family(transformer)
+            return family
         served += family.classes
     raise UserError(
-        f"no backbone serves {kind if transformer is not None else 'a pipeline without a transformer'}; "
-        f"served: {', '.join(sorted(served))}"
+        f"no backbone serves {kind or 'a pipeline without a transformer'}; served: {', '.join(sorted(served))}"
     )
 
 

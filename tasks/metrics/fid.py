@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-from cleanfid import fid
 
 from harness.metric import Metric, Sample
 from harness.models import Model
@@ -25,6 +24,8 @@ class FID(Metric):
         return features.has_judge(model)
 
     def estimates(self, sample: Sample, dense: Sample | None) -> dict[str, Estimate]:
+        from cleanfid import fid  # slow to import
+
         x, y = features.features(sample), features.reference()
         mean, covariance = y.mean(0), np.cov(y, rowvar=False)
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from cleanfid import fid
 
 from harness.metric import Metric, Sample
 from harness.models import Model
@@ -47,6 +46,8 @@ class KID(Metric):
 
 
 def _distance(x: np.ndarray, y: np.ndarray, subsets: int) -> float:
+    from cleanfid import fid  # slow to import
+
     with _seeded():
         return float(fid.kernel_distance(x, y, num_subsets=subsets))
 
