@@ -1,4 +1,4 @@
-"""The Pareto fronts of a table as one markdown document."""
+"""Tables as markdown: the Pareto fronts, and one row per operating point."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from results import seeds
 from results.formatting import DIRECTIONS, compact_json, interval, number, parts, percent, point, setup, title
 from results.record import Estimate, Record
 
@@ -20,6 +21,7 @@ _HOW_TO_READ = """\
 - **ratio**: the compression ratio asked for. A cell without a number is empty.
 - Only points of one group share a front: same task, model, device, dtype, steps, cases and fingerprint."""
 
+_COSTS = ("gmacs", "gmacs_paper", "latency_ratio", "peak_memory_mb")
 _HEADINGS = ("front", "method", "settings", "ratio", "cost", "quality", "[low, high]", "front share")
 
 
@@ -32,12 +34,34 @@ def render(table: Table) -> str:
     return "\n\n".join(["# Pareto fronts", _HOW_TO_READ, "\n".join(groups), *empty, *sections, *failed]) + "\n"
 
 
+def summary(table: Table) -> str:
+    """One row per operating point, training seeds taken together, and what each column means."""
+    rows = seeds.pooled(table.records)
+    columns = [name for name in (*_COSTS, *table.qualities) if name in rows]
+    told = {name: estimate for record in table.records for name, estimate in record.estimates.items()}
+    head = ["point", *(["seeds"] if (many := seeds.several(table.records)) else []), *columns]
+    cells = (
+        [row["point"], *([str(row["seeds"])] if many else []), *(_bounded(row, name) for name in columns)]
+        for row in rows.to_dict("records")
+    )
+    groups = "\n".join(f"- {setup(group[0])}" for group in table.groups)
+    legend = [f"- `{name}`: {_axis(told[name])}; {DIRECTIONS[told[name].better or 'lower']}" for name in columns]
+    spans = "cases and training seeds" if many else "cases"
+    note = f"[low, high]: 95 % bootstrap interval, over {spans} for quality, over interleaved pairs for latency."
+    failed = [_failed(table.failed())] if table.failed() else []
+    return "\n\n".join(["# Summary", groups, _rows(head, cells), note + "\n\n" + "\n".join(legend), *failed]) + "\n"
+
+
+def _bounded(row: dict[Any, Any], name: str) -> str:
+    return f"{number(row[name], 3)} {interval(row[f'{name}_low'], row[f'{name}_high'])}".strip()
+
+
 def _section(table: Table, cost: str, quality: str, points: pd.DataFrame) -> str:
     metric = table.qualities[quality]
     lines = [
         f"## {title(cost)} and {quality}",
-        f"- Cost: {_axis(cost, table.costs[cost])}, lower is better\n"
-        f"- Quality: {_axis(quality, metric)}, {DIRECTIONS[metric.better or 'lower']}",
+        f"- Cost: `{cost}` in {_axis(table.costs[cost])}, lower is better\n"
+        f"- Quality: `{quality}` in {_axis(metric)}, {DIRECTIONS[metric.better or 'lower']}",
     ]
     for group, rows in parts(points, "group"):
         sample = f"n = {table.sample_size(quality, group)} for the metric"
@@ -51,8 +75,8 @@ def _section(table: Table, cost: str, quality: str, points: pd.DataFrame) -> str
     return "\n\n".join(lines)
 
 
-def _axis(name: str, estimate: Estimate) -> str:
-    return f"`{name}` in {estimate.unit}, {estimate.convention}"
+def _axis(estimate: Estimate) -> str:
+    return f"{estimate.unit}, {estimate.convention}"
 
 
 def _cells(row: dict[Any, Any]) -> tuple[str, ...]:

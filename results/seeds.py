@@ -8,21 +8,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from results.formatting import compact_json
+from results.formatting import compact_json, percent
 from results.record import Estimate, Record
 from results.statistics import percentile_interval
-
-SEED = "seed"
+from results.variants import SEED, variants
 
 
 def pooled(records: Sequence[Record]) -> pd.DataFrame:
     """One row per method, settings without the seed, and everything else that a comparison holds fixed.
 
-    Columns: method, settings, ratio, seeds (how many), and for every estimate its mean over the seeds with a 95 %
-    interval. A replicate of the interval draws the seeds with replacement and takes the mean of their own replicates,
-    which resample the cases; an exact figure (FLOPs) varies with the seed alone. With one seed the interval is that of
-    the cases.
+    Columns: point (its short name), method, settings, ratio, seeds (how many), and for every estimate its mean over the
+    seeds with a 95 % interval. A replicate of the interval draws the seeds with replacement and takes the mean of their
+    own replicates, which resample the cases; an exact figure (FLOPs) varies with the seed alone. With one seed the
+    interval is that of the cases.
     """
+    names = variants(records, seeds=False)
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
         if record.usable:
@@ -31,9 +31,11 @@ def pooled(records: Sequence[Record]) -> pd.DataFrame:
             groups.setdefault(fixed, []).append(record)
     rows = []
     for (method, settings, ratio, *_), members in groups.items():
-        row: dict[str, Any] = {"method": method, "settings": settings, "ratio": ratio, "seeds": len(members)}
-        names = [name for name in members[0].estimates if all(name in other.estimates for other in members)]
-        for name in names:
+        name = f"{names[members[0].key]} {percent(ratio)}".strip()
+        row: dict[str, Any] = {"point": name, "method": method, "settings": settings, "ratio": ratio}
+        row["seeds"] = len(members)
+        shared = [name for name in members[0].estimates if all(name in other.estimates for other in members)]
+        for name in shared:
             row |= _estimate(name, [member.estimates[name] for member in members])
         rows.append(row)
     return pd.DataFrame(rows)

@@ -104,7 +104,7 @@ class Table:
         return write_atomic(path, self.frame.to_csv(index=False, lineterminator="\n"))
 
     def write(self, folder: str | Path) -> list[Path]:
-        """Write tables/results.csv, tables/pareto.csv and tables/pareto.md below `folder`, and tables/seeds.csv where a
+        """Write tables/results.csv, summary.md, pareto.csv and pareto.md below `folder`, and tables/seeds.csv where a
         method stands there with several training seeds; returns their paths."""
         tables = Path(folder) / "tables"
         parts = [points.assign(cost_axis=cost, metric=quality) for cost, quality, points in self.fronts()]
@@ -112,6 +112,7 @@ class Table:
         fronts = pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns)
         written = [
             self.to_csv(tables / "results.csv"),
+            write_atomic(tables / "summary.md", markdown.summary(self)),
             write_atomic(tables / "pareto.csv", fronts.to_csv(index=False, lineterminator="\n")),
             write_atomic(tables / "pareto.md", markdown.render(self)),
         ]

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from results.formatting import percent
-from results.seeds import SEED
 
 RATIO = "ratio"
+SEED = "seed"
 
 
 class Named(Protocol):

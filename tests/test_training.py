@@ -106,7 +106,7 @@ def test_a_fit_killed_three_times_ends_with_the_same_weights(tiny_folder: Path, 
     assert start("killed").wait() == 0 and whole.wait() == 0
     folders = [tmp_path / name / "adapters" for name in ("whole", "killed")]
     names, again = ({path.name for path in folder.iterdir()} for folder in folders)
-    assert len(names) == 2 and names == again  # one per stage, labelled by the ratio it reached
+    assert len(names) >= 4 and names == again  # one per stage and by-products, labelled by the ratio they reached
     for name in names:
         results = [checkpoints.load(folder / name) for folder in folders]
         assert results[0][1] == results[1][1]

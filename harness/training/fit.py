@@ -1,7 +1,8 @@
 """Fitting a method on a model: LoRA and the method's own parameters, one loop, one data order, one budget for all.
 
-A fit climbs through its target ratios in equal stages and leaves an adapter state at the end of each: one fit gives
-the whole curve (DiffCR's by-products), and rivals that share the loop have had the same steps at each ratio.
+A fit climbs through its target ratios in equal stages and leaves an adapter state at the end of each, and, where the
+method learns its ratios, by-products on the way (DiffCR, Sec. 4): one fit gives the whole curve, and rivals that share
+the loop have had the same steps at each ratio.
 
 Beside the diffusion loss stands a distillation loss: the distance to what the dense model says for the same noised
 latents. Its target has no sampling noise, so a short fit learns from it much faster. Set `distill` to 0 for the
@@ -10,6 +11,7 @@ diffusion loss alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -37,6 +39,9 @@ class FitOptions(MethodSettings):
 
     steps: int = Field(1200, ge=1, description="optimizer steps in all, split evenly over the target ratios")
     stage: float = Field(0.1, gt=0, le=0.9, description="distance of the target ratios; each leaves an adapter")
+    by_product: float = Field(
+        0.025, ge=0, description="distance of the learned mean ratios that leave an adapter on the way; 0: none"
+    )
     batch: int = Field(8, ge=1, description="images per step")
     lr: float = Field(1e-3, gt=0, description="base learning rate (LoRA)")
     lora_rank: int = Field(16, ge=0, description="rank of the LoRA on all linear layers of the blocks; 0: none")
@@ -73,8 +78,8 @@ def fit(
     own: MethodSettings | None = None,
     accelerator: Accelerator,
 ) -> list[Path]:
-    """Fit one method at rising ratios: `methods` are its objects, one per stage. Writes an adapter per stage to `out`
-    and resumable checkpoints to `work`; returns the adapters' paths.
+    """Fit one method at rising ratios: `methods` are its objects, one per stage. Writes an adapter per stage to `out`,
+    by-products between them, and resumable checkpoints to `work`; returns the paths of the stages' adapters.
 
     The model is left with LoRA layers in it: load it anew before using it. Raises UserError where there is nothing
     to fit.
@@ -103,11 +108,12 @@ def fit(
 
     adapted = lora.inject(backbone, options.lora_rank, seed) if options.lora_rank else []
     container = _Trained(backbone.transformer, fitting.module)
-    goal = [0.0, 0.0, 1.0]
+    goal, ratio = [0.0, 0.0, 1.0], [0.0]
 
     def loss(module: nn.Module, step: int, generator: torch.Generator) -> Losses:
         # The target climbs over the first two fifths of a stage and then holds.
         start, end, length = goal
+        ratio[0] = fitting.log().get("ratio", 0.0)
         share = min(1.0, 2.5 * (step + 1) / length)
         fitting.target(start + share * (end - start), step, int(length))
         clean, states, masks = data.batch(options.batch, generator)
@@ -131,6 +137,22 @@ def fit(
         logged = {name: torch.tensor(value) for name, value in fitting.log().items()}
         return {"loss": total, **terms, **logged}
 
+    def keep(method: Method, tolerance: float) -> tuple[Path, Method]:
+        state = fitting.state()
+        tensors = {**state.tensors, **(lora.tensors(backbone) if adapted else {})}
+        honest = _named_as_reached(method, state, tolerance)
+        path = out / f"{honest.adapter()}.safetensors"
+        checkpoints.save(path, tensors, {**facts, **state.facts, "settings": honest.settings.model_dump(mode="json")})
+        return path, honest
+
+    def after_step(step: int) -> None:
+        fitting.after_step()
+        now = fitting.log().get("ratio", 0.0)
+        for mark in _marks(goal[0], goal[1], options.by_product):
+            if ratio[0] < mark <= now:
+                fitting.target(mark, step, int(goal[2]))  # rounds the ratios to it; the next step aims anew
+                keep(_at(first, mark), options.by_product / 5)
+
     paths = []
     each = max(1, options.steps // len(methods))
     for stage, method in enumerate(methods):
@@ -146,28 +168,35 @@ def fit(
         )  # fmt: skip
         train(
             method.adapter(), container, loss, [optimizer], plan, work, accelerator=accelerator,
-            trainable=lambda name: name.startswith("own.") or "lora_" in name,
-            after_step=lambda _step: fitting.after_step(),
+            trainable=lambda name: name.startswith("own.") or "lora_" in name, after_step=after_step,
         )  # fmt: skip
         fitting.target(goal[1], each - 1, each)  # nobody did in this process where an earlier one ended the stage
-        state = fitting.state()
-        tensors = {**state.tensors, **(lora.tensors(backbone) if adapted else {})}
-        honest = _named_as_reached(method, state, accelerator)
-        path = out / f"{honest.adapter()}.safetensors"
-        checkpoints.save(path, tensors, {**facts, **state.facts, "settings": honest.settings.model_dump(mode="json")})
+        path, honest = keep(method, 0.02)
+        if honest is not method:
+            accelerator.print(
+                f"warning: the fit aimed at a ratio of {method.ratio:g} and reached {honest.ratio:g}, which names its "
+                f"adapter"
+            )
         paths.append(path)
     return paths
 
 
-def _named_as_reached(method: Method, state: State, accelerator: Accelerator) -> Method:
-    """The method with the ratio that its fit really reached, where that is more than two points off the target."""
+def _marks(start: float, end: float, distance: float) -> list[float]:
+    """The multiples of a distance strictly between two targets."""
+    count = math.ceil(end / distance - 1e-9) if distance else 0
+    return [mark for i in range(1, count) if start + 1e-9 < (mark := round(i * distance, 6)) < end - 1e-9]
+
+
+def _at(method: Method, ratio: float) -> Method:
+    return type(method)(method.settings.model_copy(update={"ratio": ratio}))
+
+
+def _named_as_reached(method: Method, state: State, tolerance: float) -> Method:
+    """The method with the ratio that its fit really reached, where that is further off the target than `tolerance`."""
     reached = method.reached(state)
-    if reached is None or method.ratio is None or abs(reached - method.ratio) <= 0.02:
+    if reached is None or method.ratio is None or abs(reached - method.ratio) <= tolerance:
         return method
-    accelerator.print(
-        f"warning: the fit aimed at a ratio of {method.ratio:g} and reached {reached:.3f}, which names its adapter"
-    )
-    return type(method)(method.settings.model_copy(update={"ratio": round(reached, 2)}))
+    return _at(method, round(reached, 3))
 
 
 def _watch(model: Model, objective: Objective, options: FitOptions, data: Data, seed: int) -> None:

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from results import Table
+from results.markdown import summary
 from results.seeds import pooled, several
 
 
@@ -40,6 +41,13 @@ def test_written_only_where_there_are_several(two, tmp_path):
     assert (tmp_path / "both" / "tables" / "seeds.csv").is_file()
     Table(two[:2]).write(tmp_path / "one")
     assert not (tmp_path / "one" / "tables" / "seeds.csv").exists()
+
+
+def test_the_summary_takes_seeds_together(two):
+    text = summary(Table(two))
+    assert "| point | seeds | gmacs | alignment |" in text and "cases and training seeds" in text
+    assert "| diffcr 20 % | 2 | 0.61 [0.6, 0.62] | 0.85 [0.8, 0.9] |" in text
+    assert "| dense | 1 | 0.8 | 0.95 [0.94, 0.96] |" in text
 
 
 def test_failed_seeds_are_left_out(two, record):

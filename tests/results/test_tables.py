@@ -143,11 +143,16 @@ def test_metrics_come_from_role_and_direction_alone(record, estimate):
 
 def test_written_files(table, tmp_path):
     paths = table.write(tmp_path)
-    assert paths == [tmp_path / "tables" / name for name in ("results.csv", "pareto.csv", "pareto.md")]
-    fronts = pd.read_csv(paths[1])
+    names = ("results.csv", "summary.md", "pareto.csv", "pareto.md")
+    assert paths == [tmp_path / "tables" / name for name in names]
+    summary = paths[1].read_text()
+    rows = [line for line in summary.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) == 11 + len(table.failed()) + 2  # points that succeeded; failed ones with a head of their own
+    assert rows[0].startswith("| dense |") and "58.2" in rows[0] and "CUDA out of memory \\| 3 GiB" in summary
+    fronts = pd.read_csv(paths[2])
     assert len(fronts) == 6 * 11  # three costs, two metrics, eleven points that succeeded
     assert set(fronts["cost_axis"]) == {"gmacs", "latency_ratio", "peak_memory_mb"}
-    text = paths[2].read_text()
+    text = paths[3].read_text()
     assert text.count("\n## ") == 7  # six fronts and the failed points
     for needed in ("95 % bootstrap", "n = 24", "kernel distance", "CFG halves included", "higher is better",
                    "CUDA out of memory \\| 3 GiB"):  # fmt: skip
@@ -200,7 +205,7 @@ def test_an_empty_table_works(tmp_path):
 
 def test_only_failures_work(record, tmp_path):
     table = Table([record("tome", 0.2, outcome="failed", reason="out of memory")])
-    text = table.write(tmp_path)[2].read_text()
+    text = table.write(tmp_path)[-1].read_text()
     assert "No point has both" in text and "out of memory" in text
     assert "out of memory" in printed(table)
 
