@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torchvision.transforms.functional import to_pil_image
 
 from harness.config import MethodSpec, settings_of
 from harness.errors import UserError
 from harness.models import Model
-from harness.training import checkpoints, fit
+from harness.training import checkpoints, fit, lora
 from harness.training.data import FolderData, encode
+from harness.training.request import Request
 from harness.zoo.shapes import scene
 
 
@@ -88,3 +90,31 @@ def test_a_plain_fine_tuning_on_a_folder(model: Model, folder: Path, tmp_path: P
     assert path.stem == facts["method"] == "dense-ft"
     assert tensors and all(name.startswith("lora.") for name in tensors)
     assert any(tensor.abs().sum() > 0 for name, tensor in tensors.items() if name.endswith(".B"))
+
+
+def test_lora_targets(model: Model) -> None:
+    with pytest.raises(UserError, match=r"unknown LoRA target 'to_qq': did you mean "):
+        lora.inject(model.backbone, 2, targets=["to_qq"])
+    lora.inject(model.backbone, 2, targets=["to_q", "ff.net.2"])
+    ends = {name.partition(".lora_")[0].split(".", 2)[2] for name in lora_names(model)}
+    assert ends == {"attn1.to_q", "attn2.to_q", "ff.net.2"}
+
+
+def lora_names(model: Model) -> list[str]:
+    return [name for name, _ in model.backbone.transformer.named_parameters() if "lora_" in name]
+
+
+def test_bfloat16_trains_float32_weights(
+    tiny_folder: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    AcceleratorState._reset_state(True)
+    values = {"steps": 3, "batch": 2, "lora_rank": 2, "precision": "bfloat16"}
+    try:
+        request = Request("uniform", {}, (0.2,), fit.FitOptions.model_validate(values))
+        (path,) = request.run(str(tiny_folder), tmp_path / "out", data=folder)
+    finally:
+        AcceleratorState._reset_state(True)
+    tensors, facts = checkpoints.load(path)
+    assert facts["fit"]["precision"] == "bfloat16"
+    assert tensors["router"].dtype == torch.float32 and all(bool(t.isfinite().all()) for t in tensors.values())

@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,12 @@ class FitOptions(MethodSettings):
     batch: int = Field(8, ge=1, description="images per step")
     lr: float = Field(1e-3, gt=0, description="base learning rate (LoRA)")
     lora_rank: int = Field(16, ge=0, description="rank of the LoRA on all linear layers of the blocks; 0: none")
+    lora_targets: str = Field(
+        "", description="the linear layers it sits on, by the ends of their names, with commas (to_q,to_v); empty: all"
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the forward passes; what is trained stays float32"
+    )
     distill: float = Field(1.0, ge=0, description="weight of the distance to the dense model's prediction")
     scenes: int = Field(2048, ge=64, description="training scenes whose latents are cached")
     save_seconds: float = Field(60.0, ge=0, description="time between checkpoints")
@@ -106,7 +112,8 @@ def fit(
         checkpoints.save(path, state.tensors, {**facts, **state.facts})
         return [path]
 
-    adapted = lora.inject(backbone, options.lora_rank, seed) if options.lora_rank else []
+    targets = tuple(part.strip() for part in options.lora_targets.split(",") if part.strip())
+    adapted = lora.inject(backbone, options.lora_rank, seed, targets) if options.lora_rank else []
     container = _Trained(backbone.transformer, fitting.module)
     goal, ratio = [0.0, 0.0, 1.0], [0.0]
 
@@ -123,7 +130,7 @@ def fit(
         teacher = None
         if options.distill:
             with torch.no_grad(), lora.without(backbone) if adapted else nullcontext():
-                teacher = container(x, t, states, masks)
+                teacher = module(x, t, states, masks)
         with backbone.at(Step(index, steps, float(t[0]))), fitting.attach():
             said = module(x, t, states, masks)
         terms = {"diffusion": F.mse_loss(said, target)}

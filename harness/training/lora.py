@@ -5,7 +5,7 @@ An adapter state holds it as `lora.<module>.A` (r, in) and `lora.<module>.B` (ou
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,19 +13,28 @@ import torch
 from torch import Tensor, nn
 
 from harness.backbones.base import Backbone
+from harness.errors import unknown
 
 _PREFIX = "lora."
 
 
-def inject(backbone: Backbone, rank: int, seed: int = 0) -> list[nn.Parameter]:
-    """Put trainable LoRA layers beside the blocks' linear layers and freeze everything else. Returns what trains."""
+def inject(backbone: Backbone, rank: int, seed: int = 0, targets: Sequence[str] = ()) -> list[nn.Parameter]:
+    """Put trainable LoRA layers beside the blocks' linear layers and freeze everything else. Returns what trains.
+
+    targets: ends of the names of the layers to adapt, none for all. Raises UserError for one that matches no layer.
+    """
     from peft import LoraConfig, inject_adapter_in_model  # slow to import, and only fits need it
 
+    known = backbone.linear_names()
+    for target in targets:
+        if not any(_ends(name, target) for name in known):
+            raise unknown("LoRA target", target, known)
+    chosen = [name for name in known if not targets or any(_ends(name, target) for target in targets)]
     names = [
         f"{prefix}.{name}"
         for prefix, block in backbone.transformer.named_modules()
         if any(block is b for b in backbone.blocks)
-        for name in backbone.linear_names()
+        for name in chosen
     ]
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=names, init_lora_weights=True)
     with torch.random.fork_rng():
@@ -34,6 +43,10 @@ def inject(backbone: Backbone, rank: int, seed: int = 0) -> list[nn.Parameter]:
     for name, parameter in backbone.transformer.named_parameters():
         parameter.requires_grad_("lora_" in name)
     return [p for p in backbone.transformer.parameters() if p.requires_grad]
+
+
+def _ends(name: str, target: str) -> bool:
+    return f".{name}".endswith(f".{target}")
 
 
 @contextmanager

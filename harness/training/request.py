@@ -64,7 +64,8 @@ class Request:
         ]  # fmt: skip
         work = FITS / f"{self.method}-{hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:8]}"
         samples = data_for(loaded, self.options, trains=trains, folder=data, work=FITS, skip_bad=skip_bad)
-        accelerator = Accelerator(cpu=device == "cpu")
+        precision = "bf16" if self.options.precision == "bfloat16" else "no"
+        accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
         paths = fit(methods, loaded, self.options, samples, out, work, own=own, accelerator=accelerator)
         logs = [work / f"{one.adapter()}.csv" for one in methods]
         drawn = trajectories(logs, work / "ratios.png", title=f"{methods[-1].adapter()}: ratios during the fit")
