@@ -70,6 +70,19 @@ def test_training_resumes_from_a_kill_as_if_nothing_had_been(tmp_path: Path) -> 
     assert steps == list(range(60))  # no step twice, none lost
 
 
+def test_two_processes_train_in_step(tmp_path: Path) -> None:
+    script = tmp_path / "toy.py"
+    script.write_text(SCRIPT)
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script), str(tmp_path), "0"]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    weights = [line for line in done.stdout.splitlines() if line.startswith("[[")]
+    assert len(weights) == 2 and weights[0] == weights[1]
+    alone, _ = _run(tmp_path / "alone", 0.0).communicate()
+    assert alone.splitlines()[-1] != weights[0]  # each process had samples of its own
+    assert len((tmp_path / "toy.csv").read_text().splitlines()) == 61
+
+
 def test_a_fit_killed_three_times_ends_with_the_same_weights(tiny_folder: Path, tmp_path: Path) -> None:
     values = {"steps": 120, "stage": 0.2, "batch": 2, "scenes": 64, "lora_rank": 2, "save_seconds": 0, "regions": 2}
     options = [part for name, value in values.items() for part in ("--set", f"{name}={value}")]

@@ -59,4 +59,5 @@ def fit(
         own=validated(cls.FitSettings, groups[cls.FitSettings]),
     )
     paths = request.run(model, out, device=device or "cpu", data=data, skip_bad=skip_bad)
-    print("\n".join(f"wrote {path}" for path in paths))
+    for path in paths:
+        print(f"wrote {path}")

@@ -57,7 +57,7 @@ class FitOptions(MethodSettings):
 
 
 class _Trained(nn.Module):
-    """The model and the method's own parameters in one module, so that several processes train both in step."""
+    """The model and the method's own parameters in one module, for the training loop."""
 
     def __init__(self, transformer: nn.Module, own: nn.Module) -> None:
         super().__init__()
@@ -109,7 +109,8 @@ def fit(
     if not fitting.trains:
         state = fitting.state()
         path = out / f"{first.adapter()}.safetensors"
-        checkpoints.save(path, state.tensors, {**facts, **state.facts})
+        if accelerator.is_main_process:
+            checkpoints.save(path, state.tensors, {**facts, **state.facts})
         return [path]
 
     targets = tuple(part.strip() for part in options.lora_targets.split(",") if part.strip())
@@ -129,10 +130,10 @@ def fit(
         x, target = objective.noised(clean, t, noise)
         teacher = None
         if options.distill:
-            with torch.no_grad(), lora.without(backbone) if adapted else nullcontext():
-                teacher = module(x, t, states, masks)
-        with backbone.at(Step(index, steps, float(t[0]))), fitting.attach():
-            said = module(x, t, states, masks)
+            with torch.no_grad(), accelerator.autocast(), lora.without(backbone) if adapted else nullcontext():
+                teacher = module(x, t, states, masks).float()
+        with backbone.at(Step(index, steps, float(t[0]))), fitting.attach(), accelerator.autocast():
+            said = module(x, t, states, masks).float()
         terms = {"diffusion": F.mse_loss(said, target)}
         total = terms["diffusion"]
         if teacher is not None:
@@ -149,7 +150,9 @@ def fit(
         tensors = {**state.tensors, **(lora.tensors(backbone) if adapted else {})}
         honest = _named_as_reached(method, state, tolerance)
         path = out / f"{honest.adapter()}.safetensors"
-        checkpoints.save(path, tensors, {**facts, **state.facts, "settings": honest.settings.model_dump(mode="json")})
+        if accelerator.is_main_process:
+            settings = honest.settings.model_dump(mode="json")
+            checkpoints.save(path, tensors, {**facts, **state.facts, "settings": settings})
         return path, honest
 
     def after_step(step: int) -> None:

@@ -87,7 +87,7 @@ def train(
         if start < plan.steps:
             for i, optimizer in enumerate(optimizers):
                 checkpoints.restore_optimizer(optimizer, f"optimizer{i}", tensors)
-    prepared = accelerator.prepare(module)
+    module.to(accelerator.device)
     ready = [accelerator.prepare(optimizer) for optimizer in optimizers]
     average = {k: v.to(accelerator.device) for k, v in average.items()}
 
@@ -108,16 +108,18 @@ def train(
 
     saved, module_was_training = time.monotonic(), module.training
     module.train()
-    with _Log(folder / f"{name}.csv", start) as log, _progress(name, start, plan.steps, accelerator) as advance:
+    rows = folder / f"{name}.csv" if accelerator.is_main_process else None
+    with _Log(rows, start) as log, _progress(name, start, plan.steps, accelerator) as advance:
         for step in range(start, plan.steps):
             for optimizer, rates in zip(optimizers, base_rates, strict=True):
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * plan.factor(step)
             draw = step * accelerator.num_processes + accelerator.process_index  # every process its own samples
-            terms = loss(prepared, step, generator(plan.seed, draw, accelerator.device))
+            terms = loss(module, step, generator(plan.seed, draw, accelerator.device))
             accelerator.backward(terms["loss"])
+            _share_gradients(module, accelerator)
             if plan.clip:
-                accelerator.clip_grad_norm_(prepared.parameters(), plan.clip)
+                accelerator.clip_grad_norm_(module.parameters(), plan.clip)
             for optimizer in ready:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
@@ -140,6 +142,19 @@ def train(
 
 
 @torch.no_grad()
+def _share_gradients(module: nn.Module, accelerator: Accelerator) -> None:
+    """The mean over the processes, in one message. A process's batch may have left out parameters that another's used,
+    and loss terms use some outside the forward pass: both are more than DistributedDataParallel takes."""
+    if accelerator.num_processes == 1:
+        return
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+    shared = accelerator.reduce(torch.cat([grad.flatten() for grad in grads]), "mean")
+    for parameter, part in zip(trained, shared.split([grad.numel() for grad in grads]), strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
+@torch.no_grad()
 def _update(average: dict[str, Tensor], module: nn.Module, decay: float, step: int) -> None:
     if not average:
         return
@@ -153,12 +168,15 @@ def _update(average: dict[str, Tensor], module: nn.Module, decay: float, step: i
 
 
 class _Log:
-    """A CSV of loss terms. After a kill, rows beyond the checkpoint are dropped, so that no step stands twice."""
+    """A CSV of loss terms, or none. After a kill, rows beyond the checkpoint are dropped, so that no step stands
+    twice."""
 
-    def __init__(self, path: Path, start: int) -> None:
+    def __init__(self, path: Path | None, start: int) -> None:
         self.path, self.start, self.began = path, start, time.monotonic()
 
     def __enter__(self) -> _Log:
+        if self.path is None:
+            return self
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept: list[list[str]] = []
         if self.path.exists() and self.start:
@@ -172,6 +190,8 @@ class _Log:
         return self
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        if self.path is None:
+            return
         if not self.headed:
             self.writer.writerow(["step", "seconds", *values])
             self.headed = True
@@ -179,7 +199,8 @@ class _Log:
         self.handle.flush()
 
     def __exit__(self, *_: object) -> None:
-        self.handle.close()
+        if self.path is not None:
+            self.handle.close()
 
 
 class _progress:  # noqa: N801

@@ -53,20 +53,23 @@ class Request:
         self, model: str, out: Path, *, device: str = "cpu", data: Path | None = None, skip_bad: bool = False
     ) -> list[Path]:
         """Fit on a freshly loaded model; an interrupted fit goes on. Returns the paths of the adapters, and of the
-        picture of the ratios where there is one."""
+        picture of the ratios where there is one; nothing in the further processes of a launch on several devices."""
+        precision = "bf16" if self.options.precision == "bfloat16" else "no"
+        accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
         methods = self.methods
         own = self.own or methods[0].FitSettings()
-        loaded = load(model, device=device)
+        loaded = load(model, device=str(accelerator.device) if device == "cuda" else device)
         trains = methods[0].fitting(loaded.backbone, 20, own).trains
         chosen = [
             self.method, dict(self.settings), list(self.ratios), self.options.model_dump(), own.model_dump(),
             loaded.digest, str(data),
         ]  # fmt: skip
         work = FITS / f"{self.method}-{hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:8]}"
-        samples = data_for(loaded, self.options, trains=trains, folder=data, work=FITS, skip_bad=skip_bad)
-        precision = "bf16" if self.options.precision == "bfloat16" else "no"
-        accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
+        with accelerator.main_process_first():  # the others find its cache
+            samples = data_for(loaded, self.options, trains=trains, folder=data, work=FITS, skip_bad=skip_bad)
         paths = fit(methods, loaded, self.options, samples, out, work, own=own, accelerator=accelerator)
+        if not accelerator.is_main_process:
+            return []
         logs = [work / f"{one.adapter()}.csv" for one in methods]
         drawn = trajectories(logs, work / "ratios.png", title=f"{methods[-1].adapter()}: ratios during the fit")
         return [*paths, drawn] if drawn else paths
