@@ -101,7 +101,9 @@ def test_a_fit_killed_three_times_ends_with_the_same_weights(tiny_folder: Path, 
 
     def start(name: str) -> subprocess.Popen[bytes]:
         (tmp_path / name).mkdir(exist_ok=True)
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        # one thread each: two fits whose threads wait for each other are many times slower
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
         return subprocess.Popen(command, cwd=tmp_path / name, **quiet)  # type: ignore[call-overload,no-any-return]
 
     def rows() -> int:
