@@ -13,7 +13,8 @@ from harness.config import MethodSpec, settings_of
 from harness.errors import UserError
 from harness.models import Model
 from harness.training import checkpoints, fit, lora
-from harness.training.data import FolderData, encode
+from harness.training.data import FolderData, data_for, encode
+from harness.training.options import FitOptions
 from harness.training.request import Request
 from harness.zoo.shapes import scene
 
@@ -81,8 +82,8 @@ def test_latents_decode_to_the_images(model: Model) -> None:
 
 def test_a_plain_fine_tuning_on_a_folder(model: Model, folder: Path, tmp_path: Path) -> None:
     methods = settings_of(MethodSpec(name="dense-ft"), ())
-    options = fit.FitOptions(steps=3, batch=2, lora_rank=2)
-    data = fit.data_for(model, options, trains=True, folder=folder, work=tmp_path)
+    options = FitOptions(steps=3, batch=2, lora_rank=2)
+    data = data_for(model, options, trains=True, folder=folder, work=tmp_path)
     (path,) = fit.fit(
         methods, model, options, data, tmp_path / "out", tmp_path / "work", accelerator=Accelerator(cpu=True)
     )
@@ -111,7 +112,7 @@ def test_bfloat16_trains_float32_weights(
     AcceleratorState._reset_state(True)
     values = {"steps": 3, "batch": 2, "lora_rank": 2, "precision": "bfloat16"}
     try:
-        request = Request("uniform", {}, (0.2,), fit.FitOptions.model_validate(values))
+        request = Request("uniform", {}, (0.2,), FitOptions.model_validate(values))
         (path,) = request.run(str(tiny_folder), tmp_path / "out", data=folder)
     finally:
         AcceleratorState._reset_state(True)

@@ -18,6 +18,7 @@ from harness.models import Model, load
 from harness.training import checkpoints, fit
 from harness.training.loop import Plan, generator, train
 from harness.training.objective import Objective
+from harness.training.options import FitOptions
 from harness.training.request import missing
 from harness.zoo.shapes import networks
 from harness.zoo.shapes.data import SceneData
@@ -183,7 +184,7 @@ def _fit(
 ) -> list[Path]:
     objects = settings_of(MethodSpec(name=method, settings=dict(settings)), (0.1, 0.3))
     objects = list({o.adapter(): o for o in objects}.values())
-    chosen = fit.FitOptions.model_validate({"steps": 24, "batch": 2, "scenes": 64, "lora_rank": 2, **options})
+    chosen = FitOptions.model_validate({"steps": 24, "batch": 2, "scenes": 64, "lora_rank": 2, **options})
     own_options = objects[0].FitSettings.model_validate(own)
     data = SceneData(model, 64)
     return fit.fit(objects, model, chosen, data, out, out / "work", own=own_options, accelerator=Accelerator(cpu=True))

@@ -37,7 +37,7 @@ def fit(
     plugin: Plugins = None,
 ) -> None:
     """Fit a method's routers, ratios and LoRA on a model. An interrupted fit goes on where it stopped."""
-    from harness.training.fit import FitOptions
+    from harness.training.options import FitOptions
     from harness.training.request import Request, stages
 
     load_plugins(plugin)

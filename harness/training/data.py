@@ -17,6 +17,7 @@ from torch import Tensor
 
 from harness.errors import UserError
 from harness.training import checkpoints
+from harness.training.options import FitOptions
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _SHARD = 64
@@ -107,6 +108,20 @@ class FolderData:
             checkpoints.save(path, rows | {k: rows[k].half() for k in ("latents", "states")}, {"files": len(some)})
         states, masks = self.model.encode([""])[:2]
         self._empty = {"states": states.float(), "masks": masks}
+
+
+def data_for(
+    model: Any, options: FitOptions, *, trains: bool, folder: Path | None, work: Path, skip_bad: bool = False
+) -> Data:
+    """A folder's images and captions, or the scenes that the zoo model was made from. Raises UserError where there is
+    neither."""
+    if folder is not None:
+        return FolderData(model, folder, work / "data", skip_bad=skip_bad)
+    if model.facts.get("scenes") != "shapes":
+        raise UserError(f"model {model.name!r} brings no training data of its own; give --data FOLDER")
+    from harness.zoo.shapes.data import SceneData
+
+    return SceneData(model, options.scenes, "train" if trains else "calibration")
 
 
 def _pairs(folder: Path) -> tuple[list[tuple[Path, str]], list[str]]:

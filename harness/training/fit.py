@@ -1,7 +1,7 @@
 """Fitting a method on a model: LoRA and the method's own parameters, one loop, one data order, one budget for all.
 
 A fit climbs through its target ratios in equal stages and leaves an adapter state at the end of each, and, where the
-method learns its ratios, by-products on the way (DiffCR, Sec. 4): one fit gives the whole curve, and rivals that share
+method learns its ratios, by-products on the way (as in DiffCR): one fit gives the whole curve, and rivals that share
 the loop have had the same steps at each ratio.
 
 Beside the diffusion loss stands a distillation loss: the distance to what the dense model says for the same noised
@@ -15,45 +15,22 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from harness.errors import UserError
 from harness.method import Method, MethodSettings
 from harness.models import Model
 from harness.spec import State, Step
 from harness.training import checkpoints, lora
-from harness.training.data import Data, FolderData
+from harness.training.data import Data
 from harness.training.loop import Losses, Plan, train
 from harness.training.objective import Objective
-
-
-class FitOptions(MethodSettings):
-    """What all fits share."""
-
-    steps: int = Field(1200, ge=1, description="optimizer steps in all, split evenly over the target ratios")
-    stage: float = Field(0.1, gt=0, le=0.9, description="distance of the target ratios; each leaves an adapter")
-    by_product: float = Field(
-        0.025, ge=0, description="distance of the learned mean ratios that leave an adapter on the way; 0: none"
-    )
-    batch: int = Field(8, ge=1, description="images per step")
-    lr: float = Field(1e-3, gt=0, description="base learning rate (LoRA)")
-    lora_rank: int = Field(16, ge=0, description="rank of the LoRA on all linear layers of the blocks; 0: none")
-    lora_targets: str = Field(
-        "", description="the linear layers it sits on, by the ends of their names, with commas (to_q,to_v); empty: all"
-    )
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of the forward passes; what is trained stays float32"
-    )
-    distill: float = Field(1.0, ge=0, description="weight of the distance to the dense model's prediction")
-    scenes: int = Field(2048, ge=64, description="training scenes whose latents are cached")
-    save_seconds: float = Field(60.0, ge=0, description="time between checkpoints")
+from harness.training.options import FitOptions
 
 
 class _Trained(nn.Module):
@@ -219,17 +196,3 @@ def _watch(model: Model, objective: Objective, options: FitOptions, data: Data, 
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
         with backbone.at(Step(index, objective.steps, float(t[0]))):
             dense(objective.noised(clean, t, noise)[0], t, states, masks)
-
-
-def data_for(
-    model: Model, options: FitOptions, *, trains: bool, folder: Path | None, work: Path, skip_bad: bool = False
-) -> Data:
-    """A folder's images and captions, or the scenes that the zoo model was made from. Raises UserError where there is
-    neither."""
-    if folder is not None:
-        return FolderData(model, folder, work / "data", skip_bad=skip_bad)
-    if model.facts.get("scenes") != "shapes":
-        raise UserError(f"model {model.name!r} brings no training data of its own; give --data FOLDER")
-    from harness.zoo.shapes.data import SceneData
-
-    return SceneData(model, options.scenes, "train" if trains else "calibration")

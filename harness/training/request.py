@@ -17,7 +17,9 @@ from harness.config import MethodSpec, Sweep, settings_of
 from harness.errors import UserError
 from harness.method import Method, MethodSettings
 from harness.models import load
-from harness.training.fit import FitOptions, data_for, fit
+from harness.training.data import data_for
+from harness.training.fit import fit
+from harness.training.options import FitOptions
 from results.fits import trajectories
 
 FITS = Path("results") / "runs" / "fits"
