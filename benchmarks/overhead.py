@@ -43,7 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
 
         def whole() -> None:
-            images = engine.generate(made, made.points[0], lambda _what, _images: None)
+            images, _ = engine.generate(made, made.points[0], lambda _what, _images: None)
             engine.save_images(images, Path(folder), "bench")
 
         a, b = interleave([bare, whole], device=model.device, warmup=1, repeats=args.rounds)

@@ -58,11 +58,13 @@ def run(
     images: list[str] = []
     outcome, reason = "ok", ""
     try:
-        sample = Sample(plan.cases, generate(plan, point, progress))
+        made_images, seconds = generate(plan, point, progress)
+        sample = Sample(plan.cases, made_images)
         if not np.isfinite(sample.images.astype(float)).all():
             raise MethodFailure("the images hold values that are not finite")
         progress(f"{point.label}: cost", 0)
         estimates, samples = _cost(plan, point, progress)
+        estimates |= _throughput(plan, seconds)
         gmacs = estimates["gmacs"].value
         _check_effect(point, sample, gmacs, reference)
         progress(f"{point.label}: quality", 0)
@@ -128,21 +130,33 @@ def dense_pass(plan: Plan) -> Iterator[None]:
         yield
 
 
-def generate(plan: Plan, point: Point, progress: Progress) -> np.ndarray:
-    """All cases' images, (N, H, W, 3) uint8."""
-    batches = []
+def generate(plan: Plan, point: Point, progress: Progress) -> tuple[np.ndarray, list[float]]:
+    """All cases' images, (N, H, W, 3) uint8, and the seconds that each batch took."""
+    batches, seconds = [], []
     with _on(plan, point):
         for start in range(0, len(plan.cases), plan.sweep.batch):
             cases = plan.cases[start : start + plan.sweep.batch]
             progress(f"{point.label}: images", 0)
+            began = time.monotonic()
             images = plan.task.generate(cases)
             if images.ndim != 4 or len(images) != len(cases) or images.shape[1] != 3:
                 raise MethodFailure(f"expected images of shape ({len(cases)}, 3, H, W), got {tuple(images.shape)}")
             if not torch.isfinite(images).all():
                 raise MethodFailure("the images hold NaN or infinite values")
-            batches.append(images_to_uint8(images))
+            batches.append(images_to_uint8(images))  # waits for the device
+            seconds.append(time.monotonic() - began)
             progress(f"{point.label}: images", len(cases))
-    return np.concatenate(batches)
+    return np.concatenate(batches), seconds
+
+
+def _throughput(plan: Plan, seconds: Sequence[float]) -> dict[str, Estimate]:
+    """Images per second in the generation pass, from its full batches."""
+    full = np.array(seconds[: len(plan.cases) // plan.sweep.batch])
+    if not len(full):
+        return {}
+    spread = bootstrap(plan.sweep.batch / full, np.median)
+    about = f"median over full batches of {plan.sweep.batch} in the generation pass, not interleaved with dense"
+    return {"throughput_images_s": Estimate(**spread._asdict(), n=len(full), unit="images/s", convention=about)}
 
 
 def _check_effect(point: Point, sample: Sample, gmacs: float, reference: Reference | None) -> None:

@@ -68,6 +68,7 @@ def main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 def test_a_sweep_and_its_second_run(small: dict[str, object], tmp_path: Path) -> None:
     out = tmp_path / "run"
+    small["batch"] = 1
     table = harness.run(["tome"], out=out, **small)
     frame = pd.read_csv(out / "tables" / "results.csv")
     assert list(frame.columns[: len(COLUMNS)]) == COLUMNS and frame.columns[-1] == "key"
@@ -75,6 +76,7 @@ def test_a_sweep_and_its_second_run(small: dict[str, object], tmp_path: Path) ->
     dense, tome = frame.iloc[0], frame.iloc[1]
     assert tome["gmacs"] < dense["gmacs"] and tome["gmacs_paper"] < tome["gmacs"]
     assert tome["latency_ratio_low"] <= tome["latency_ratio"] <= tome["latency_ratio_high"]
+    assert (frame["throughput_images_s"] > 0).all()
     assert dense["alignment_low"] <= dense["alignment"] <= dense["alignment_high"]
     assert pd.isna(dense["psnr_to_dense"]) and tome["psnr_to_dense"] > 0
     assert {"fid[shapes-judge]", "kid[shapes-judge]_low"} <= set(frame.columns)
