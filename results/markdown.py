@@ -53,7 +53,9 @@ def summary(table: Table) -> str:
 
 
 def _bounded(row: dict[Any, Any], name: str) -> str:
-    return f"{number(row[name], 3)} {interval(row[f'{name}_low'], row[f'{name}_high'])}".strip()
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    bounds = "" if low == high else interval(low, high)  # seeds that cost the same
+    return f"{number(row[name], 3)} {bounds}".strip()
 
 
 def _section(table: Table, cost: str, quality: str, points: pd.DataFrame) -> str:
