@@ -54,8 +54,8 @@ class Fitting:
     after a forward, already weighted. regions: number of timestep regions (a batch draws its timesteps from one).
     target: called before every step with the ratio to aim at, the step's index in the stage and the stage's length;
     after_step: called after it. log: numbers for the fit's log; those whose name holds no slash (as in "ratio/3/0", by
-    layer and region) show in its progress bar, too, and "ratio" is the mean ratio as learned so far, which tells when a
-    by-product is due. state: the adapter as it stands, at the ratio that was last aimed at.
+    layer and region) show in its progress bar, too. learned: the mean ratio so far, where ratios are learned; it tells
+    when a by-product is due. state: the adapter as it stands, at the ratio that was last aimed at.
     """
 
     module: nn.Module
@@ -68,6 +68,7 @@ class Fitting:
     target: Callable[[float, int, int], None] = lambda _ratio, _step, _steps: None
     after_step: Callable[[], None] = lambda: None
     log: Callable[[], dict[str, float]] = dict
+    learned: Callable[[], float] | None = None
     trains: bool = True
 
 

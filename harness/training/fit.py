@@ -98,7 +98,7 @@ def fit(
     def loss(module: nn.Module, step: int, generator: torch.Generator) -> Losses:
         # The target climbs over the first two fifths of a stage and then holds.
         start, end, length = goal
-        ratio[0] = fitting.log().get("ratio", 0.0)
+        ratio[0] = fitting.learned() if fitting.learned else 0.0
         share = min(1.0, 2.5 * (step + 1) / length)
         fitting.target(start + share * (end - start), step, int(length))
         clean, states, masks = data.batch(options.batch, generator)
@@ -134,7 +134,9 @@ def fit(
 
     def after_step(step: int) -> None:
         fitting.after_step()
-        now = fitting.log().get("ratio", 0.0)
+        if fitting.learned is None:
+            return
+        now = fitting.learned()
         for mark in _marks(goal[0], goal[1], options.by_product):
             if ratio[0] < mark <= now:
                 fitting.target(mark, step, int(goal[2]))  # rounds the ratios to it; the next step aims anew

@@ -166,4 +166,5 @@ def fitting(backbone: Backbone, steps: int, by_timestep: bool, options: DiffCRFi
         observe=(lambda: learned.routers.warm_start(backbone)) if options.warm_start else None,
         after_step=after_step,
         log=log,
+        learned=lambda: float(mean().detach()),
     )
