@@ -62,3 +62,9 @@ def model(tiny_folder: Path) -> Model:
 def backbone(model: Model) -> PixArt:
     assert isinstance(model.backbone, PixArt)
     return model.backbone
+
+
+@pytest.fixture
+def small(tiny_folder: Path) -> dict[str, object]:
+    torch.set_num_threads(2)
+    return {"model": str(tiny_folder), "cases": 2, "rounds": 2, "ratios": [0.2]}

@@ -254,3 +254,12 @@ def test_what_a_sweep_lacks_is_one_fit_per_method_and_settings(tiny_folder: Path
     assert [[m.adapter() for m in r.methods] for r in found] == [
         ["static"], ["diffcr-lt-10-s1", "diffcr-lt-20-s1", "diffcr-lt-30-s1"], ["diffcr-lt-10", "diffcr-lt-15"]
     ]  # fmt: skip
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has one")
+def test_a_fit_asked_for_cuda_never_falls_back_to_the_cpu(tiny_folder: Path, tmp_path: Path) -> None:
+    sweep = config.build({"methods": "static", "model": str(tiny_folder), "ratios": [0.1], "adapters": [tmp_path]})
+    (request,) = missing(sweep)
+    with pytest.raises(UserError, match="no CUDA device"):
+        request.run(str(tiny_folder), tmp_path, device="cuda")
+    assert not list(tmp_path.iterdir())

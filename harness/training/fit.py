@@ -93,7 +93,7 @@ def fit(
     targets = tuple(part.strip() for part in options.lora_targets.split(",") if part.strip())
     adapted = lora.inject(backbone, options.lora_rank, seed, targets) if options.lora_rank else []
     container = _Trained(backbone.transformer, fitting.module)
-    goal, ratio = [0.0, 0.0, 1.0], [0.0]
+    goal, ratio, paths = [0.0, 0.0, 1.0], [0.0], list[Path]()
 
     def loss(module: nn.Module, step: int, generator: torch.Generator) -> Losses:
         # The target climbs over the first two fifths of a stage and then holds.
@@ -127,7 +127,7 @@ def fit(
         tensors = {**state.tensors, **(lora.tensors(backbone) if adapted else {})}
         honest = _named_as_reached(method, state, tolerance)
         path = out / f"{honest.adapter()}.safetensors"
-        if accelerator.is_main_process:
+        if accelerator.is_main_process and path not in paths:  # a by-product never takes a settled adapter's place
             settings = honest.settings.model_dump(mode="json")
             checkpoints.save(path, tensors, {**facts, **state.facts, "settings": settings})
         return path, honest
@@ -142,7 +142,6 @@ def fit(
                 fitting.target(mark, step, int(goal[2]))  # rounds the ratios to it; the next step aims anew
                 keep(_at(first, mark), options.by_product / 5)
 
-    paths = []
     each = max(1, options.steps // len(methods))
     for stage, method in enumerate(methods):
         goal[:] = [goal[1], method.ratio or 0.0, float(each)]

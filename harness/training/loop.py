@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ def train(
 
     saved, module_was_training = time.monotonic(), module.training
     module.train()
-    rows = folder / f"{name}.csv" if accelerator.is_main_process else None
+    rows = folder / f"{name}.csv" if accelerator.is_main_process else Path(os.devnull)
     with _Log(rows, start) as log, _progress(name, start, plan.steps, accelerator) as advance:
         for step in range(start, plan.steps):
             for optimizer, rates in zip(optimizers, base_rates, strict=True):
@@ -168,15 +169,12 @@ def _update(average: dict[str, Tensor], module: nn.Module, decay: float, step: i
 
 
 class _Log:
-    """A CSV of loss terms, or none. After a kill, rows beyond the checkpoint are dropped, so that no step stands
-    twice."""
+    """A CSV of loss terms. After a kill, rows beyond the checkpoint are dropped, so that no step stands twice."""
 
-    def __init__(self, path: Path | None, start: int) -> None:
+    def __init__(self, path: Path, start: int) -> None:
         self.path, self.start, self.began = path, start, time.monotonic()
 
     def __enter__(self) -> _Log:
-        if self.path is None:
-            return self
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept: list[list[str]] = []
         if self.path.exists() and self.start:
@@ -190,8 +188,6 @@ class _Log:
         return self
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        if self.path is None:
-            return
         if not self.headed:
             self.writer.writerow(["step", "seconds", *values])
             self.headed = True
@@ -199,8 +195,7 @@ class _Log:
         self.handle.flush()
 
     def __exit__(self, *_: object) -> None:
-        if self.path is not None:
-            self.handle.close()
+        self.handle.close()
 
 
 class _progress:  # noqa: N801

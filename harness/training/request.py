@@ -56,11 +56,11 @@ class Request:
     ) -> list[Path]:
         """Fit on a freshly loaded model; an interrupted fit goes on. Returns the paths of the adapters, and of the
         picture of the ratios where there is one; nothing in the further processes of a launch on several devices."""
+        loaded = load(model, device=device)
         precision = "bf16" if self.options.precision == "bfloat16" else "no"
-        accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
+        accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)  # makes this process's GPU "cuda"
         methods = self.methods
         own = self.own or methods[0].FitSettings()
-        loaded = load(model, device=str(accelerator.device) if device == "cuda" else device)
         trains = methods[0].fitting(loaded.backbone, 20, own).trains
         chosen = [
             self.method, dict(self.settings), list(self.ratios), self.options.model_dump(), own.model_dump(),
