@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import PixArtSigmaPipeline
 
 from harness.models import load
 from harness.models.loading import folder_of
+from harness.training import checkpoints
 from harness.zoo.shapes import judge, scene
 from harness.zoo.shapes.stages.vae import round_trip
+from tasks.metrics import features
 
 WEIGHTS = Path(judge.__file__).parent / "weights"
 ADAPTERS = Path(judge.__file__).parent / "adapters"
@@ -51,3 +54,9 @@ def test_the_judge_reads_renders(through_vae: bool) -> None:
     for name in ("presence", "shape", "colour", "size", "background", "background_texture"):
         right, asked = answers[name]
         assert right.sum() / asked.sum() >= 0.98, name
+
+
+def test_the_stored_reference_features_are_those_of_the_judge() -> None:
+    stored, rows = features.reference(), range(512, 544)
+    assert checkpoints.facts(features.STORED) == features.fingerprint()
+    assert np.allclose(stored[512:544], features.computed(rows), atol=1e-3)
