@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from harness.errors import UserError
 from harness.executors import isolated, local
 from harness.models.loading import Model, digest_of, wrap
 from harness.registry import methods as registered
+from results.files import slug
 from results.tables import Table
 from results.variants import point_names, variants
 
@@ -34,32 +35,33 @@ def run(
     Raises UserError for bad input; a point that fails is a row with its reason.
     """
     values = dict(sweep) if methods is None else {"methods": methods, **sweep}
-    made = plan.make(config.build(values))
-    return execute(made, out, progress or (lambda _what, _images: None), lambda _record: None, isolate)
+    plans = plan.make(config.build(values))
+    return execute(plans, out, progress or (lambda _what, _images: None), lambda _record: None, isolate)
 
 
-def run_folder(made: plan.Plan, out: str | Path | None) -> Path:
-    return Path(out) if out is not None else RUNS / made.sweep.run_name()
+def run_folder(plans: Sequence[plan.Plan], out: str | Path | None) -> Path:
+    return Path(out) if out is not None else RUNS / plans[0].sweep.run_name()
 
 
 def execute(
-    made: plan.Plan, out: str | Path | None, progress: engine.Progress, finished: Any, isolate: bool = False
+    plans: Sequence[plan.Plan], out: str | Path | None, progress: engine.Progress, finished: Any, isolate: bool = False
 ) -> Table:
-    """Run what is missing of a plan, then write tables, plots and the image grid."""
-    folder = run_folder(made, out)
+    """Run what is missing of a sweep, then write tables, plots and image grids."""
+    folder = run_folder(plans, out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output folder {folder} cannot be made: {error.strerror}; give another --out") from error
-    with local.open_store(made, folder) as store:
-        fresh = bool(local.todo(made, store))
-        table = Table(local.run(made, store, folder, progress, finished, isolated.run_point if isolate else engine.run))
+    with local.open_store(plans[0], folder) as store:
+        fresh = any(local.todo(made, store) for made in plans)
+        run_point = isolated.run_point if isolate else engine.run
+        table = Table(local.run(plans, store, folder, progress, finished, run_point))
     if fresh or not (folder / "tables" / "results.csv").exists():
-        write_outputs(table, made, folder)
+        write_outputs(table, plans, folder)
     return table
 
 
-def write_outputs(table: Table, made: plan.Plan, folder: Path) -> None:
+def write_outputs(table: Table, plans: Sequence[plan.Plan], folder: Path) -> None:
     """Everything that people look at, from records; and token maps of the highest ratio of each variant."""
     from harness import maps  # drawing libraries are slow to import, and a finished sweep is drawn already
     from results.grid import image_grid
@@ -68,13 +70,17 @@ def write_outputs(table: Table, made: plan.Plan, folder: Path) -> None:
     table.write(folder)
     plots, names = folder / "plots", point_names(table.records)
     write_plots(table, plots)
-    rows = [(names[r.key], [folder / image for image in r.images]) for r in table.records if r.images]
-    if rows:
-        image_grid(rows, [case.prompt for case in made.cases], plots / "images.png")
-    points, kinds = {point.key: point for point in made.points}, variants(table.records)
-    highest = {kinds[r.key]: r for r in sorted(table.records, key=lambda r: r.ratio or 0) if r.usable and r.ratio}
-    for record in highest.values():
-        maps.draw(made, points[record.key], made.cases[0], plots / "maps")
+    kinds = variants(table.records)
+    for made in plans:
+        points = {point.key: point for point in made.points}
+        records = [record for record in table.records if record.key in points]
+        rows = [(names[r.key], [folder / image for image in r.images]) for r in records if r.images]
+        if rows:
+            name = "-".join(["images", *map(str, made.task.settings.model_dump().values())])
+            image_grid(rows, [case.prompt for case in made.cases], plots / f"{slug(name)}.png")
+        highest = {kinds[r.key]: r for r in sorted(records, key=lambda r: r.ratio or 0) if r.usable and r.ratio}
+        for record in highest.values():
+            maps.draw(made, points[record.key], made.cases[0], plots / "maps")
 
 
 _ON: dict[int, ExitStack] = {}

@@ -6,6 +6,8 @@ import difflib
 import hashlib
 import json
 import re
+from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from harness.errors import UserError, unknown
 from harness.method import Method, MethodSettings
 from harness.registry import methods as registered
+from harness.task import Task, TaskSettings
 
 DENSE = "dense"
 
@@ -37,6 +40,7 @@ class Sweep(BaseModel):
     methods: tuple[MethodSpec, ...] = (MethodSpec(name="diffcr"), MethodSpec(name="tome"))
     model: str = "shapes"
     task: str = "text-to-image"
+    task_settings: dict[str, Any] = Field(default_factory=dict, description="a value or a list of values by setting")
     ratios: tuple[float, ...] = (0.1, 0.2, 0.3)
     cases: int = Field(64, ge=2, le=1_000_000)
     steps: int | None = Field(None, ge=1, le=1000)
@@ -121,6 +125,21 @@ def settings_of(spec: MethodSpec, ratios: tuple[float, ...]) -> list[Method]:
     except ValidationError as error:
         raise UserError(f"method {spec.name!r}: {one_line(error, cls.Settings)}") from error
     return [cls(one) for one in chosen]
+
+
+def task_settings_of(task: type[Task], given: Mapping[str, Any], swept: Mapping[str, Any]) -> list[TaskSettings]:
+    """Every combination of the settings' values: those given, else those that the task sweeps. Raises UserError."""
+    for name in given:
+        if name not in task.Settings.model_fields:
+            raise unknown(f"setting of task {task.name!r}", name, task.Settings.model_fields)
+    axes = {**swept, **given}
+    names = [name for name in task.Settings.model_fields if name in axes]
+    values = [v if isinstance(v, (list, tuple)) else (v,) for v in (axes[name] for name in names)]
+    try:
+        chosen = [task.Settings.model_validate(dict(zip(names, each, strict=True))) for each in product(*values)]
+    except ValidationError as error:
+        raise UserError(f"task {task.name!r}: {one_line(error, task.Settings)}") from error
+    return list(dict.fromkeys(chosen))
 
 
 def one_line(error: ValidationError, model: Any, source: str = "") -> str:

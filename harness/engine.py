@@ -98,6 +98,7 @@ def record_of(plan: Plan, point: Point, **rest: Any) -> Record:
         ratio=point.method.ratio,
         ratio_reached=point.method.reached(point.state) if ran else None,
         task=plan.sweep.task,
+        task_settings=plan.task.settings.model_dump(mode="json"),
         model=plan.sweep.model,
         device=plan.sweep.device,
         dtype=plan.sweep.dtype,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ from harness.method import Method
 from harness.metric import Metric
 from harness.models import Model, load
 from harness.spec import Case, State
-from harness.task import Task
+from harness.task import Task, TaskSettings
 from results.variants import point_names
 
 _ROOT = Path(harness.__file__).resolve().parent.parent
@@ -41,7 +41,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Plan:
-    """All points of a sweep, dense first, and what they share."""
+    """The points of a sweep that share a task's settings, dense first, and what else they share."""
 
     sweep: Sweep
     model: Model
@@ -53,8 +53,11 @@ class Plan:
     environment: dict[str, str]
 
 
-def make(sweep: Sweep) -> Plan:
-    """Resolve the model, every name and adapter. Raises UserError before anything runs or is written."""
+def make(sweep: Sweep) -> tuple[Plan, ...]:
+    """Resolve the model, every name and adapter: one plan for each of the task's settings.
+
+    Raises UserError before anything runs or is written.
+    """
     specs = [spec for spec in sweep.methods if spec.name != DENSE]
     for spec in specs:
         registry.methods.get(spec.name.partition("@")[0])
@@ -63,11 +66,6 @@ def make(sweep: Sweep) -> Plan:
 
     model = load(sweep.model, device=sweep.device, dtype=sweep.dtype, adapters=sweep.adapters)
     methods = [method for spec in [MethodSpec(name=DENSE), *specs] for method in _methods(spec, sweep.ratios, model)]
-    defaults = model.facts.get("defaults", {})
-    steps = sweep.steps if sweep.steps is not None else int(defaults.get("steps", 20))
-    guidance = sweep.guidance if sweep.guidance is not None else float(defaults.get("guidance", 4.5))
-    task: Task = task_class(model, steps=steps, guidance=guidance)
-    cases = task.cases(sweep.cases, sweep.prompts)
     metrics = []
     for cls in metric_classes:
         if cls.applies(model):
@@ -76,33 +74,58 @@ def make(sweep: Sweep) -> Plan:
             raise UserError(
                 f"metric {cls.name!r} cannot judge images of model {sweep.model!r}; leave it out of --metrics"
             )
+    chosen = config.task_settings_of(task_class, sweep.task_settings, task_class.swept(model))
+    plans = [_plan(sweep, model, task_class, settings, methods, tuple(metrics)) for settings in chosen]
+    return _labelled(plans)
 
+
+def _plan(
+    sweep: Sweep,
+    model: Model,
+    task_class: type[Task],
+    settings: TaskSettings,
+    methods: Collection[Method],
+    metrics: tuple[Metric, ...],
+) -> Plan:
+    defaults = model.facts.get("defaults", {})
+    steps = sweep.steps if sweep.steps is not None else int(defaults.get("steps", 20))
+    guidance = sweep.guidance if sweep.guidance is not None else float(defaults.get("guidance", 4.5))
+    task = task_class(model, steps=steps, guidance=guidance, settings=settings)
+    cases = task.cases(sweep.cases, sweep.prompts)
     facts = environment.describe(model.device)
     prints = {
         "code": environment.code_digest(_PACKAGES),
         "weights": model.digest,
-        "cases": _sha([(case.prompt, case.seed) for case in cases]),
+        "cases": _sha([(case.prompt, case.seed, case.digest) for case in cases]),
         "sampler": f"{model.scheduler} {steps} steps, guidance {guidance:g}",
         "batch": str(sweep.batch),
         **{name: facts[name] for name in ("torch", "diffusers", "clean-fid", "device")},
     }
     for metric in metrics:
         prints |= metric.fingerprint()
-    shared = {"task": sweep.task, "model": sweep.model, "dtype": sweep.dtype, "rounds": sweep.rounds, **prints}
+    shared = {
+        "task": sweep.task, "task_settings": settings.model_dump(mode="json"), "model": sweep.model,
+        "dtype": sweep.dtype, "rounds": sweep.rounds, **prints,
+    }  # fmt: skip
     points: dict[str, Point] = {}
     for method in methods:
         point = _point(method, model, shared)
         points.setdefault(point.key, point)
-    return Plan(sweep, model, task, cases, tuple(metrics), _labelled(points.values()), prints, facts)
+    return Plan(sweep, model, task, cases, metrics, tuple(points.values()), prints, facts)
 
 
-def _labelled(points: Collection[Point]) -> tuple[Point, ...]:
+def _labelled(plans: Sequence[Plan]) -> tuple[Plan, ...]:
     named = [
-        SimpleNamespace(key=p.key, method=p.method.name, settings=p.facts["settings"], ratio=p.method.ratio)
-        for p in points
-    ]
+        SimpleNamespace(
+            key=p.key, method=p.method.name, settings=p.facts["settings"], ratio=p.method.ratio,
+            task_settings=p.facts["task_settings"],
+        )
+        for made in plans for p in made.points
+    ]  # fmt: skip
     labels = point_names(named)
-    return tuple(replace(point, label=labels[point.key]) for point in points)
+    return tuple(
+        replace(made, points=tuple(replace(point, label=labels[point.key]) for point in made.points)) for made in plans
+    )
 
 
 def _methods(spec: MethodSpec, ratios: tuple[float, ...], model: Model) -> list[Method]:

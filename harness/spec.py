@@ -73,9 +73,11 @@ class State:
 
 @dataclass(frozen=True)
 class Case:
-    """One image to make: the same for every operating point."""
+    """One image to make: the same for every operating point. digest: of those data that are not made from the seed and
+    the prompt alone."""
 
     index: int
     prompt: str
     seed: int
     data: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = ""

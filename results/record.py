@@ -45,6 +45,7 @@ class Record(BaseModel):
     ratio: float | None = Field(default=None, description="compression ratio asked for; None: the method has none")
     ratio_reached: float | None = None
     task: str
+    task_settings: dict[str, Any] = Field(default_factory=dict)
     model: str
     device: str
     dtype: str

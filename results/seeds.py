@@ -27,7 +27,8 @@ def pooled(records: Sequence[Record]) -> pd.DataFrame:
     for record in records:
         if record.usable:
             settings = {name: value for name, value in record.settings.items() if name != SEED}
-            fixed = (record.method, compact_json(settings), record.ratio, record.model, record.task, record.device)
+            task = (record.task, compact_json(record.task_settings))
+            fixed = (record.method, compact_json(settings), record.ratio, record.model, task, record.device)
             groups.setdefault(fixed, []).append(record)
     rows = []
     for (method, settings, ratio, *_), members in groups.items():

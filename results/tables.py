@@ -60,7 +60,10 @@ class Table:
         bounded = [column for name in metrics for column in (name, f"{name}_low", f"{name}_high")]
         numbers = [*COSTS, *further, *bounded]
         rows = [_point_cells(record) | _estimate_cells(record) for record in self.records]
-        frame = pd.DataFrame(rows, columns=[*POINT, "outcome", "reason", *numbers, "key"])
+        of_task = dict.fromkeys(name for record in self.records for name in record.task_settings)
+        place = POINT.index("task") + 1
+        point = [*POINT[:place], *of_task, *POINT[place:]]
+        frame = pd.DataFrame(rows, columns=[*point, "outcome", "reason", *numbers, "key"])
         floats = ["ratio", "ratio_reached", *numbers]
         return frame.astype(dict.fromkeys(floats, float) | dict.fromkeys(("steps", "cases"), int))
 
@@ -152,7 +155,7 @@ class Table:
 
 def _point_cells(record: Record) -> dict[str, Any]:
     cells = {name: getattr(record, name) for name in (*POINT, "outcome", "reason", "key")}
-    return cells | {"settings": compact_json(record.settings)}
+    return cells | record.task_settings | {"settings": compact_json(record.settings)}
 
 
 def _estimate_cells(record: Record) -> dict[str, float | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from results.formatting import percent
@@ -22,23 +22,28 @@ class Named(Protocol):
     def settings(self) -> Mapping[str, Any]: ...
     @property
     def ratio(self) -> float | None: ...
+    @property
+    def task_settings(self) -> Mapping[str, Any]: ...
 
 
 def variants(records: Iterable[Named], *, seeds: bool = True) -> dict[str, str]:
-    """The name of each record by its key: "diffcr", or "diffcr axes=layer" where the sweep holds other axes, too.
+    """The name of each record by its key: "diffcr", or "diffcr axes=layer" where the sweep holds other axes, too; those
+    settings of the task that differ between records follow.
 
     The ratio is never part of it; the training seed is where it varies, unless `seeds` is off.
     """
+    everyone = list(records)
+    of_task = _differing([record.task_settings for record in everyone])
     by_method: dict[str, list[Named]] = {}
-    for record in records:
+    for record in everyone:
         by_method.setdefault(record.method, []).append(record)
     names = {}
     for method, members in by_method.items():
         left_out = {RATIO} if seeds else {RATIO, SEED}
-        known = dict.fromkeys(name for record in members for name in record.settings if name not in left_out)
-        told = [name for name in known if len({repr(record.settings.get(name)) for record in members}) > 1]
+        told = [name for name in _differing([record.settings for record in members]) if name not in left_out]
         for record in members:
             parts = [f"{name}={_short(record.settings.get(name))}" for name in told]
+            parts += [f"{name}={_short(record.task_settings.get(name))}" for name in of_task]
             names[record.key] = " ".join([method, *parts])
     return names
 
@@ -48,6 +53,12 @@ def point_names(records: Iterable[Named]) -> dict[str, str]:
     members = list(records)
     names = variants(members)
     return {record.key: f"{names[record.key]} {percent(record.ratio)}".strip() for record in members}
+
+
+def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names whose values are not all the same."""
+    known = dict.fromkeys(name for one in settings for name in one)
+    return [name for name in known if len({repr(one.get(name)) for one in settings}) > 1]
 
 
 def _short(value: object) -> str:

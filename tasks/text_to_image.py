@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.errors import UserError
 from harness.spec import Case
-from harness.task import Task
+from harness.task import Task, TaskSettings
 from harness.zoo.shapes import scene
 
 
@@ -20,8 +20,8 @@ class TextToImage(Task):
 
     name = "text-to-image"
 
-    def __init__(self, model: Any, *, steps: int, guidance: float) -> None:
-        super().__init__(model, steps=steps, guidance=guidance)
+    def __init__(self, model: Any, *, steps: int, guidance: float, settings: TaskSettings | None = None) -> None:
+        super().__init__(model, steps=steps, guidance=guidance, settings=settings)
         self._states: dict[str, tuple[Tensor, ...]] = {}
 
     def cases(self, count: int, prompts: Path | None = None) -> tuple[Case, ...]:

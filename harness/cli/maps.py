@@ -31,7 +31,7 @@ def maps(
         "methods": methods, "model": model, "ratios": floats("--ratios", ratios), "cases": max(2, case + 1),
         "prompts": prompts, "adapters": tuple(adapters or ()), "device": device or "cpu",
     }  # fmt: skip
-    made = plan.make(config.build(values))
-    for point in made.points[1:]:
-        written = draw(made, point, made.cases[case], out)
-        print("\n".join(f"wrote {path}" for path in written) or f"{point.label}: no layer leaves a token out")
+    for made in plan.make(config.build(values)):
+        for point in made.points[1:]:
+            written = draw(made, point, made.cases[case], out)
+            print("\n".join(f"wrote {path}" for path in written) or f"{point.label}: no layer leaves a token out")

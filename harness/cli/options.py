@@ -39,6 +39,15 @@ def pair(text: str) -> tuple[str, Any]:
     return name.strip(), yaml.safe_load(value)
 
 
+def axes(texts: list[str]) -> dict[str, list[Any]]:
+    """NAME=VALUE[,VALUE...] as lists by name."""
+    import yaml
+
+    split = (pair(text)[0] for text in texts)
+    values = (text.partition("=")[2].split(",") for text in texts)
+    return {name: [yaml.safe_load(value) for value in some] for name, some in zip(split, values, strict=True)}
+
+
 def validated(kind: Any, values: dict[str, Any]) -> Any:
     from pydantic import TypeAdapter, ValidationError
 

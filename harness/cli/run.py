@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 
-from harness.cli.options import Device, Plugins, floats, load_plugins, pair
+from harness.cli.options import Device, Plugins, axes, floats, load_plugins, pair
 from harness.errors import UserError
 
 console = Console(stderr=True)
@@ -29,6 +29,12 @@ def run(
     task: Annotated[str | None, typer.Option(help="[default: text-to-image]", show_default=False)] = None,
     ratios: Annotated[
         str | None, typer.Option(help="Compression ratios. [default: 0.1,0.2,0.3]", show_default=False)
+    ] = None,
+    task_setting: Annotated[
+        list[str] | None, typer.Option("--task-set", help="NAME=VALUE[,VALUE...] of the task; every value is swept.")
+    ] = None,
+    mask_area: Annotated[
+        str | None, typer.Option(help="Shorthand for --task-set mask_area=..., for inpainting.")
     ] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help="METHOD.NAME=VALUE; may be repeated.")] = None,
     cases: Annotated[int | None, typer.Option(help="Images per point. [default: 64]", show_default=False)] = None,
@@ -80,6 +86,9 @@ def run(
         "steps": steps, "guidance": guidance, "batch": batch, "prompts": prompts, "device": device, "dtype": dtype,
         "metrics": metrics.split(",") if metrics is not None else None, "adapters": adapters or None,
     }  # fmt: skip
+    asked = [*(task_setting or []), *([f"mask_area={mask_area}"] if mask_area is not None else [])]
+    if asked:
+        values["task_settings"] = {**values.get("task_settings", {}), **axes(asked)}
     values |= {name: value for name, value in given.items() if value is not None}
     sweep = _with_settings(config.build(values, str(config_file or "")), setting or [])
     if fit:
@@ -106,39 +115,39 @@ def _fitted(sweep: Any, dry_run: bool) -> Any:
 def _run(sweep: Any, out: Path | None, dry_run: bool, isolate: bool) -> None:
     from harness import api, plan
 
-    made = plan.make(sweep)
-    folder = api.run_folder(made, out)
+    plans = plan.make(sweep)
+    folder = api.run_folder(plans, out)
     if dry_run:
-        _show_plan(made, folder)
+        _show_plan(plans, folder)
         return
-    table = _execute(made, out, isolate)
+    table = _execute(plans, out, isolate)
     table.print(Console(width=None if sys.stdout.isatty() else 120))
     print(f"written to {folder}: tables/results.csv, tables/pareto.md, plots/")
     failed = table.failed()
-    dense = table.records[0] if table.records else None
-    if failed or dense is None or len(table) < len(made.points):
+    points = sum(len(made.points) for made in plans)
+    if failed or len(table) < points:
         for record in failed:
             console.print(
                 f"{record.outcome}: {record.method} {record.settings}: {record.reason}", highlight=False, markup=False
             )
-        if missing := len(made.points) - len(table):
+        if missing := points - len(table):
             console.print(f"{missing} points did not run, because dense failed")
         raise typer.Exit(1)
 
 
-def _execute(made: Any, out: Path | None, isolate: bool) -> Any:
+def _execute(plans: Any, out: Path | None, isolate: bool) -> Any:
     from harness import api, engine
 
-    todo = _missing(made, api.run_folder(made, out))
-    if todo:
-        _ = made.model.pipeline  # weights that do not load are told before anything is written
-    total = sum(engine.images_per_point(made, point) for point in todo)
+    todo = _missing(plans, api.run_folder(plans, out))
+    if any(todo):
+        _ = plans[0].model.pipeline  # weights that do not load are told before anything is written
+    total = sum(engine.images_per_point(made, p) for made, points in zip(plans, todo, strict=True) for p in points)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f} images"),
     )
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not todo) as bar:
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not total) as bar:
         task = bar.add_task("starting", total=total)
 
         def progress(what: str, images: int) -> None:
@@ -149,40 +158,43 @@ def _execute(made: Any, out: Path | None, isolate: bool) -> Any:
             note = record.outcome if record.outcome == "ok" else f"{record.outcome}: {record.reason}"
             bar.console.print(f"{record.method}{ratio}: {note} ({record.seconds:.0f} s)", highlight=False, markup=False)
 
-        return api.execute(made, out, progress, finished, isolate)
+        return api.execute(plans, out, progress, finished, isolate)
 
 
-def _missing(made: Any, folder: Path) -> list[Any]:
+def _missing(plans: Any, folder: Path) -> list[list[Any]]:
+    """The points to run, plan by plan."""
     from harness.executors import local
 
     if not (folder / "store.sqlite").exists():
-        return list(made.points)
-    with local.open_store(made, folder) as store:
-        return local.todo(made, store)
+        return [list(made.points) for made in plans]
+    with local.open_store(plans[0], folder) as store:
+        return [local.todo(made, store) for made in plans]
 
 
-def _show_plan(made: Any, folder: Path) -> None:
+def _show_plan(plans: Any, folder: Path) -> None:
     from harness import engine
 
-    todo = {point.key for point in _missing(made, folder)}
-    with engine.dense_pass(made):
-        began = time.monotonic()
-        made.task.generate(made.cases[: made.sweep.batch])
-        seconds = (time.monotonic() - began) / len(made.cases[: made.sweep.batch])
-    table = RichTable("method", "settings", "adapter", "state", "seconds", "key", title=f"plan: {folder}")
+    todo = {point.key for points in _missing(plans, folder) for point in points}
+    table = RichTable("point", "settings", "adapter", "state", "seconds", "key", title=f"plan: {folder}")
     total = 0.0
-    for point in made.points:
-        cost = engine.images_per_point(made, point) * seconds if point.key in todo else 0.0
-        total += cost
-        state = "to run" if point.key in todo else "done"
-        adapter = point.method.adapter() if point.state else ""
-        table.add_row(
-            point.method.name, json.dumps(point.facts["settings"]), adapter, state, f"{cost:.0f}", point.key[:8]
-        )
+    for made in plans:
+        batch = made.cases[: made.sweep.batch]
+        with engine.dense_pass(made):
+            began = time.monotonic()
+            made.task.generate(batch)
+            seconds = (time.monotonic() - began) / len(batch)
+        for point in made.points:
+            cost = engine.images_per_point(made, point) * seconds if point.key in todo else 0.0
+            total += cost
+            state = "to run" if point.key in todo else "done"
+            adapter = point.method.adapter() if point.state else ""
+            settings = json.dumps(point.facts["settings"])
+            table.add_row(point.label, settings, adapter, state, f"{cost:.0f}", point.key[:8])
     Console().print(table)
     print(
-        f"{len(todo)} of {len(made.points)} points to run, {len(made.cases)} cases each, {made.task.steps} steps: "
-        f"about {total / 60:.1f} min (from {seconds:.2f} s per dense image measured now; cheaper points take less)"
+        f"{len(todo)} of {sum(len(made.points) for made in plans)} points to run, {len(plans[0].cases)} cases each, "
+        f"{plans[0].task.steps} steps: about {total / 60:.1f} min (from the time of dense images measured now; cheaper "
+        "points take less)"
     )
 
 

@@ -55,8 +55,8 @@ def _main() -> None:
     work = json.load(sys.stdin)
     for path in work["plugins"]:
         registry.load_plugin(Path(path))
-    made = plan.make(config.build(work["sweep"]))
-    point = next(point for point in made.points if point.key == work["key"])
+    plans = plan.make(config.build(work["sweep"]))
+    made, point = next((one, point) for one in plans for point in one.points if point.key == work["key"])
     folder, dense = Path(work["folder"]), made.points[0]
     with open_store(made, folder) as store:
         known = None if point is dense else store.get(dense.key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness import engine
@@ -46,14 +46,25 @@ RunPoint = Callable[
 
 
 def run(
-    plan: Plan,
+    plans: Sequence[Plan],
     store: Store,
     folder: Path,
     progress: engine.Progress,
     finished: Callable[[Record], None],
     run_point: RunPoint = engine.run,
 ) -> list[Record]:
-    """Run what is missing and return the sweep's records in the plan's order."""
+    """Run what is missing and return the sweep's records in the plans' order."""
+    return [record for plan in plans for record in _run(plan, store, folder, progress, finished, run_point)]
+
+
+def _run(
+    plan: Plan,
+    store: Store,
+    folder: Path,
+    progress: engine.Progress,
+    finished: Callable[[Record], None],
+    run_point: RunPoint,
+) -> list[Record]:
     dense = plan.points[0]
     known = store.get(dense.key)
     reference = engine.read_reference(known, plan.cases, folder) if known and known.usable else None
