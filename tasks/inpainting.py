@@ -150,14 +150,12 @@ def _mask(index: int, scenes: scene.Scenes, row: int, coverage: Tensor, area: fl
     quadrant = present[int(rng.integers(len(present)))]
     x, y = scenes.offsets[row, quadrant].tolist()
     half = scene.HALF
-    centre = (quadrant // 2 * half + half / 2 + y, quadrant % 2 * half + half / 2 + x)
+    top, left = quadrant // 2 * half, quadrant % 2 * half
+    centre = (top + half / 2 + y, left + half / 2 + x)
     kind = masks.KINDS[index % len(masks.KINDS)]
     if kind == "object":
         own = torch.zeros_like(coverage, dtype=torch.bool)
-        window = (
-            slice(quadrant // 2 * half, quadrant // 2 * half + half),
-            slice(quadrant % 2 * half, quadrant % 2 * half + half),
-        )
+        window = (slice(top, top + half), slice(left, left + half))
         own[window] = coverage[window] > 0.5
         return masks.around(own, area)
     return (masks.box if kind == "box" else masks.brush)(scene.SIZE, area, centre, rng)

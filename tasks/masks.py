@@ -45,8 +45,11 @@ def around(shape: Tensor, area: float) -> Tensor:
 
 
 def square(mask: Tensor, margin: float, multiple: int) -> tuple[int, int, int]:
-    """(top, left, side) of the tightest square around a mask, grown by `margin` of its side on each side, its side and
-    corner multiples of `multiple`, moved into the image where it would leave it. Raises ValueError for an empty mask."""
+    """(top, left, side) of the tightest square around a mask, grown by `margin` of its side on each side.
+
+    Its side and corner are multiples of `multiple`; it is moved into the image where it would leave it. Raises
+    ValueError for an empty mask.
+    """
     if not mask.any():
         raise ValueError("an empty mask has no square around it")
     size = min(mask.shape)
