@@ -1,4 +1,4 @@
-"""Masks to inpaint, and squares around them. A mask is (H, W) bool: True is generated, False is kept.
+"""Masks to inpaint. A mask is (H, W) bool: True is generated, False is kept.
 
 The pixels with the lowest rank in some field are masked, so that a mask has the area that was asked for, to the pixel
 (a box: to its nearest whole sides).
@@ -44,30 +44,9 @@ def around(shape: Tensor, area: float) -> Tensor:
     return _lowest(inside * 1e3 + middle, area)
 
 
-def square(mask: Tensor, margin: float, multiple: int) -> tuple[int, int, int]:
-    """(top, left, side) of the tightest square around a mask, grown by `margin` of its side on each side.
-
-    Its side and corner are multiples of `multiple`; it is moved into the image where it would leave it. Raises
-    ValueError for an empty mask.
-    """
-    if not mask.any():
-        raise ValueError("an empty mask has no square around it")
-    size = min(mask.shape)
-    rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
-    low = torch.stack([rows.min(), columns.min()]).float()
-    high = torch.stack([rows.max(), columns.max()]).float() + 1
-    wanted = float((high - low).max()) * (1 + 2 * margin)
-    side = min(size // multiple * multiple, math.ceil(wanted / multiple) * multiple)
-    corner = ((low + high) / 2 - side / 2) / multiple
-    corner = corner.floor().clamp(min=0) * multiple
-    limits = torch.tensor([mask.shape[0] - side, mask.shape[1] - side]) // multiple * multiple
-    top, left = torch.minimum(corner, limits.float()).int().tolist()
-    while int(high[0]) > top + side or int(high[1]) > left + side:  # flooring the corner may have cut a pixel off
-        if side + multiple > size:
-            return 0, 0, size // multiple * multiple
-        side += multiple
-        top, left = min(top, mask.shape[0] - side), min(left, mask.shape[1] - side)
-    return top, left, side
+def disc(size: int, centre: tuple[float, float], radius: float) -> Tensor:
+    """All pixels within a radius of a centre (row, column)."""
+    return _distance(size, torch.tensor([centre], dtype=torch.float32)) <= radius
 
 
 def _distance(size: int, points: Tensor) -> Tensor:

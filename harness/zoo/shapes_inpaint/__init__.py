@@ -1,0 +1,1 @@
+"""The zoo model `shapes-inpaint`: Lazy Diffusion on the scenes of `shapes`."""
