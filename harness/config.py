@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from harness.errors import UserError, unknown
 from harness.method import Method, MethodSettings
 from harness.registry import methods as registered
+from harness.registry import tasks
 from harness.task import Task, TaskSettings
 
 DENSE = "dense"
@@ -38,16 +39,17 @@ class Sweep(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     methods: tuple[MethodSpec, ...] = (MethodSpec(name="diffcr"), MethodSpec(name="tome"))
-    model: str = "shapes"
+    model: str = Field("", description="zoo model or pipeline folder; empty: the task's own default")
     task: str = "text-to-image"
     task_settings: dict[str, Any] = Field(default_factory=dict, description="a value or a list of values by setting")
-    ratios: tuple[float, ...] = (0.1, 0.2, 0.3)
+    ratios: tuple[float, ...] = Field((), description="compression ratios; none: the task's own default")
     cases: int = Field(64, ge=2, le=1_000_000)
     steps: int | None = Field(None, ge=1, le=1000)
     guidance: float | None = Field(None, ge=0)
     batch: int = Field(16, ge=1)
     rounds: int = Field(6, ge=2, description="rounds of the interleaved latency measurement")
     prompts: Path | None = None
+    data: Path | None = Field(None, description="folder of the user's own cases, for tasks that take one")
     metrics: tuple[str, ...] | None = None
     device: str = "cpu"
     dtype: str = "float32"
@@ -90,11 +92,16 @@ class Sweep(BaseModel):
 
 
 def build(values: dict[str, Any], source: str = "") -> Sweep:
-    """Validate. Raises UserError with one line that names the field, what it got and what was expected."""
+    """Validate, and fill in the task's defaults. Raises UserError with one line that names the field, what it got and
+    what was expected."""
     try:
-        return Sweep.model_validate(values)
+        sweep = Sweep.model_validate(values)
     except ValidationError as error:
         raise UserError(one_line(error, Sweep, source)) from error
+    task: type[Task] = tasks.get(sweep.task)
+    return sweep.model_copy(
+        update={"model": sweep.model or task.default_model, "ratios": sweep.ratios or task.default_ratios}
+    )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

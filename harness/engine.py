@@ -64,7 +64,7 @@ def run(
             raise MethodFailure("the images hold values that are not finite")
         progress(f"{point.label}: cost", 0)
         estimates, samples = _cost(plan, point, progress)
-        estimates |= _throughput(plan, seconds)
+        estimates |= _throughput(plan, seconds) | plan.task.facts(plan.cases)
         gmacs = estimates["gmacs"].value
         _check_effect(point, sample, gmacs, reference)
         progress(f"{point.label}: quality", 0)
@@ -174,7 +174,8 @@ def _check_effect(point: Point, sample: Sample, gmacs: float, reference: Referen
 
 def _cost(plan: Plan, point: Point, progress: Progress) -> tuple[dict[str, Estimate], dict[str, list[float]]]:
     """FLOPs, latency and memory of one image, each in a pass of its own."""
-    one, device = plan.cases[:1], plan.model.device
+    typical, chosen = plan.task.typical(plan.cases)
+    one, device = (typical,), plan.model.device
     dense = plan.points[0]
 
     def generate() -> None:
@@ -184,8 +185,11 @@ def _cost(plan: Plan, point: Point, progress: Progress) -> tuple[dict[str, Estim
         counted = flops.count(plan.model.backbone.transformer, generate, images=1)
         progress(f"{point.label}: memory", 3)
         peak = memory.peak(generate, device)
+        encoder = getattr(plan.model.pipeline, "encoder", None)  # what some models run once per image
+        encoded = flops.count(encoder, generate, images=1) if encoder is not None else None
         vae = plan.model.pipeline.vae
-        with latency.PartTimer({"denoiser": plan.model.backbone.transformer, "vae": (vae, "decode")}, device) as parts:
+        named: dict[str, latency.Part] = {"denoiser": plan.model.backbone.transformer, "vae": (vae, "decode")}
+        with latency.PartTimer(named | ({"encoder": encoder} if encoder is not None else {}), device) as parts:
             generate()
         text = latency.interleave([lambda: plan.task.encode(one)], device=device, warmup=1, repeats=3)[0]
         progress(f"{point.label}: latency", 2)
@@ -201,7 +205,8 @@ def _cost(plan: Plan, point: Point, progress: Progress) -> tuple[dict[str, Estim
     whole = bootstrap(np.array(times[1]), np.median)
     rounds, kind = plan.sweep.rounds, "device events" if device.type == "cuda" else "wall clock"
     total = memory.weights_bytes(plan.model.modules) + peak.bytes
-    per = "per image and sampling step, both CFG halves, mean over the steps"
+    on = f"; {chosen}" if chosen else ""
+    per = f"per image and sampling step, both CFG halves, mean over the steps{on}"
     notes = f"; not counted: {', '.join(counted.unknown)}" if counted.unknown else ""
     estimates = {
         "gmacs": Estimate(
@@ -210,15 +215,15 @@ def _cost(plan: Plan, point: Point, progress: Progress) -> tuple[dict[str, Estim
         ),
         "latency_s": Estimate(
             **whole._asdict(), n=rounds, unit="s", role="cost", better="lower",
-            convention=f"median, whole image at batch 1, prompt states given, {kind}",
+            convention=f"median, whole image at batch 1, prompt states given, {kind}{on}",
         ),
         "latency_ratio": Estimate(
             **ratio._asdict(), n=rounds, unit="method / dense", role="cost", better="lower",
-            convention=f"median of ratios of interleaved pairs, whole image at batch 1, {kind}",
+            convention=f"median of ratios of interleaved pairs, whole image at batch 1, {kind}{on}",
         ),
         "peak_memory_mb": Estimate(
             value=total / 2**20, n=1, unit="MiB", role="cost", better="lower",
-            convention=f"weights, and {peak.convention}; one image",
+            convention=f"weights, and {peak.convention}; one image{on}",
         ),
     }  # fmt: skip
     if counted.gmacs_paper is not None:
@@ -226,11 +231,13 @@ def _cost(plan: Plan, point: Point, progress: Progress) -> tuple[dict[str, Estim
             value=counted.gmacs_paper, n=counted.calls, unit="GMACs", role="cost", better="lower",
             convention=f"fvcore's count, without products inside fused attention, {per}",
         )  # fmt: skip
-    shares = {
-        "latency_denoiser_s": parts.seconds["denoiser"],
-        "latency_vae_s": parts.seconds["vae"],
-        "latency_text_s": float(np.median(text)),
-    }
+    if encoded is not None:
+        estimates["gmacs_encoder"] = Estimate(
+            value=encoded.gmacs * encoded.calls, n=1, unit="GMACs",
+            convention=f"of the image encoder, per image, once; every matrix product{on}",
+        )  # fmt: skip
+    shares = {f"latency_{name}_s": seconds for name, seconds in parts.seconds.items()}
+    shares["latency_text_s"] = float(np.median(text))
     for name, value in shares.items():
         estimates[name] = Estimate(value=value, n=1, unit="s", convention=f"one image, {kind}")
     return estimates, {"latency_dense_s": times[0], "latency_method_s": times[1]}

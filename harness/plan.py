@@ -75,7 +75,11 @@ def make(sweep: Sweep) -> tuple[Plan, ...]:
                 f"metric {cls.name!r} cannot judge images of model {sweep.model!r}; leave it out of --metrics"
             )
     chosen = config.task_settings_of(task_class, sweep.task_settings, task_class.swept(model))
-    plans = [_plan(sweep, model, task_class, settings, methods, tuple(metrics)) for settings in chosen]
+    plans = []
+    for settings in chosen:
+        bare = task_class.dense_alone(model, sweep.task_settings, settings)
+        some = [method for method in methods if method.name == DENSE] if bare else methods
+        plans.append(_plan(sweep, model, task_class, settings, some, tuple(metrics)))
     return _labelled(plans)
 
 
@@ -91,7 +95,7 @@ def _plan(
     steps = sweep.steps if sweep.steps is not None else int(defaults.get("steps", 20))
     guidance = sweep.guidance if sweep.guidance is not None else float(defaults.get("guidance", 4.5))
     task = task_class(model, steps=steps, guidance=guidance, settings=settings)
-    cases = task.cases(sweep.cases, sweep.prompts)
+    cases = task.cases(sweep.cases, sweep.prompts, sweep.data)
     facts = environment.describe(model.device)
     prints = {
         "code": environment.code_digest(_PACKAGES),

@@ -47,7 +47,7 @@ class Call:
 
     x: (B, N, D) what goes in. run: the original part, on all tokens or on a subset. conditioning: what else the
     part was given (text states, timestep embedding), by the backbone's own names. index: (B, N) which tokens of the
-    grid x holds, where an outer advice took a subset; None: all of them.
+    grid x holds, where an outer advice or the model itself took a subset; None: all of them.
     """
 
     x: Tensor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from harness.spec import Case
+from results.record import Estimate
 
 if TYPE_CHECKING:
     from harness.models import Model
@@ -28,6 +29,8 @@ class Task(ABC):
 
     name: ClassVar[str]
     Settings: ClassVar[type[TaskSettings]] = TaskSettings
+    default_model: ClassVar[str] = "shapes"
+    default_ratios: ClassVar[tuple[float, ...]] = (0.1, 0.2, 0.3)
 
     def __init__(self, model: Model, *, steps: int, guidance: float, settings: TaskSettings | None = None) -> None:
         self.model, self.steps, self.guidance = model, steps, guidance
@@ -38,9 +41,15 @@ class Task(ABC):
         """The values that a sweep takes on this model where the user names none, by setting."""
         return {}
 
+    @classmethod
+    def dense_alone(cls, model: Model, given: Mapping[str, Any], settings: TaskSettings) -> bool:
+        """Whether a sweep runs only dense at these settings. given: the settings that the user named."""
+        return False
+
     @abstractmethod
-    def cases(self, count: int, prompts: Path | None = None) -> tuple[Case, ...]:
-        """The first `count` cases; the same for every operating point. Raises UserError for bad user data."""
+    def cases(self, count: int, prompts: Path | None = None, data: Path | None = None) -> tuple[Case, ...]:
+        """The first `count` cases; the same for every operating point. prompts: a file of the user's, data: a folder.
+        Raises UserError for bad user data, and for a kind that the task does not take."""
 
     @abstractmethod
     def prepare(self, cases: Sequence[Case]) -> None:
@@ -53,3 +62,15 @@ class Task(ABC):
     @abstractmethod
     def encode(self, cases: Sequence[Case]) -> Any:
         """Run the text encoder on the prompts, uncached; for timing."""
+
+    def typical(self, cases: Sequence[Case]) -> tuple[Case, str]:
+        """The case that costs are measured on, and how it was chosen ("" where all cost the same)."""
+        return cases[0], ""
+
+    def facts(self, cases: Sequence[Case]) -> dict[str, Estimate]:
+        """What else a record should say about these cases."""
+        return {}
+
+    def shown(self, cases: Sequence[Case]) -> list[tuple[str, Tensor]]:
+        """What stands above the generated images in a grid: label and images (N, 3, H, W) in 0..1."""
+        return []

@@ -32,20 +32,23 @@ class Static(Method):
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
         assert state is not None
         importance = state.tensors["importance"]  # (layers, H, W)
-        keep: dict[tuple[int, int, int], Tensor] = {}
+        resized: dict[tuple[int, int, int], Tensor] = {}
 
-        def positions(call: Call) -> Tensor:
+        def means(call: Call) -> Tensor:
+            """The importance (B, N) of the tokens that are there."""
             key = (call.layer, call.grid.height, call.grid.width)
-            if key not in keep:
+            if key not in resized:
                 mean = importance[call.layer].float()[None, None]
-                resized = nn.functional.interpolate(mean, (call.grid.height, call.grid.width), mode="bilinear")
-                keep[key] = top_k(resized.flatten(1), kept_count(self.ratio or 0.0, call.grid.tokens)).to(call.x.device)
-            return keep[key]
+                size = (call.grid.height, call.grid.width)
+                resized[key] = nn.functional.interpolate(mean, size, mode="bilinear").flatten(1).to(call.x.device)
+            everywhere = resized[key].expand(len(call.x), -1)
+            return everywhere if call.index is None else everywhere.gather(1, call.index)
 
         def block(call: Call) -> Tensor:
-            index = positions(call).expand(len(call.x), -1)  # (B, K)
-            if index.shape[1] == call.x.shape[1]:
+            k = kept_count(self.ratio or 0.0, call.x.shape[1])
+            if k == call.x.shape[1]:
                 return call.run(call.x)
+            index = top_k(means(call), k)  # (B, K)
             return scatter(call.x, index, call.run(take(call.x, index), index))
 
         with backbone.advise("block", block):
@@ -53,13 +56,17 @@ class Static(Method):
 
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:
         totals: dict[int, Tensor] = {}
+        counts: dict[int, Tensor] = {}
         shape: list[int] = []
         seen = [0]
 
         def block(call: Call) -> Tensor:
             out = call.run(call.x)
             added = (out - call.x).norm(dim=-1) / call.x.norm(dim=-1).clamp(min=1e-6)  # (B, N)
-            totals[call.layer] = totals.get(call.layer, torch.zeros(call.grid.tokens)) + added.sum(0).float().cpu()
+            everywhere = torch.arange(call.grid.tokens).expand(len(added), -1)
+            index = (everywhere if call.index is None else call.index.cpu()).flatten()
+            for sums, what in ((totals, added.float().cpu().flatten()), (counts, torch.ones(index.shape))):
+                sums.setdefault(call.layer, torch.zeros(call.grid.tokens)).index_add_(0, index, what)
             shape[:] = [call.grid.height, call.grid.width]
             seen[0] += len(call.x) if call.layer == 0 else 0
             return out
@@ -70,7 +77,7 @@ class Static(Method):
                 yield
 
         def state() -> State:
-            mean = torch.stack([totals[layer] for layer in sorted(totals)]) / seen[0]
+            mean = torch.stack([totals[layer] / counts[layer].clamp(min=1) for layer in sorted(totals)])
             return State({"importance": mean.view(-1, *shape)}, {"samples": seen[0]})
 
         return Fitting(module=nn.Module(), observe=observe, state=state, trains=False)

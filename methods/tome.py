@@ -17,7 +17,12 @@ from harness.spec import Call, State
 
 
 class ToMeSettings(RatioSettings):
-    ratio: float = Field(0.2, ge=0.0, le=0.75, description="share of tokens merged away; 0.75 is all but one of 2 x 2")
+    ratio: float = Field(
+        0.2,
+        ge=0.0,
+        le=0.75,
+        description="share of tokens merged away; 0.75 is all but one of 2 x 2",
+    )
     around: Literal["mlp", "self_attention", "block"] = Field(
         "block", description="the part that runs on merged tokens"
     )
@@ -40,13 +45,16 @@ class ToMe(Method):
         generators: dict[torch.device, torch.Generator] = {}
 
         def advice(call: Call) -> Tensor:
-            x, grid = call.x, call.grid  # (B, N, D)
-            merged = int(settings.ratio * grid.tokens)
+            x = call.x  # (B, N, D)
+            merged = int(settings.ratio * x.shape[1])
             if not merged:
                 return call.run(x)
             generator = generators.setdefault(x.device, torch.Generator(x.device).manual_seed(0))
+            # A subset of the grid is a line of tokens, with windows of four instead of 2 x 2.
+            line = call.index is not None
+            width, height, across, down = (x.shape[1], 1, 4, 1) if line else (call.grid.width, call.grid.height, 2, 2)
             merge, unmerge = bipartite_soft_matching_random2d(
-                x, grid.width, grid.height, 2, 2, merged, no_rand=not settings.random, generator=generator
+                x, width, height, across, down, merged, no_rand=not settings.random, generator=generator
             )
             if call.part == "block":
                 fewer = merge(x)  # (B, N - merged, D)

@@ -1,39 +1,36 @@
 """Inpainting: an image, a mask and a prompt in, the image with the masked pixels made anew out.
 
-Untouched pixels are the input's own, in every strategy.
+Untouched pixels are the input's own, in every strategy; nothing behind the mask is seen by any of them.
 
-Letters: B cases, S pixels per side, h x w latent size.
+Letters: B cases, C latent channels, S pixels per side.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from harness.errors import UserError
+from harness.models.regions import Strategy, covered, window
 from harness.spec import Case
 from harness.task import Task, TaskSettings
-from harness.zoo.shapes import scene
-from tasks import masks
-
-MARGIN = 0.25  # of the tight square's side, on each side, for context
+from results.record import Estimate
+from tasks import blending, inpainting_cases
 
 
 class InpaintingSettings(TaskSettings):
-    strategy: Literal["whole", "crop"] = Field(
+    strategy: Strategy = Field(
         "whole",
-        description="whole: every token is generated and the known region blended back at each step "
-        "(RegenerateImage); crop: the same on a square around the mask, pasted back (RegenerateCrop)",
+        description="whole: every token is generated (RegenerateImage); crop: a square around the mask is, and nothing "
+        "outside is seen (RegenerateCrop); lazy: the tokens under the mask alone (Lazy Diffusion)",
     )
     mask_area: float = Field(0.25, gt=0, le=1, description="share of the image that is masked")
+    binarize: bool = Field(False, description="masks from files that are not black and white are cut at one half")
 
 
 class Inpainting(Task):
@@ -41,27 +38,37 @@ class Inpainting(Task):
 
     name = "inpainting"
     Settings = InpaintingSettings
+    default_model = "shapes-inpaint"
+    default_ratios = (0.3,)
+    settings: InpaintingSettings
 
     def __init__(self, model: Any, *, steps: int, guidance: float, settings: TaskSettings | None = None) -> None:
         super().__init__(model, steps=steps, guidance=guidance, settings=settings)
         self._states: dict[str, tuple[Tensor, ...]] = {}
+        if self.settings.strategy not in _strategies(model):
+            raise UserError(
+                f"model {model.name!r} cannot inpaint with strategy {self.settings.strategy!r}; it can: "
+                f"{', '.join(_strategies(model))}"
+            )
 
     @classmethod
     def swept(cls, model: Any) -> dict[str, tuple[Any, ...]]:
-        return {"strategy": ("whole", "crop")}
+        return {"strategy": _strategies(model)}
 
-    def cases(self, count: int, prompts: Path | None = None) -> tuple[Case, ...]:
+    @classmethod
+    def dense_alone(cls, model: Any, given: Mapping[str, Any], settings: TaskSettings) -> bool:
+        """Methods run with the cheapest strategy, unless the user names strategies."""
+        return "strategy" not in given and settings.strategy != _strategies(model)[-1]  # type: ignore[attr-defined]
+
+    def cases(self, count: int, prompts: Path | None = None, data: Path | None = None) -> tuple[Case, ...]:
         if prompts is not None:
-            raise UserError("inpainting takes no --prompts")
+            raise UserError("inpainting takes no --prompts; give --data FOLDER with images, masks and captions")
+        if data is not None:
+            side = self._side
+            return inpainting_cases.from_folder(data, count, side, binarize=self.settings.binarize)
         if self.model.facts.get("scenes") != "shapes":
-            raise UserError(f"model {self.model.name!r} brings no images to inpaint of its own")
-        scenes = scene.sample("evaluation", range(count))
-        images, coverage = scene.render(scenes)
-        area = self.settings.mask_area  # type: ignore[attr-defined]
-        return tuple(
-            _case(i, caption, images[i], _mask(i, scenes, i, coverage[i], area))
-            for i, caption in enumerate(scenes.captions())
-        )
+            raise UserError(f"model {self.model.name!r} brings no images of its own to inpaint; give --data FOLDER")
+        return inpainting_cases.from_scenes("evaluation", range(count), self.settings.mask_area)
 
     def prepare(self, cases: Sequence[Case]) -> None:
         for case in cases:
@@ -76,25 +83,46 @@ class Inpainting(Task):
     def generate(self, cases: Sequence[Case]) -> Tensor:
         self.prepare(cases)
         out = torch.stack([case.data["image"] for case in cases])
-        windows: dict[int, list[tuple[int, int, int]]] = {}
+        groups: dict[int, list[int]] = {}
         for row, case in enumerate(cases):
-            if case.data["mask"].any():  # nothing masked: the image is what it was
-                top, left, side = self.window(case.data["mask"])
-                windows.setdefault(side, []).append((row, top, left))
-        for side, places in windows.items():
-            cut = [(slice(top, top + side), slice(left, left + side)) for _, top, left in places]
-            known = torch.stack([out[row][:, *c] for (row, _, _), c in zip(places, cut, strict=True)])
-            mask = torch.stack([cases[row].data["mask"][c] for (row, _, _), c in zip(places, cut, strict=True)])
-            made = self._fill([cases[row] for row, _, _ in places], known, mask[:, None])
-            for (row, _, _), c, image in zip(places, cut, made, strict=True):
-                out[row][:, *c] = image
+            if count := self.tokens(case):  # nothing masked: the image is what it was
+                groups.setdefault(count, []).append(row)
+        for rows in groups.values():
+            out[rows] = self._fill([cases[row] for row in rows])
         return out
 
-    def window(self, mask: Tensor) -> tuple[int, int, int]:
-        """(top, left, side) of the square that is generated."""
-        if self.settings.strategy == "whole":  # type: ignore[attr-defined]
-            return 0, 0, mask.shape[0]
-        return masks.square(mask, MARGIN, self._factor)
+    def tokens(self, case: Case) -> int:
+        """How many tokens are generated for a case."""
+        mask, factor = case.data["mask"], self._factor
+        if not mask.any():
+            return 0
+        if self.settings.strategy == "lazy":
+            return int(covered(mask, factor).sum())
+        return (window(self.settings.strategy, mask, factor).side // factor) ** 2
+
+    def typical(self, cases: Sequence[Case]) -> tuple[Case, str]:
+        order = sorted(cases, key=self.tokens)
+        case = order[len(order) // 2]
+        return case, f"the case with the median number of tokens to generate, {self.tokens(case)}"
+
+    def facts(self, cases: Sequence[Case]) -> dict[str, Estimate]:
+        counts = [self.tokens(case) for case in cases]
+        n, empty = len(cases), counts.count(0)
+        areas = [float(case.data["mask"].float().mean()) for case in cases]
+        note = f"; {empty} with an empty mask come back as they are, at no cost" if empty else ""
+        return {
+            "tokens": Estimate(
+                value=sum(counts) / n, n=n, unit="tokens", convention=f"mean number of generated tokens{note}"
+            ),
+            "masked_share": Estimate(value=sum(areas) / n, n=n, unit="share", convention="mean share of masked pixels"),
+        }
+
+    def shown(self, cases: Sequence[Case]) -> list[tuple[str, Tensor]]:
+        images = torch.stack([case.data["image"] for case in cases])
+        hidden = torch.stack([case.data["mask"] for case in cases])[:, None]
+        return [("true image", images), ("input: mask in white", torch.where(hidden, 1.0, images))]
+
+    # -- how -------------------------------------------------------------------------------------------------
 
     @property
     def _factor(self) -> int:
@@ -102,60 +130,45 @@ class Inpainting(Task):
         vae, transformer = self.model.pipeline.vae, self.model.backbone.transformer
         return int(2 ** (len(vae.config.block_out_channels) - 1) * transformer.config.patch_size)
 
-    def _fill(self, cases: Sequence[Case], known: Tensor, mask: Tensor) -> Tensor:
-        """Images (B, 3, S, S) in 0..1 with the masked pixels generated. mask: (B, 1, S, S) bool."""
-        pipeline, vae = self.model.pipeline, self.model.pipeline.vae
-        device, dtype = self.model.device, next(vae.parameters()).dtype
-        shift = getattr(vae.config, "shift_factor", None) or 0.0
-        clean = vae.encode(known.to(device, dtype) * 2 - 1).latent_dist.mode()
-        clean = (clean - shift) * vae.config.scaling_factor  # (B, C, h, w)
-        hidden = F.adaptive_max_pool2d(mask.float(), clean.shape[-2:]).to(device, dtype)  # a latent with a masked pixel
-        noise = torch.stack(
-            [torch.randn(clean.shape[1:], generator=torch.Generator("cpu").manual_seed(c.seed)) for c in cases]
-        ).to(device, dtype)
+    @property
+    def _side(self) -> int:
+        """Pixels per side of the images that the model was made for."""
+        transformer = self.model.backbone.transformer
+        return int(transformer.config.sample_size // transformer.config.patch_size * self._factor)
 
-        def blend(step: int, _timestep: Any, latents: Tensor) -> None:
-            timesteps = pipeline.scheduler.timesteps
-            at = clean
-            if step + 1 < len(timesteps):
-                at = pipeline.scheduler.add_noise(clean, noise, timesteps[step + 1].expand(len(clean)))
-            latents.copy_(hidden * latents + (1 - hidden) * at)
-
+    def _fill(self, cases: Sequence[Case]) -> Tensor:
+        """Images (B, 3, S, S) of cases that generate equally many tokens."""
+        images, masks = (torch.stack([case.data[name] for case in cases]) for name in ("image", "mask"))
         parts = [torch.cat(part) for part in zip(*(self._states[case.prompt] for case in cases), strict=True)]
         names = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
-        height, width = known.shape[-2:]
-        made = pipeline(
-            **dict(zip(names, parts, strict=True)),
-            negative_prompt=None,
-            num_inference_steps=self.steps,
-            guidance_scale=self.guidance,
-            latents=noise,
-            output_type="pt",
-            callback=blend,
-            **{**self.model.call, "height": height, "width": width},
-        ).images
-        return torch.where(mask, made.float().cpu(), known)
+        call = {
+            **dict(zip(names, parts, strict=True)), "num_inference_steps": self.steps, "guidance_scale": self.guidance,
+            "negative_prompt": None, **self.model.call,
+        }  # fmt: skip
+        if _native(self.model):
+            noise = self._noise(cases, images.shape[-1])
+            strategy = self.settings.strategy
+            return self.model.pipeline(image=images, mask_image=masks, latents=noise, strategy=strategy, **call).images
+        windows = [window(self.settings.strategy, mask, self._factor) for mask in masks]
+        cut = torch.stack([where.of(image) for where, image in zip(windows, images, strict=True)])
+        hidden = torch.stack([where.of(mask) for where, mask in zip(windows, masks, strict=True)])
+        made = blending.fill(self.model.pipeline, cut, hidden, self._noise(cases, cut.shape[-1]), **call)
+        for row, where in enumerate(windows):
+            where.of(images[row]).copy_(made[row])
+        return images
+
+    def _noise(self, cases: Sequence[Case], side: int) -> Tensor:
+        """(B, C, h, w), from the cases' seeds, on the CPU: the same on every device."""
+        config = self.model.backbone.transformer.config
+        shape = (config.in_channels, *(2 * (side * config.patch_size // self._factor,)))
+        return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(c.seed)) for c in cases])
 
 
-def _case(index: int, prompt: str, image: Tensor, mask: Tensor) -> Case:
-    image = (image * 255).round() / 255  # as a PNG file holds it
-    whole = hashlib.sha256((image * 255).byte().numpy().tobytes() + mask.numpy().tobytes()).hexdigest()
-    return Case(index, prompt, seed=index, data={"scene": index, "image": image, "mask": mask}, digest=whole)
+def _native(model: Any) -> bool:
+    """Whether the model's own pipeline inpaints."""
+    return "LazyPixArt" in model.family.classes
 
 
-def _mask(index: int, scenes: scene.Scenes, row: int, coverage: Tensor, area: float) -> Tensor:
-    """A mask over one of the scene's objects, of a kind that goes round with the index."""
-    rng = np.random.Generator(np.random.Philox(key=[99, index]))
-    present = scenes.present[row].nonzero().flatten().tolist()
-    quadrant = present[int(rng.integers(len(present)))]
-    x, y = scenes.offsets[row, quadrant].tolist()
-    half = scene.HALF
-    top, left = quadrant // 2 * half, quadrant % 2 * half
-    centre = (top + half / 2 + y, left + half / 2 + x)
-    kind = masks.KINDS[index % len(masks.KINDS)]
-    if kind == "object":
-        own = torch.zeros_like(coverage, dtype=torch.bool)
-        window = (slice(top, top + half), slice(left, left + half))
-        own[window] = coverage[window] > 0.5
-        return masks.around(own, area)
-    return (masks.box if kind == "box" else masks.brush)(scene.SIZE, area, centre, rng)
+def _strategies(model: Any) -> tuple[Strategy, ...]:
+    """What the model can do, the cheapest last."""
+    return ("whole", "crop", "lazy") if _native(model) else ("whole", "crop")

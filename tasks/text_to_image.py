@@ -24,7 +24,9 @@ class TextToImage(Task):
         super().__init__(model, steps=steps, guidance=guidance, settings=settings)
         self._states: dict[str, tuple[Tensor, ...]] = {}
 
-    def cases(self, count: int, prompts: Path | None = None) -> tuple[Case, ...]:
+    def cases(self, count: int, prompts: Path | None = None, data: Path | None = None) -> tuple[Case, ...]:
+        if data is not None:
+            raise UserError("text-to-image takes no --data; give --prompts FILE, one per line")
         if prompts is not None:
             lines = [line.strip() for line in _read(prompts).splitlines() if line.strip()]
             if len(lines) < count:

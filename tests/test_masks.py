@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import masks
+from harness import masks
+from harness.models.regions import square
 
 
 @settings(max_examples=40, deadline=None)
@@ -39,11 +40,12 @@ def test_the_square_holds_the_mask_and_lies_in_the_image(
 ) -> None:
     mask = torch.zeros(64, 64, dtype=torch.bool)
     mask[top : top + height, left : left + width] = True
-    y, x, side = masks.square(mask, margin, multiple)
-    assert mask[y : y + side, x : x + side].sum() == mask.sum()
+    where = square(mask, margin, multiple)
+    y, x, side = where.top, where.left, where.side
+    assert where.of(mask).sum() == mask.sum()
     assert min(y, x) >= 0 and max(y, x) + side <= 64 and not any(n % multiple for n in (y, x, side))
 
 
 def test_an_empty_mask_has_no_square() -> None:
     with pytest.raises(ValueError, match="empty mask"):
-        masks.square(torch.zeros(8, 8, dtype=torch.bool), 0.1, 4)
+        square(torch.zeros(8, 8, dtype=torch.bool), 0.1, 4)

@@ -33,6 +33,7 @@ class Backbone(ABC):
         self._clock: Step | None = None
         self._timesteps: Sequence[float] = ()
         self._grid: Grid | None = None
+        self._index: Tensor | None = None
         self._held = False
         self._resets: list[Callable[[], None]] = []
         self._followers: list[Callable[[Step], None]] = []
@@ -57,6 +58,10 @@ class Backbone(ABC):
     @abstractmethod
     def grid_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Grid:
         """The token grid of a call of the transformer."""
+
+    def index_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+        """Which tokens of the grid (B, N) a call of the transformer is about; None: all of them."""
+        return None
 
     @abstractmethod
     def linear_names(self) -> list[str]:
@@ -173,7 +178,7 @@ class Backbone(ABC):
                 self._hook.remove()
 
     def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._grid = self.grid_of(args, kwargs)
+        self._grid, self._index = self.grid_of(args, kwargs), self.index_of(args, kwargs)
         if self._held or self._clock is None:
             return
         index = min(self._clock.index + 1, len(self._timesteps) - 1)
@@ -203,7 +208,7 @@ class Backbone(ABC):
 
                 return run
 
-            out = run_from(0, None)(hidden_states)
+            out = run_from(0, self._index)(hidden_states)
             if out.shape != hidden_states.shape:
                 raise ValueError(
                     f"the {part} of layer {layer} gave a tensor of shape {tuple(out.shape)}, "

@@ -24,11 +24,14 @@ def run(
         str | None, typer.Option(help="Methods, comma-separated. [default: diffcr,tome]", show_default=False)
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Zoo model or pipeline folder. [default: shapes]", show_default=False)
+        str | None, typer.Option(help="Zoo model or pipeline folder. [default: the task's own]", show_default=False)
     ] = None,
-    task: Annotated[str | None, typer.Option(help="[default: text-to-image]", show_default=False)] = None,
+    task: Annotated[
+        str | None, typer.Option(help="text-to-image or inpainting. [default: text-to-image]", show_default=False)
+    ] = None,
     ratios: Annotated[
-        str | None, typer.Option(help="Compression ratios. [default: 0.1,0.2,0.3]", show_default=False)
+        str | None,
+        typer.Option(help="Compression ratios. [default: 0.1,0.2,0.3; inpainting: 0.3]", show_default=False),
     ] = None,
     task_setting: Annotated[
         list[str] | None, typer.Option("--task-set", help="NAME=VALUE[,VALUE...] of the task; every value is swept.")
@@ -47,6 +50,7 @@ def run(
     batch: Annotated[int | None, typer.Option(help="Images per batch. [default: 16]", show_default=False)] = None,
     metrics: Annotated[str | None, typer.Option(help="Metrics. [default: all that apply]", show_default=False)] = None,
     prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt per line.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of images, masks and captions, for inpainting.")] = None,
     adapters: Annotated[list[Path] | None, typer.Option(help="Folder of fitted adapters; may be repeated.")] = None,
     device: Device = None,
     dtype: Annotated[
@@ -83,7 +87,7 @@ def run(
         values |= config.read_yaml(config_file)
     given = {
         "methods": methods, "model": model, "task": task, "ratios": floats("--ratios", ratios), "cases": cases,
-        "steps": steps, "guidance": guidance, "batch": batch, "prompts": prompts, "device": device, "dtype": dtype,
+        "steps": steps, "guidance": guidance, "batch": batch, "prompts": prompts, "data": data, "device": device, "dtype": dtype,
         "metrics": metrics.split(",") if metrics is not None else None, "adapters": adapters or None,
     }  # fmt: skip
     asked = [*(task_setting or []), *([f"mask_area={mask_area}"] if mask_area is not None else [])]

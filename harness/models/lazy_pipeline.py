@@ -17,9 +17,7 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
 from harness.models.lazy import LazyEncoder, LazyPixArt, pack, pick, unpack
-from harness.models.regions import Strategy, Window, covered, places, window
-
-GREY = 0.5  # what masked pixels are painted with before anything sees them
+from harness.models.regions import GREY, Strategy, Window, covered, places, window
 
 
 class LazyInpaintPipeline(PixArtSigmaPipeline):
@@ -173,4 +171,6 @@ class LazyInpaintPipeline(PixArtSigmaPipeline):
         if image.shape[-2:] != (side, side):
             raise ValueError(f"expected images of {side} x {side} pixels, got {tuple(image.shape[-2:])}")
         if mask.dtype != torch.bool or mask.shape != (len(image), side, side):
-            raise ValueError(f"expected masks ({len(image)}, {side}, {side}) bool, got {tuple(mask.shape)} {mask.dtype}")
+            raise ValueError(
+                f"expected masks ({len(image)}, {side}, {side}) bool, got {tuple(mask.shape)} {mask.dtype}"
+            )

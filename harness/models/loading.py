@@ -107,13 +107,14 @@ class Model:
 
 def names() -> list[str]:
     """Zoo models whose weights are here."""
-    return sorted(p.parent.parent.parent.name for p in _ZOO.glob("*/weights/pipeline/model_index.json"))
+    found = _ZOO.glob("*/weights/pipeline/model_index.json")
+    return sorted(p.parent.parent.parent.name.replace("_", "-") for p in found)
 
 
 def folder_of(name: str) -> Path:
     """The pipeline folder of a zoo name or a local path. Raises UserError."""
     if name in names():
-        return _ZOO / name / "weights" / "pipeline"
+        return _ZOO / name.replace("-", "_") / "weights" / "pipeline"
     path = Path(name)
     if not path.exists():
         if os.sep in name or name.startswith("."):
@@ -157,8 +158,11 @@ def _from_pretrained(folder: Path, device: str, dtype: torch.dtype) -> Any:
 
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
+    kind = DiffusionPipeline
+    if _read_json(folder / "model_index.json").get("_class_name") == "LazyInpaintPipeline":
+        from harness.models.lazy_pipeline import LazyInpaintPipeline as kind  # type: ignore[assignment,no-redef]
     try:
-        pipeline = DiffusionPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True)
+        pipeline = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True)
     except SafetensorError as error:
         raise UserError(f"a weights file of {folder} is damaged ({error}); restore the folder") from error
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Strategy = Literal["whole", "crop", "lazy"]
+GREY = 0.5  # what masked pixels are painted with before anything sees them
 MARGIN = 0.25  # of the tight square's side, on each side, for context
 
 
@@ -61,9 +62,12 @@ def square(mask: Tensor, margin: float, multiple: int, *, least: int = 0) -> Win
 
 def covered(mask: Tensor, factor: int) -> Tensor:
     """(..., h, w) bool: the tokens with a masked pixel. mask: (..., H, W) bool."""
-    return F.max_pool2d(mask.float().view(-1, 1, *mask.shape[-2:]), factor).view(
-        *mask.shape[:-2], mask.shape[-2] // factor, mask.shape[-1] // factor
-    ) > 0
+    return (
+        F.max_pool2d(mask.float().view(-1, 1, *mask.shape[-2:]), factor).view(
+            *mask.shape[:-2], mask.shape[-2] // factor, mask.shape[-1] // factor
+        )
+        > 0
+    )
 
 
 def places(where: Window, factor: int, canvas: int) -> Tensor:

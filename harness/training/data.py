@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,12 +25,19 @@ _SHARD = 64
 _DROPPED = 0.1  # share of the captions that a batch drops, for classifier-free guidance
 
 
+@dataclass(frozen=True)
+class Batch:
+    """clean: what the model learns to denoise, latents (B, C, h, w) or tokens (B, K, C). inputs: the transformer's
+    other arguments, by name."""
+
+    clean: Tensor
+    inputs: dict[str, Any]
+
+
 class Data(Protocol):
     """Draws batches; everything random comes from the generator, whose device is the batch's."""
 
-    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents (B, C, h, w), prompt states (B, L, D) and their masks (B, L)."""
-        ...
+    def batch(self, size: int, generator: torch.Generator) -> Batch: ...
 
 
 @torch.no_grad()
@@ -43,15 +51,19 @@ def encode(model: Any, images: Tensor, captions: list[str]) -> dict[str, Tensor]
     return {"latents": latents, "states": states, "masks": masks}
 
 
-def drawn(
-    rows: Mapping[str, Tensor], empty: Mapping[str, Tensor], generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch from encoded rows, some of their captions dropped."""
+def prompts(rows: Mapping[str, Tensor], empty: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    """The text arguments of a batch from encoded rows, some of their captions dropped."""
     device = generator.device
-    dropped = torch.rand(len(rows["latents"]), generator=generator, device=device) < _DROPPED
+    dropped = torch.rand(len(rows["states"]), generator=generator, device=device) < _DROPPED
     states = torch.where(dropped[:, None, None], empty["states"].to(device), rows["states"].to(device))
     masks = torch.where(dropped[:, None], empty["masks"].to(device), rows["masks"].to(device))
-    return rows["latents"].to(device), states, masks
+    return {"encoder_hidden_states": states, "encoder_attention_mask": masks}
+
+
+def drawn(rows: Mapping[str, Tensor], empty: Mapping[str, Tensor], generator: torch.Generator) -> Batch:
+    """A batch of whole images from encoded rows."""
+    sizes = {"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}}
+    return Batch(rows["latents"].to(generator.device), {**prompts(rows, empty, generator), **sizes})
 
 
 class FolderData:
@@ -82,7 +94,7 @@ class FolderData:
         self.cache = cache / hashlib.sha256(json.dumps([model.digest, name]).encode()).hexdigest()[:12]
         self._encode()
 
-    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def batch(self, size: int, generator: torch.Generator) -> Batch:
         pick = torch.randint(len(self.pairs), (size,), generator=generator, device=generator.device).tolist()
         found = [self._row(row) for row in pick]
         rows = {name: torch.cat([row[name] for row in found]).float() for name in ("latents", "states")}
@@ -115,6 +127,12 @@ def data_for(
 ) -> Data:
     """A folder's images and captions, or the scenes that the zoo model was made from. Raises UserError where there is
     neither."""
+    if model.facts.get("inpaints"):
+        if folder is not None:
+            raise UserError(f"model {model.name!r} is fitted on its own scenes and masks; give no --data")
+        from harness.zoo.shapes_inpaint.data import LazyData
+
+        return LazyData(model, options.scenes, work)
     if folder is not None:
         return FolderData(model, folder, work / "data", skip_bad=skip_bad)
     if model.facts.get("scenes") != "shapes":

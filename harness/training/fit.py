@@ -39,15 +39,11 @@ class _Trained(nn.Module):
     def __init__(self, transformer: nn.Module, own: nn.Module) -> None:
         super().__init__()
         self.transformer, self.own = transformer, own
-        self.channels = int(transformer.config.in_channels)  # type: ignore[union-attr,arg-type]
 
-    def forward(self, x: Tensor, t: Tensor, states: Tensor, masks: Tensor) -> Tensor:
-        """What the model says for noised latents (B, C, H, W) at timesteps (B,)."""
-        out = self.transformer(
-            x, encoder_hidden_states=states, encoder_attention_mask=masks, timestep=t,
-            added_cond_kwargs={"resolution": None, "aspect_ratio": None}, return_dict=False,
-        )[0]  # fmt: skip
-        return out[:, : self.channels]  # a learned variance is not trained
+    def forward(self, x: Tensor, t: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """What the model says for noised latents (B, C, H, W) or tokens (B, K, C) at timesteps (B,)."""
+        out = self.transformer(x, timestep=t, return_dict=False, **inputs)[0]
+        return out[:, : x.shape[1]] if x.ndim == 4 else out[..., : x.shape[-1]]  # a learned variance is not trained
 
 
 def fit(
@@ -101,16 +97,17 @@ def fit(
         ratio[0] = fitting.learned() if fitting.learned else 0.0
         share = min(1.0, 2.5 * (step + 1) / length)
         fitting.target(start + share * (end - start), step, int(length))
-        clean, states, masks = data.batch(options.batch, generator)
+        batch = data.batch(options.batch, generator)
+        clean = batch.clean
         t, index = objective.draw(len(clean), fitting.regions, generator)
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
         x, target = objective.noised(clean, t, noise)
         teacher = None
         if options.distill:
             with torch.no_grad(), accelerator.autocast(), lora.without(backbone) if adapted else nullcontext():
-                teacher = module(x, t, states, masks).float()
+                teacher = module(x, t, batch.inputs).float()
         with backbone.at(Step(index, steps, float(t[0]))), fitting.attach(), accelerator.autocast():
-            said = module(x, t, states, masks).float()
+            said = module(x, t, batch.inputs).float()
         terms = {"diffusion": F.mse_loss(said, target)}
         total = terms["diffusion"]
         if teacher is not None:
@@ -192,8 +189,9 @@ def _watch(model: Model, objective: Objective, options: FitOptions, data: Data, 
     backbone, dense = model.backbone, _Trained(model.backbone.transformer, nn.Module())
     for batch in range(max(1, options.scenes // options.batch // 4)):
         generator = torch.Generator(model.device).manual_seed(1000 * (seed + 1) + batch)
-        clean, states, masks = data.batch(options.batch, generator)
+        drawn = data.batch(options.batch, generator)
+        clean = drawn.clean
         t, index = objective.draw(len(clean), 1, generator)
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
         with backbone.at(Step(index, objective.steps, float(t[0]))):
-            dense(objective.noised(clean, t, noise)[0], t, states, masks)
+            dense(objective.noised(clean, t, noise)[0], t, drawn.inputs)

@@ -46,9 +46,9 @@ class Objective:
         return torch.lerp(self.lower.to(device)[index], self.upper.to(device)[index], share), step
 
     def noised(self, clean: Tensor, timesteps: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Noised latents and the target, both (B, C, H, W)."""
+        """Noised latents and the target, both of the shape of `clean`, (B, ...)."""
         if self.kind == "flow_prediction":
-            sigma = (timesteps / self.horizon)[:, None, None, None].to(clean.dtype)
+            sigma = (timesteps / self.horizon).to(clean.dtype).view(-1, *[1] * (clean.ndim - 1))
             return torch.lerp(clean, noise, sigma), noise - clean
-        alpha = self.alphas.to(clean.device)[timesteps.long()][:, None, None, None].to(clean.dtype)
+        alpha = self.alphas.to(clean.device)[timesteps.long()].to(clean.dtype).view(-1, *[1] * (clean.ndim - 1))
         return alpha.sqrt() * clean + (1 - alpha).sqrt() * noise, noise

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.training.data import drawn, encode
+from harness.training.data import Batch, drawn, encode
 from harness.zoo.shapes import scene
 
 
@@ -31,7 +31,7 @@ class SceneData:
         states, masks = self.model.encode([""])[:2]
         return {"states": states, "masks": masks}
 
-    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def batch(self, size: int, generator: torch.Generator) -> Batch:
         """See `harness.training.data.Data`."""
         pick = torch.randint(self.count, (size,), generator=generator, device=generator.device)
         return drawn({name: rows[pick] for name, rows in self._rows.items()}, self._empty, generator)

@@ -18,10 +18,10 @@ from torch.optim import AdamW
 
 from harness.models.lazy import LazyEncoder, LazyPixArt, pack, pick
 from harness.models.lazy_pipeline import LazyInpaintPipeline
-from harness.models.regions import Strategy, places, square
+from harness.models.regions import Strategy
 from harness.training.loop import Losses, Plan, train
 from harness.zoo.shapes import networks, scene
-from harness.zoo.shapes_inpaint.data import pairs
+from harness.zoo.shapes_inpaint.data import pairs, regions
 
 TURNS: tuple[Strategy, ...] = ("lazy", "whole", "lazy", "crop")
 SEEN = 0.25  # weight of the loss on tokens that are generated although they are seen
@@ -50,6 +50,7 @@ def make(recipe: Recipe, work: Path, out: Path, accelerator: Accelerator) -> Non
     LazyInpaintPipeline(
         start.tokenizer, text.cpu(), vae.cpu(), networks_.decoder.cpu(), start.scheduler, networks_.encoder.cpu()
     ).save_pretrained(out / "pipeline")
+    facts["inpaints"] = True
     facts["call"] = {k: facts["call"][k] for k in ("clean_caption", "max_sequence_length")}
     (out / "pipeline" / "harness.json").write_text(json.dumps(facts, indent=2) + "\n")
 
@@ -63,7 +64,13 @@ class Lazy(nn.Module):
         width = config.num_attention_heads * config.attention_head_dim
         shared = {
             name: config[name]
-            for name in ("num_attention_heads", "attention_head_dim", "sample_size", "patch_size", "interpolation_scale")
+            for name in (
+                "num_attention_heads",
+                "attention_head_dim",
+                "sample_size",
+                "patch_size",
+                "interpolation_scale",
+            )
         }
         shared["interpolation_scale"] = shared["interpolation_scale"] or 1.0
         self.encoder = LazyEncoder(**shared, in_channels=config.in_channels + 1, num_layers=layers)
@@ -129,23 +136,3 @@ def train_lazy(recipe: Recipe, start: object, cached: dict[str, Tensor], work: P
     )
     train("lazy", module, loss, [optimizer], plan, work, accelerator=accelerator)
     return module.eval().requires_grad_(False)
-
-
-def regions(strategy: Strategy, masked: Tensor) -> tuple[Tensor, Tensor]:
-    """Places of seen (B, M) and generated (B, K) tokens for a batch of masked tokens (B, h, w) bool. Masks with fewer
-    tokens than others are filled up with their nearest neighbours."""
-    side = masked.shape[-1]
-    everything = torch.arange(side * side, device=masked.device).expand(len(masked), -1)
-    if strategy == "whole":
-        return everything, everything
-    if strategy == "lazy":
-        count = int(masked.flatten(1).sum(1).max())
-        near = masked.float()[:, None]
-        order = torch.zeros_like(near)
-        for _ in range(side):  # how many steps of one token away from the mask
-            order, near = order + near, torch.nn.functional.max_pool2d(near, 3, 1, 1)
-        return everything, order.flatten(1).topk(count).indices.sort(1).values
-    least = max(square(one, 0.25, 1).side for one in masked.cpu())
-    windows = [square(one, 0.25, 1, least=least) for one in masked.cpu()]
-    index = torch.stack([places(where, 1, side) for where in windows]).to(masked.device)
-    return index, index

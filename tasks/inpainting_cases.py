@@ -1,0 +1,122 @@
+"""Where the cases of inpainting come from: held-out scenes, or a folder of a user's own.
+
+A case's data: image (3, S, S) in 0..1 as an 8-bit file holds it, mask (S, S) bool (True is generated), and for scenes
+which one it is and the quadrant whose object is under the mask.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from harness import masks
+from harness.errors import UserError
+from harness.spec import Case
+from harness.zoo.shapes import scene
+
+
+@lru_cache(maxsize=8)
+def from_scenes(split: scene.Split, indices: range, area: float) -> tuple[Case, ...]:
+    """Scenes of a split, each with a mask over one of its objects, of a kind that goes round with the index."""
+    scenes = scene.sample(split, indices)
+    images, coverage = scene.render(scenes)
+    out = []
+    for row, (index, caption) in enumerate(zip(indices, scenes.captions(), strict=True)):
+        mask, quadrant = _mask(index, scenes, row, coverage[row], area)
+        out.append(_case(index, caption, images[row], mask, {"scene": index, "quadrant": quadrant}))
+    return tuple(out)
+
+
+def from_folder(folder: Path, count: int, side: int, *, binarize: bool) -> tuple[Case, ...]:
+    """Images, masks (white is generated) and captions: `metadata.jsonl` with file_name, mask and text, or NAME.png,
+    NAME_mask.png and NAME.txt. Images must be of the model's own size.
+
+    Raises UserError for files that are missing, do not fit each other or the model, or masks that are not black and
+    white where `binarize` is off.
+    """
+    found = _listed(folder)
+    if len(found) < count:
+        raise UserError(f"data folder {folder} holds {len(found)} cases, but {count} were asked for; lower --cases")
+    out = []
+    for index, (picture, stencil, caption) in enumerate(found[:count]):
+        image = torch.from_numpy(np.array(_open(picture, "RGB"))).permute(2, 0, 1) / 255
+        if image.shape[1:] != (side, side):
+            raise UserError(f"{picture}: the model makes images of {side} x {side} pixels, this one has {_size(image)}")
+        grey = torch.from_numpy(np.array(_open(stencil, "L")))
+        if grey.shape != image.shape[1:]:
+            raise UserError(f"{stencil}: the mask has {_size(grey)} pixels, its image {_size(image)}")
+        if not binarize and not bool(((grey == 0) | (grey == 255)).all()):
+            raise UserError(f"{stencil}: a mask must be black and white; --task-set binarize=true cuts it at one half")
+        out.append(_case(index, caption, image, grey >= 128, {}))
+    return tuple(out)
+
+
+def _case(index: int, prompt: str, image: Tensor, mask: Tensor, data: dict[str, Any]) -> Case:
+    levels = (image * 255).round().byte()  # as a PNG file holds it
+    digest = hashlib.sha256(levels.numpy().tobytes() + mask.numpy().tobytes()).hexdigest()
+    return Case(index, prompt, seed=index, data={**data, "image": levels / 255, "mask": mask}, digest=digest)
+
+
+def _mask(index: int, scenes: scene.Scenes, row: int, coverage: Tensor, area: float) -> tuple[Tensor, int]:
+    rng = np.random.Generator(np.random.Philox(key=[99, index]))
+    present = scenes.present[row].nonzero().flatten().tolist()
+    quadrant = present[int(rng.integers(len(present)))]
+    x, y = scenes.offsets[row, quadrant].tolist()
+    half = scene.HALF
+    top, left = quadrant // 2 * half, quadrant % 2 * half
+    centre = (top + half / 2 + y, left + half / 2 + x)
+    kind = masks.KINDS[index % len(masks.KINDS)]
+    if kind == "object":
+        own = torch.zeros_like(coverage, dtype=torch.bool)
+        place = (slice(top, top + half), slice(left, left + half))
+        own[place] = coverage[place] > 0.5
+        return masks.around(own, area), quadrant
+    return (masks.box if kind == "box" else masks.brush)(scene.SIZE, area, centre, rng), quadrant
+
+
+def _listed(folder: Path) -> list[tuple[Path, Path, str]]:
+    if not folder.is_dir():
+        raise UserError(f"data folder {folder} does not exist")
+    table = folder / "metadata.jsonl"
+    if table.is_file():
+        out = []
+        for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                row = json.loads(line)
+                out.append((folder / row["file_name"], folder / row["mask"], str(row["text"])))
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"line {number} of {table} needs file_name, mask and text") from error
+        return out
+    out = []
+    for stencil in sorted(folder.glob("*_mask.png")):
+        name = stencil.name.removesuffix("_mask.png")
+        caption = folder / f"{name}.txt"
+        if not caption.is_file():
+            raise UserError(f"{stencil} has no caption beside it; expected {caption.name}")
+        out.append((folder / f"{name}.png", stencil, caption.read_text(encoding="utf-8").strip()))
+    if not out:
+        raise UserError(
+            f"data folder {folder} holds no cases; expected metadata.jsonl with file_name, mask and text, or NAME.png, "
+            "NAME_mask.png and NAME.txt"
+        )
+    return out
+
+
+def _open(path: Path, mode: str) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert(mode)
+    except OSError as error:
+        raise UserError(f"{path} is no readable image: {error}") from error
+
+
+def _size(pixels: Tensor) -> str:
+    return f"{pixels.shape[-1]} x {pixels.shape[-2]}"
