@@ -12,9 +12,9 @@ from harness.attach import attached, check
 from harness.backbones.base import follow
 from harness.errors import UserError
 from harness.executors import isolated, local
+from harness.metric import images_to_uint8
 from harness.models.loading import Model, digest_of, wrap
 from harness.registry import methods as registered
-from results.files import slug
 from results.tables import Table
 from results.variants import point_names, variants
 
@@ -74,13 +74,23 @@ def write_outputs(table: Table, plans: Sequence[plan.Plan], folder: Path) -> Non
     for made in plans:
         points = {point.key: point for point in made.points}
         records = [record for record in table.records if record.key in points]
-        rows = [(names[r.key], [folder / image for image in r.images]) for r in records if r.images]
-        if rows:
-            name = "-".join(["images", *map(str, made.task.settings.model_dump().values())])
-            image_grid(rows, [case.prompt for case in made.cases], plots / f"{slug(name)}.png")
         highest = {kinds[r.key]: r for r in sorted(records, key=lambda r: r.ratio or 0) if r.usable and r.ratio}
         for record in highest.values():
             maps.draw(made, points[record.key], made.cases[0], plots / "maps")
+    alike: dict[str, list[plan.Plan]] = {}  # plans whose cases are the same share a grid
+    for made in plans:
+        alike.setdefault(made.fingerprint["cases"], []).append(made)
+    for place, members in enumerate(alike.values()):
+        keys = {point.key for made in members for point in made.points}
+        made = members[0]
+        rows: list[tuple[str, Sequence[Any]]] = [
+            (name, list(images_to_uint8(i))) for name, i in made.task.shown(made.cases)
+        ]
+        records = [record for record in table.records if record.key in keys and record.images]
+        rows += [(names[r.key], [folder / image for image in r.images]) for r in records]
+        if records:
+            name = "images.png" if place == 0 else f"images-{place + 1}.png"
+            image_grid(rows, [case.prompt for case in made.cases], plots / name)
 
 
 _ON: dict[int, ExitStack] = {}

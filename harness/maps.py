@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from harness.attach import attached
-from harness.backbones.base import follow
+from harness.backbones.base import Backbone, follow
 from harness.metric import images_to_uint8
 from harness.models import Model
+from harness.models.lazy import unpack
 from harness.plan import Plan, Point
 from harness.spec import Call, Case, State
 from harness.task import Task
@@ -28,9 +29,9 @@ from results.maps import ratio_against_score, ratio_table, token_maps
 
 @dataclass(frozen=True)
 class Maps:
-    """keep: (T, L, H, W), the share of the CFG halves in which a token went through the layer. scores: (T, L, H, W),
-    the routers' scores in 0..1, None for a method without routers. images: (T, h, w, 3) uint8, the clean image that the
-    sampler expects after each step."""
+    """keep: (T, L, H, W), the share of the CFG halves in which a token went through the layer, NaN where the model
+    generates none. scores: (T, L, H, W), the routers' scores in 0..1, None for a method without routers. images:
+    (T, h, w, 3) uint8, the clean image that the sampler expects after each step."""
 
     keep: np.ndarray
     scores: np.ndarray | None
@@ -47,7 +48,7 @@ def draw(plan: Plan, point: Point, case: Case, folder: Path) -> list[Path]:
     def path(what: str) -> Path:
         return start.with_name(f"{start.name}-{what}.png")
 
-    if not (found.keep == 1).all():
+    if (found.keep < 1).any():
         halves = "share of CFG halves that keep the token"
         written.append(token_maps(found.keep, found.images, path("kept"), title=f"{label}: kept tokens", label=halves))
     ratios = None if point.state is None else point.state.tensors.get("ratios")
@@ -61,7 +62,7 @@ def draw(plan: Plan, point: Point, case: Case, folder: Path) -> list[Path]:
         if ratios is not None:
             steps, regions = len(found.scores), ratios.shape[1]
             region = np.arange(steps) * regions // steps  # of each sampling step
-            scores = found.scores.mean((2, 3))  # (T, L)
+            scores = np.nanmean(found.scores, axis=(2, 3))  # (T, L)
             means = np.stack([scores[region == r].mean(0) for r in range(regions)], axis=1)  # (L, R)
             written.append(ratio_against_score(ratios.numpy(), means, path("correlation"), title=label))
     return written
@@ -74,18 +75,21 @@ def record(model: Model, task: Task, case: Case, method: Any, state: State | Non
     keep: dict[tuple[int, int], Tensor] = {}
     scores: dict[tuple[int, int], Tensor] = {}
     routers = None if state is None else state.tensors.get("router")
+    there: list[Tensor] = []  # the tokens that the model generates, (B, K)
 
     def outer(call: Call) -> Tensor:
+        index = torch.arange(call.grid.tokens).expand(len(call.x), -1) if call.index is None else call.index.cpu()
+        there[:] = [index]
         if routers is not None:
-            weight = routers[call.layer].to(call.x)
-            scores[call.step.index, call.layer] = (call.x @ weight).sigmoid().float().mean(0).cpu()
+            said = (call.x @ routers[call.layer].to(call.x)).sigmoid().float().cpu()
+            blank = torch.full((len(index), call.grid.tokens), float("nan"))
+            scores[call.step.index, call.layer] = blank.scatter(1, index, said).mean(0)
         return call.run(call.x)
 
     def inner(call: Call) -> Tensor:
-        kept = torch.ones(call.grid.tokens)
-        if call.index is not None:
-            kept = torch.zeros(call.index.shape[0], call.grid.tokens).scatter(1, call.index.cpu(), 1.0).mean(0)
-        keep[call.step.index, call.layer] = kept
+        index = call.index if call.index is not None and call.index.shape[1] == call.x.shape[1] else there[0]
+        kept = torch.full((len(there[0]), call.grid.tokens), float("nan")).scatter(1, there[0], 0.0)
+        keep[call.step.index, call.layer] = kept.scatter(1, index.cpu(), 1.0).mean(0)
         return call.run(call.x)
 
     task.prepare([case])
@@ -100,7 +104,8 @@ def record(model: Model, task: Task, case: Case, method: Any, state: State | Non
         grid = backbone.grid
         vae = model.pipeline.vae
         shift = getattr(vae.config, "shift_factor", None) or 0.0
-        decoded = [vae.decode(x / vae.config.scaling_factor + shift).sample / 2 + 0.5 for x in clean]
+        latents = [_on_canvas(x, there[0], backbone) if x.ndim == 3 else x for x in clean]
+        decoded = [vae.decode(x / vae.config.scaling_factor + shift).sample / 2 + 0.5 for x in latents]
 
     def stacked(found: dict[tuple[int, int], Tensor]) -> np.ndarray:
         shape = (steps, backbone.layers, grid.height, grid.width)
@@ -109,6 +114,14 @@ def record(model: Model, task: Task, case: Case, method: Any, state: State | Non
         )
 
     return Maps(stacked(keep), stacked(scores) if scores else None, images_to_uint8(torch.cat(decoded)))
+
+
+def _on_canvas(x: Tensor, index: Tensor, backbone: Backbone) -> Tensor:
+    """Tokens (1, K, C p p) at places index (B, K) as latents (1, C, h, w) that are 0 elsewhere."""
+    grid, patch = backbone.grid, int(backbone.transformer.config.patch_size)  # type: ignore[union-attr,arg-type]
+    canvas = x.new_zeros(1, grid.tokens, x.shape[-1])
+    canvas[0, index[0].to(x.device)] = x[0]
+    return unpack(canvas, patch, (grid.height * patch, grid.width * patch))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 
@@ -20,12 +21,14 @@ INK, FAINT, PAPER = "#222222", "#8a8a8a", "white"
 
 
 def image_grid(
-    rows: Sequence[tuple[str, Sequence[str | Path | None]]],
+    rows: Sequence[tuple[str, Sequence[str | Path | np.ndarray | None]]],
     captions: Sequence[str],
     path: str | Path,
     max_columns: int = 8,
 ) -> Path:
     """Write a PNG with one row per (label, images) and one column per caption; returns its path.
+
+    An image is a file or an array (H, W, 3) uint8.
 
     Small images are enlarged by a whole factor to at least 128 pixels with nearest neighbour, so that no pixel is
     made up; large ones are reduced to 384. Only the first `max_columns` columns are drawn, and a note says so. A
@@ -70,15 +73,18 @@ def image_grid(
     return write_atomic(path, buffer.getvalue())
 
 
-def _load(path: str | Path | None) -> Image.Image | None:
+def _load(source: str | Path | np.ndarray | None) -> Image.Image | None:
     """The image at its shown size, or None where there is none to read."""
-    if path is None:
+    if source is None:
         return None
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-    except OSError:
-        return None
+    if isinstance(source, np.ndarray):
+        image = Image.fromarray(source)
+    else:
+        try:
+            with Image.open(source) as file:
+                image = file.convert("RGB")
+        except OSError:
+            return None
     longer = max(image.size)
     if longer > LARGEST:
         image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)

@@ -21,7 +21,7 @@ _HOW_TO_READ = """\
 - **ratio**: the compression ratio asked for. A cell without a number is empty.
 - Only points of one group share a front: same task, model, device, dtype, steps, cases and fingerprint."""
 
-_COSTS = ("gmacs", "gmacs_paper", "latency_ratio", "peak_memory_mb")
+_COSTS = ("gmacs", "gmacs_paper", "gmacs_encoder", "latency_s", "latency_ratio", "peak_memory_mb", "tokens")
 _HEADINGS = ("front", "method", "settings", "ratio", "cost", "quality", "[low, high]", "front share")
 
 

@@ -181,7 +181,7 @@ def _draw_texts(figure: Figure, axes: Axes, table: Table, cost: str, quality: st
     axes.text(0, 1.025, setup(record), transform=axes.transAxes, fontsize=9, color="#555555")
     axes.set_xlabel(f"{_with_unit(title(cost), x.unit)}   (← lower is better)\n{_wrapped(x.convention)}")
     arrow = "→" if y.better == "higher" else "←"  # turned by 90 degrees with its label: up, down
-    axes.set_ylabel(f"{_with_unit(quality, y.unit)}   ({arrow} {direction})\n{_wrapped(y.convention, 60)}")
+    axes.set_ylabel(f"{quality}\n{y.unit} ({arrow} {direction})\n{_wrapped(y.convention, 62)}", fontsize=9)
     caption = (
         f"n = {table.sample_size(quality, group)} for the metric, {table.sample_size(cost, group)} for the cost. "
         "Bars: 95 % bootstrap intervals. Labels: compression ratio. Shaded: dominated."

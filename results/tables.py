@@ -23,7 +23,7 @@ from results.pareto import Better, comparable, front, front_share
 from results.record import Estimate, Record
 
 DENSE = "dense"
-COST_AXES = ("gmacs", "latency_ratio", "peak_memory_mb")
+COST_AXES = ("gmacs", "latency_ratio", "latency_s", "peak_memory_mb")
 POINT = ("method", "settings", "ratio", "ratio_reached", "task", "model", "device", "dtype", "steps", "cases")
 LATENCY_RATIO = ("latency_ratio", "latency_ratio_low", "latency_ratio_high")
 COSTS = ("gmacs", "gmacs_paper", "latency_s", *LATENCY_RATIO, "peak_memory_mb")
@@ -50,7 +50,8 @@ class Table:
     @cached_property
     def costs(self) -> dict[str, Estimate]:
         """Those cost axes that some record has a number for."""
-        return {name: self._described[name] for name in COST_AXES if name in self._described}
+        shown = {name for group in self.groups for name in _axes(group)}
+        return {name: self._described[name] for name in COST_AXES if name in self._described and name in shown}
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -82,6 +83,7 @@ class Table:
         rows = [
             row
             for index, group in enumerate(self.groups, start=1)
+            if cost in _axes(group)
             for row in _front_rows(index, group, cost, quality, better)
         ]
         return pd.DataFrame(rows, columns=list(PARETO)).astype(dict.fromkeys(("ratio", "low", "high"), float))
@@ -181,7 +183,7 @@ def _front_rows(index: int, group: list[Record], cost: str, quality: str, better
         {
             "group": index,
             "method": record.method,
-            "settings": compact_json(record.settings),
+            "settings": compact_json(record.task_settings | record.settings),
             "ratio": math.nan if record.ratio is None else record.ratio,
             "cost": record.estimates[cost].value,
             "quality": record.estimates[quality].value,
@@ -193,6 +195,13 @@ def _front_rows(index: int, group: list[Record], cost: str, quality: str, better
         }
         for record, on, share in zip(points, on_front, shares, strict=True)
     ]
+
+
+def _axes(group: list[Record]) -> set[str]:
+    """The cost axes of a group. Ratios compare with the dense point of the same task settings, so points of several
+    settings are compared in seconds."""
+    one = len({compact_json(record.task_settings) for record in group}) == 1
+    return set(COST_AXES) - {"latency_s" if one else "latency_ratio"}
 
 
 def _has(record: Record, name: str) -> bool:

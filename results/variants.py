@@ -27,8 +27,8 @@ class Named(Protocol):
 
 
 def variants(records: Iterable[Named], *, seeds: bool = True) -> dict[str, str]:
-    """The name of each record by its key: "diffcr", or "diffcr axes=layer" where the sweep holds other axes, too; those
-    settings of the task that differ between records follow.
+    """The name of each record by its key: "diffcr", or "diffcr axes=layer" where the sweep holds other axes, too; the
+    values of those settings of the task that differ between records follow.
 
     The ratio is never part of it; the training seed is where it varies, unless `seeds` is off.
     """
@@ -43,7 +43,7 @@ def variants(records: Iterable[Named], *, seeds: bool = True) -> dict[str, str]:
         told = [name for name in _differing([record.settings for record in members]) if name not in left_out]
         for record in members:
             parts = [f"{name}={_short(record.settings.get(name))}" for name in told]
-            parts += [f"{name}={_short(record.task_settings.get(name))}" for name in of_task]
+            parts += [_short(record.task_settings.get(name)) for name in of_task]
             names[record.key] = " ".join([method, *parts])
     return names
 

@@ -102,8 +102,7 @@ class Inpainting(Task):
 
     def typical(self, cases: Sequence[Case]) -> tuple[Case, str]:
         order = sorted(cases, key=self.tokens)
-        case = order[len(order) // 2]
-        return case, f"the case with the median number of tokens to generate, {self.tokens(case)}"
+        return order[len(order) // 2], "on the case with the median number of tokens to generate"
 
     def facts(self, cases: Sequence[Case]) -> dict[str, Estimate]:
         counts = [self.tokens(case) for case in cases]

@@ -1,4 +1,4 @@
-"""Lazy Diffusion's decoder (Nitzan et al., ECCV 2024): PixArt's blocks on those tokens of the canvas that are generated.
+"""Lazy Diffusion's decoder (Nitzan et al., ECCV 2024): PixArt's blocks on the tokens that are generated.
 
 `call.grid` is the whole canvas and `call.index` says which of its tokens there are.
 """

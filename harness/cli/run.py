@@ -87,8 +87,8 @@ def run(
         values |= config.read_yaml(config_file)
     given = {
         "methods": methods, "model": model, "task": task, "ratios": floats("--ratios", ratios), "cases": cases,
-        "steps": steps, "guidance": guidance, "batch": batch, "prompts": prompts, "data": data, "device": device, "dtype": dtype,
-        "metrics": metrics.split(",") if metrics is not None else None, "adapters": adapters or None,
+        "steps": steps, "guidance": guidance, "batch": batch, "prompts": prompts, "data": data, "device": device,
+        "dtype": dtype, "metrics": metrics.split(",") if metrics is not None else None, "adapters": adapters or None,
     }  # fmt: skip
     asked = [*(task_setting or []), *([f"mask_area={mask_area}"] if mask_area is not None else [])]
     if asked:

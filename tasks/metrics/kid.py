@@ -25,24 +25,23 @@ class KID(Metric):
         return features.has_judge(model)
 
     def estimates(self, sample: Sample, dense: Sample | None) -> dict[str, Estimate]:
-        x, y = features.features(sample), features.reference()
-        value = _distance(x, y, subsets=200)
-        replicates = np.array([_distance(x[rows], y, subsets=10) for rows in resamples(len(x), replicates=100)])
-        spread = centred_interval(value, replicates)
         return {
-            f"kid[{features.EXTRACTOR}]": Estimate(
-                **spread._asdict(),
-                n=len(x),
-                unit="squared MMD",
-                convention=f"clean-fid kernel_distance on {features.EXTRACTOR} features (D = {x.shape[1]}), 200 "
-                f"subsets of at most 1000, against {len(y)} held-out renders; unbiased",
-                role="quality",
-                better="lower",
-            )
+            f"kid[{features.EXTRACTOR}]": estimate(features.features(sample), features.reference(), "held-out renders")
         }
 
     def fingerprint(self) -> dict[str, str]:
         return features.fingerprint()
+
+
+def estimate(x: np.ndarray, y: np.ndarray, what: str) -> Estimate:
+    """Between features x (N, D) and those of a reference set y (M, D); what: the reference set in words."""
+    value = _distance(x, y, subsets=200)
+    replicates = np.array([_distance(x[rows], y, subsets=10) for rows in resamples(len(x), replicates=100)])
+    return Estimate(
+        **centred_interval(value, replicates)._asdict(), n=len(x), unit="squared MMD", role="quality", better="lower",
+        convention=f"clean-fid kernel_distance on {features.EXTRACTOR} features (D = {x.shape[1]}), 200 subsets of at "
+        f"most 1000, against {len(y)} {what}; unbiased",
+    )  # fmt: skip
 
 
 def _distance(x: np.ndarray, y: np.ndarray, subsets: int) -> float:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.metric import Metric, Sample
+from harness.metric import Metric, Sample, images_to_uint8
+from harness.models import Model
+from harness.models.regions import MARGIN, square
+from harness.zoo.shapes import scene
 from results.record import Estimate
-from results.statistics import bootstrap
+from results.statistics import bootstrap, resamples
+from tasks import inpainting_cases
+from tasks.metrics import features, fid, kid
 
 BAND = 2  # pixels inside the mask's border
 
@@ -47,3 +55,80 @@ def band(mask: Tensor) -> Tensor:
 
 def _error(image: np.ndarray, other: np.ndarray, where: np.ndarray) -> float:
     return float(np.abs(image[where].astype(float) - other[where].astype(float)).mean())
+
+
+class MaskedAlignment(Metric):
+    """alignment_masked: does the object under the mask come out as the caption says?"""
+
+    name = "masked-alignment"
+    about = "share of caption attributes that the judge finds in the masked object; higher is better"
+
+    @classmethod
+    def applies(cls, model: Model) -> bool:
+        return features.has_judge(model)
+
+    def estimates(self, sample: Sample, dense: Sample | None) -> dict[str, Estimate]:
+        if not all("quadrant" in case.data for case in sample.cases):
+            return {}
+        scenes = scene.sample("evaluation", [case.data["scene"] for case in sample.cases])
+        quadrant = torch.tensor([case.data["quadrant"] for case in sample.cases])
+        right = _right(features.logits(sample), scenes, quadrant)  # (N, attributes)
+        spread = np.quantile(right[resamples(len(right))].mean((1, 2)), [0.025, 0.975])
+        return {
+            "alignment_masked": Estimate(
+                value=float(right.mean()), low=float(spread[0]), high=float(spread[1]), n=len(right), unit="share",
+                role="quality", better="higher",
+                convention=f"mean over presence, {', '.join(scene.ATTRIBUTES)} of the masked object, read off by "
+                f"{features.EXTRACTOR}; resampled by image",
+            )
+        }  # fmt: skip
+
+
+class Square(Metric):
+    """fid_square[...] and kid_square[...]: on the square around the mask alone, resized to the judge's size."""
+
+    name = "square"
+    about = "FID and KID on the square around the mask, in judge features; lower is better"
+
+    @classmethod
+    def applies(cls, model: Model) -> bool:
+        return features.has_judge(model)
+
+    def estimates(self, sample: Sample, dense: Sample | None) -> dict[str, Estimate]:
+        if not all("quadrant" in case.data for case in sample.cases):
+            return {}
+        masks = torch.stack([case.data["mask"] for case in sample.cases])
+        x = features.read(_cut(sample.images, masks))[1]
+        y = _squares(round(float(masks.float().mean()), 2))
+        what = "squares around masks of held-out renders, resized"
+        return {
+            f"fid_square[{features.EXTRACTOR}]": fid.estimate(x, y, what),
+            f"kid_square[{features.EXTRACTOR}]": kid.estimate(x, y, what),
+        }
+
+
+@cache
+def _squares(area: float) -> np.ndarray:
+    """Features of the squares around masks of this area, in the reference renders."""
+    cases = inpainting_cases.from_scenes("reference", range(features.REFERENCES), area)
+    images = images_to_uint8(torch.stack([case.data["image"] for case in cases]))
+    return features.read(_cut(images, torch.stack([case.data["mask"] for case in cases])))[1]
+
+
+def _cut(images: np.ndarray, masks: Tensor) -> np.ndarray:
+    """The squares around masks (N, S, S), resized to S: (N, S, S, 3) uint8."""
+    out = []
+    for image, mask in zip(torch.from_numpy(images).permute(0, 3, 1, 2), masks, strict=True):
+        part = square(mask, MARGIN, 1).of(image)[None].float()
+        resized = F.interpolate(part, mask.shape, mode="bilinear", antialias=True, align_corners=False)
+        out.append(images_to_uint8(resized / 255)[0])
+    return np.stack(out)
+
+
+def _right(logits: dict[str, Tensor], scenes: scene.Scenes, quadrant: Tensor) -> np.ndarray:
+    """(N, attributes) in {0, 1}: presence, then each attribute of the object in this quadrant of each scene."""
+    rows = torch.arange(len(quadrant))
+    answers = [logits["presence"].argmax(-1)[rows, quadrant] == 1]
+    for column, name in enumerate(scene.ATTRIBUTES):
+        answers.append(logits[name].argmax(-1)[rows, quadrant] == scenes.objects[rows, quadrant, column])
+    return torch.stack(answers, 1).double().numpy()
