@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    made = plan.make(config.build({"methods": "dense", "cases": args.cases, "batch": 8}))
+    (made,) = plan.make(config.build({"methods": "dense", "cases": args.cases, "batch": 8}))
     model, batch = made.model, made.sweep.batch
     states = [model.encode([case.prompt], guided=True) for case in made.cases]
     names = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")

@@ -15,6 +15,7 @@ from harness.executors import isolated, local
 from harness.metric import images_to_uint8
 from harness.models.loading import Model, digest_of, wrap
 from harness.registry import methods as registered
+from results.files import slug
 from results.tables import Table
 from results.variants import point_names, variants
 
@@ -64,12 +65,15 @@ def execute(
 def write_outputs(table: Table, plans: Sequence[plan.Plan], folder: Path) -> None:
     """Everything that people look at, from records; and token maps of the highest ratio of each variant."""
     from harness import maps  # drawing libraries are slow to import, and a finished sweep is drawn already
+    from results.cost_plot import cost_by, swept
     from results.grid import image_grid
     from results.plots import write_plots
 
     table.write(folder)
     plots, names = folder / "plots", point_names(table.records)
     write_plots(table, plots)
+    for setting in swept(table.records):
+        cost_by(table.records, setting, plots / f"cost_by_{slug(setting)}.png")
     kinds = variants(table.records)
     for made in plans:
         points = {point.key: point for point in made.points}

@@ -7,6 +7,7 @@ Letters: B cases, C latent channels, S pixels per side.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ class Inpainting(Task):
             return 0
         if self.settings.strategy == "lazy":
             return int(covered(mask, factor).sum())
-        return (window(self.settings.strategy, mask, factor).side // factor) ** 2
+        return (window(self.settings.strategy, mask, self._multiple).side // factor) ** 2
 
     def typical(self, cases: Sequence[Case]) -> tuple[Case, str]:
         order = sorted(cases, key=self.tokens)
@@ -130,6 +131,11 @@ class Inpainting(Task):
         return int(2 ** (len(vae.config.block_out_channels) - 1) * transformer.config.patch_size)
 
     @property
+    def _multiple(self) -> int:
+        """What the side and the corner of a crop are multiples of: text-to-image pipelines take no others."""
+        return self._factor if _native(self.model) else math.lcm(self._factor, 8)
+
+    @property
     def _side(self) -> int:
         """Pixels per side of the images that the model was made for."""
         transformer = self.model.backbone.transformer
@@ -148,7 +154,7 @@ class Inpainting(Task):
             noise = self._noise(cases, images.shape[-1])
             strategy = self.settings.strategy
             return self.model.pipeline(image=images, mask_image=masks, latents=noise, strategy=strategy, **call).images
-        windows = [window(self.settings.strategy, mask, self._factor) for mask in masks]
+        windows = [window(self.settings.strategy, mask, self._multiple) for mask in masks]
         cut = torch.stack([where.of(image) for where, image in zip(windows, images, strict=True)])
         hidden = torch.stack([where.of(mask) for where, mask in zip(windows, masks, strict=True)])
         made = blending.fill(self.model.pipeline, cut, hidden, self._noise(cases, cut.shape[-1]), **call)

@@ -11,7 +11,9 @@ from diffusers import PixArtSigmaPipeline
 
 from harness.backbones.pixart import PixArt
 from harness.models import Model, load
+from harness.models.lazy_pipeline import LazyInpaintPipeline
 from harness.zoo.shapes import networks
+from harness.zoo.shapes_inpaint.make import Lazy
 
 CALL = {
     "height": 64,
@@ -68,3 +70,20 @@ def backbone(model: Model) -> PixArt:
 def small(tiny_folder: Path) -> dict[str, object]:
     torch.set_num_threads(2)
     return {"model": str(tiny_folder), "cases": 2, "rounds": 2, "ratios": [0.2]}
+
+
+@pytest.fixture(scope="session")
+def lazy_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Lazy Diffusion pipeline around the tiny one, untrained; the context matters."""
+    torch.manual_seed(1)
+    start = PixArtSigmaPipeline.from_pretrained(tiny_folder)
+    lazy = Lazy(start.transformer, layers=2)
+    torch.nn.init.normal_(lazy.decoder.context_proj.weight, std=0.1)
+    folder = tmp_path_factory.mktemp("lazy") / "pipeline"
+    LazyInpaintPipeline(
+        start.tokenizer, start.text_encoder, start.vae, lazy.decoder, start.scheduler, lazy.encoder
+    ).save_pretrained(folder)
+    call = {name: CALL[name] for name in ("clean_caption", "max_sequence_length")}
+    notes = {"scenes": "shapes", "judge": "shapes-judge", "inpaints": True, "call": call}
+    (folder / "harness.json").write_text(json.dumps({**notes, "defaults": {"steps": 4, "guidance": 2.0}}))
+    return folder

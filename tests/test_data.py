@@ -13,7 +13,7 @@ from harness.config import MethodSpec, settings_of
 from harness.errors import UserError
 from harness.models import Model
 from harness.training import checkpoints, fit, lora
-from harness.training.data import FolderData, data_for, encode
+from harness.training.data import Batch, FolderData, data_for, encode
 from harness.training.options import FitOptions
 from harness.training.request import Request
 from harness.zoo.shapes import scene
@@ -32,12 +32,17 @@ def folder(tmp_path: Path) -> Path:
     return out
 
 
+def texts(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    return batch.inputs["encoder_hidden_states"], batch.inputs["encoder_attention_mask"]
+
+
 def test_batches_hold_the_folders_own_samples(model: Model, folder: Path, tmp_path: Path) -> None:
     data = FolderData(model, folder, tmp_path / "cache")
-    latents, states, masks = data.batch(4, torch.Generator().manual_seed(0))
+    batch = data.batch(4, torch.Generator().manual_seed(0))
+    latents, (states, masks) = batch.clean, texts(batch)
     assert latents.shape == (4, 6, 16, 16) and states.shape[0] == 4 and masks.shape == states.shape[:2]
     again = FolderData(model, folder, tmp_path / "cache").batch(4, torch.Generator().manual_seed(0))
-    assert torch.equal(latents, again[0]) and torch.equal(states, again[1])
+    assert torch.equal(latents, again.clean) and torch.equal(states, texts(again)[0])
     rows = torch.cat([data._row(i)["latents"] for i in range(5)]).float()
     assert all((rows == latent).flatten(1).all(1).any() for latent in latents)
 
@@ -49,10 +54,9 @@ def test_txt_files_beside_the_images_say_the_same(model: Model, folder: Path, tm
         (folder / row["file_name"]).with_suffix(".txt").write_text(row["text"])
     (folder / "metadata.jsonl").unlink()
     second = FolderData(model, folder, tmp_path / "b")
-    for one, other in zip(
-        first.batch(3, torch.Generator().manual_seed(1)), second.batch(3, torch.Generator().manual_seed(1)), strict=True
-    ):
-        assert torch.equal(one, other)
+    one, other = (data.batch(3, torch.Generator().manual_seed(1)) for data in (first, second))
+    assert torch.equal(one.clean, other.clean)
+    assert all(torch.equal(a, b) for a, b in zip(texts(one), texts(other), strict=True))
 
 
 def test_bad_files_are_named_and_left_out_only_when_told(model: Model, folder: Path, tmp_path: Path) -> None:

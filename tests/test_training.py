@@ -212,7 +212,7 @@ def test_fitted_adapters_run_and_belong_to_their_model(tiny_folder: Path, tmp_pa
     assert state.tensors["router"].shape == (3, 32) and len(digest) == 64
     assert any(name.startswith("lora.") for name in state.tensors)
     values = {"methods": "uniform@trajectory", "model": str(tiny_folder), "cases": 2, "ratios": [0.5]}
-    made = plan.make(config.build({**values, "adapters": [tmp_path / "adapters"]}))
+    (made,) = plan.make(config.build({**values, "adapters": [tmp_path / "adapters"]}))
     assert [point.method.ratio for point in made.points] == [None, 0.1, 0.3]
     with pytest.raises(UserError, match=r"'uniform' has no fitted adapters .*python -m harness fit uniform"):
         plan.make(config.build(values))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from harness import zoo
 from harness.cli.options import Device, pair, validated
 from harness.errors import unknown
 
@@ -24,14 +26,14 @@ def train(
         list[str] | None, typer.Option("--set", help="NAME=VALUE of the recipe, for instance steps=20000.")
     ] = None,
 ) -> None:
-    """Make a zoo model from nothing but its renderer."""
+    """Make a zoo model (shapes, shapes-inpaint) from nothing but its renderer."""
     from accelerate import Accelerator
 
-    if name != "shapes":
-        raise unknown("zoo model", name, ["shapes"])
-    from harness.zoo.shapes import judge
-    from harness.zoo.shapes.make import make
-    from harness.zoo.shapes.recipe import Recipe
-
-    chosen = validated(Recipe, dict(pair(text) for text in setting or []))
-    make(chosen, work, out or judge.WEIGHTS.parent, Accelerator(cpu=(device or "cpu") == "cpu"))
+    recipes = [path.parent.name.replace("_", "-") for path in sorted(Path(zoo.__file__).parent.glob("*/make.py"))]
+    if name not in recipes:
+        raise unknown("zoo model", name, recipes)
+    package = f"harness.zoo.{name.replace('-', '_')}"
+    recipe = importlib.import_module(f"{package}.make")
+    chosen = validated(recipe.Recipe, dict(pair(text) for text in setting or []))
+    weights = out or Path(recipe.__file__ or "").parent / "weights"
+    recipe.make(chosen, work, weights, Accelerator(cpu=(device or "cpu") == "cpu"))

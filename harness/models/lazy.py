@@ -1,7 +1,7 @@
 """Lazy Diffusion's networks (Nitzan et al., ECCV 2024, Sec. 3), built from diffusers' own blocks.
 
 A ViT encoder sees the masked image once. A PixArt decoder denoises only the tokens to generate: of the encoder's
-tokens it takes those at the same places, joined to its own along the channels.
+tokens it takes those at the same places, and its input projection reads both, joined along the channels.
 
 Letters: B batch, N tokens of the canvas, M seen tokens, K generated tokens, C latent channels, p patch size, D width,
 E the encoder's width, L text tokens.
@@ -33,6 +33,11 @@ def unpack(tokens: Tensor, patch: int, size: tuple[int, int]) -> Tensor:
 def pick(x: Tensor, index: Tensor) -> Tensor:
     """Rows (B, K, D) of x (B, N, D) at index (B, K)."""
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def at(x: Tensor, places: Tensor, index: Tensor) -> Tensor:
+    """Of tokens x (B, M, D) that stand at places (B, M), ascending, those at index (B, K): (B, K, D)."""
+    return pick(x, torch.searchsorted(places.contiguous(), index.contiguous()))
 
 
 def embed(patches: PatchEmbed, tokens: Tensor, index: Tensor) -> Tensor:
@@ -79,7 +84,7 @@ class LazyEncoder(ModelMixin, ConfigMixin):
 
 class LazyPixArt(PixArtTransformer2DModel):
     """PixArt on a subset of the canvas' tokens, with the encoder's context. It starts as PixArt on that subset: the
-    projection of (token, context) to D is the identity on the token at first."""
+    context's part of the input projection, `context_proj`, is zero at first."""
 
     @register_to_config
     def __init__(
@@ -104,11 +109,8 @@ class LazyPixArt(PixArtTransformer2DModel):
             interpolation_scale=interpolation_scale, use_additional_conditions=use_additional_conditions,
         )  # fmt: skip
         width = num_attention_heads * attention_head_dim
-        self.context_proj = nn.Linear(width + context_channels, width)
-        with torch.no_grad():
-            self.context_proj.weight.zero_()
-            self.context_proj.weight[:, :width] = torch.eye(width)
-            self.context_proj.bias.zero_()
+        self.context_proj = nn.Linear(context_channels, width, bias=False)
+        nn.init.zeros_(self.context_proj.weight)
 
     def forward(  # type: ignore[override]
         self,
@@ -128,7 +130,7 @@ class LazyPixArt(PixArtTransformer2DModel):
             encoder_attention_mask = bias[:, None]
         batch, width = len(hidden_states), self.inner_dim
         x = embed(self.pos_embed, hidden_states, index)
-        x = self.context_proj(torch.cat([x, context.to(x.dtype)], -1))
+        x = x + self.context_proj(context.to(x.dtype))
         times, embedded = self.adaln_single(
             timestep, added_cond_kwargs or {}, batch_size=batch, hidden_dtype=hidden_states.dtype
         )

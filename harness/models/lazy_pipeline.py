@@ -16,7 +16,7 @@ from diffusers import PixArtSigmaPipeline
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
-from harness.models.lazy import LazyEncoder, LazyPixArt, pack, pick, unpack
+from harness.models.lazy import LazyEncoder, LazyPixArt, at, pack, pick, unpack
 from harness.models.regions import GREY, Strategy, Window, covered, places, window
 
 
@@ -95,7 +95,7 @@ class LazyInpaintPipeline(PixArtSigmaPipeline):
         windows = [window(strategy, mask, self.factor) for mask in mask_image]
         seen, index = self.regions(strategy, mask_image, windows)
         known, hidden = self.known(image, mask_image, windows)
-        context = pick(self.context(known, hidden, seen), torch.searchsorted(seen, index))
+        context = at(self.context(known, hidden, seen), seen, index)
         patch, channels = self.transformer.config.patch_size, self.transformer.config.in_channels
         side = self.transformer.config.sample_size
         if latents is None:

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from harness.models.lazy import LazyEncoder, LazyPixArt, pack, pick
+from harness.models.lazy import LazyEncoder, LazyPixArt, at, pack, pick
 from harness.models.lazy_pipeline import LazyInpaintPipeline
 from harness.models.regions import Strategy
 from harness.training.loop import Losses, Plan, train
@@ -31,7 +31,7 @@ SEEN = 0.25  # weight of the loss on tokens that are generated although they are
 class Recipe:
     """steps: optimizer steps. scenes: of the latent cache. batch: images per step. layers: of the encoder."""
 
-    steps: int = 4_000
+    steps: int = 2_000
     scenes: int = 32_768
     batch: int = 32
     layers: int = 6
@@ -81,7 +81,7 @@ class Lazy(nn.Module):
     def forward(
         self, seen: Tensor, places: Tensor, noised: Tensor, index: Tensor, states: Tensor, mask: Tensor, t: Tensor
     ) -> Tensor:
-        context = pick(self.encoder(seen, places), torch.searchsorted(places, index))
+        context = at(self.encoder(seen, places), places, index)
         return self.decoder(noised, states, t, index, context, encoder_attention_mask=mask)[0]
 
 

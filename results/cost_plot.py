@@ -1,0 +1,59 @@
+"""How cost grows with a setting of the task, such as the area of a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from results.figures import write_png
+from results.formatting import percent
+from results.plots import COLOURS, MARKERS
+from results.record import Record
+from results.variants import variants
+
+
+def swept(records: Sequence[Record]) -> list[str]:
+    """The numeric task settings that take several values."""
+    names = dict.fromkeys(name for record in records for name in record.task_settings)
+    found = []
+    for name in names:
+        values = {record.task_settings.get(name) for record in records}
+        if len(values) > 1 and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
+            found.append(name)
+    return found
+
+
+def cost_by(records: Sequence[Record], setting: str, path: str | Path) -> Path:
+    """GMACs and seconds against a setting, one line per strategy, method and ratio. Writes a PNG, returns its path."""
+    rest = {
+        r.key: r.model_copy(update={"task_settings": {k: v for k, v in r.task_settings.items() if k != setting}})
+        for r in records
+        if r.usable
+    }
+    names = variants(rest.values())
+    lines: dict[str, list[Record]] = {}
+    for record in records:
+        if record.usable:
+            lines.setdefault(f"{names[record.key]} {percent(record.ratio)}".strip(), []).append(record)
+    figure = Figure(figsize=(10.5, 4.4), layout="constrained")
+    for axes, cost in zip(figure.subplots(1, 2), ("gmacs", "latency_s"), strict=True):
+        looks = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
+        for (name, members), (colour, marker) in zip(lines.items(), looks, strict=False):
+            points = [(r.task_settings[setting], r.estimates[cost]) for r in members if cost in r.estimates]
+            points.sort(key=lambda point: point[0])
+            x, y = [value for value, _ in points], [estimate.value for _, estimate in points]
+            axes.plot(x, y, color=colour, marker=marker, linewidth=1.2, markersize=6, label=name)
+            for value, estimate in points:
+                if estimate.low is not None and estimate.high is not None:
+                    axes.vlines(value, estimate.low, estimate.high, color=colour, linewidth=1.6)
+        unit = {"gmacs": "GMACs per image and sampling step, CFG included", "latency_s": "seconds per image, batch 1"}
+        axes.set(xlabel=setting, ylabel=unit[cost], ylim=(0, None))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9)
+    figure.suptitle(f"Cost by {setting}; the denoiser alone on the left; bars: 95 % intervals", fontsize=11)
+    return write_png(figure, path)
