@@ -74,7 +74,9 @@ def make(sweep: Sweep) -> tuple[Plan, ...]:
             raise UserError(
                 f"metric {cls.name!r} cannot judge images of model {sweep.model!r}; leave it out of --metrics"
             )
-    chosen = config.task_settings_of(task_class, sweep.task_settings, task_class.swept(model))
+    chosen = config.task_settings_of(
+        task_class, sweep.task_settings, task_class.swept(model, own=sweep.data is not None)
+    )
     plans = []
     for settings in chosen:
         bare = task_class.dense_alone(model, sweep.task_settings, settings)

@@ -37,8 +37,9 @@ class Task(ABC):
         self.settings = settings if settings is not None else self.Settings()
 
     @classmethod
-    def swept(cls, model: Model) -> dict[str, tuple[Any, ...]]:
-        """The values that a sweep takes on this model where the user names none, by setting."""
+    def swept(cls, model: Model, *, own: bool) -> dict[str, tuple[Any, ...]]:
+        """The values that a sweep takes on this model where the user names none, by setting. own: whether the cases are
+        the user's."""
         return {}
 
     @classmethod

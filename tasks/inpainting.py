@@ -8,7 +8,8 @@ Letters: B cases, C latent channels, S pixels per side.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from harness import registry
+from harness.backbones.lazy_pixart import LazyEncoder
 from harness.errors import UserError
 from harness.models.regions import Strategy, covered, window
-from harness.spec import Case
+from harness.spec import Case, Step
 from harness.task import Task, TaskSettings
 from results.record import Estimate
 from tasks import blending, inpainting_cases
@@ -30,7 +33,12 @@ class InpaintingSettings(TaskSettings):
         description="whole: every token is generated (RegenerateImage); crop: a square around the mask is, and nothing "
         "outside is seen (RegenerateCrop); lazy: the tokens under the mask alone (Lazy Diffusion)",
     )
-    mask_area: float = Field(0.25, gt=0, le=1, description="share of the image that is masked")
+    mask_area: float | None = Field(
+        None, gt=0, le=1, description="share of the image that is masked, for the model's own scenes (0.25 by default)"
+    )
+    encoder_ratio: float = Field(
+        0.0, ge=0, le=0.75, description="share of the tokens that are merged (ToMe) in each block of the ViT encoder"
+    )
     binarize: bool = Field(False, description="masks from files that are not black and white are cut at one half")
 
 
@@ -51,10 +59,12 @@ class Inpainting(Task):
                 f"model {model.name!r} cannot inpaint with strategy {self.settings.strategy!r}; it can: "
                 f"{', '.join(_strategies(model))}"
             )
+        if self.settings.encoder_ratio and not _native(model):
+            raise UserError(f"model {model.name!r} has no image encoder; leave encoder_ratio out")
 
     @classmethod
-    def swept(cls, model: Any) -> dict[str, tuple[Any, ...]]:
-        return {"strategy": _strategies(model)}
+    def swept(cls, model: Any, *, own: bool) -> dict[str, tuple[Any, ...]]:
+        return {"strategy": _strategies(model), "mask_area": (None if own else 0.25,)}
 
     @classmethod
     def dense_alone(cls, model: Any, given: Mapping[str, Any], settings: TaskSettings) -> bool:
@@ -64,12 +74,14 @@ class Inpainting(Task):
     def cases(self, count: int, prompts: Path | None = None, data: Path | None = None) -> tuple[Case, ...]:
         if prompts is not None:
             raise UserError("inpainting takes no --prompts; give --data FOLDER with images, masks and captions")
+        area = self.settings.mask_area
         if data is not None:
-            side = self._side
-            return inpainting_cases.from_folder(data, count, side, binarize=self.settings.binarize)
+            if area is not None:
+                raise UserError("masks come from --data; leave --mask-area out")
+            return inpainting_cases.from_folder(data, count, self._side, binarize=self.settings.binarize)
         if self.model.facts.get("scenes") != "shapes":
             raise UserError(f"model {self.model.name!r} brings no images of its own to inpaint; give --data FOLDER")
-        return inpainting_cases.from_scenes("evaluation", range(count), self.settings.mask_area)
+        return inpainting_cases.from_scenes("evaluation", range(count), 0.25 if area is None else area)
 
     def prepare(self, cases: Sequence[Case]) -> None:
         for case in cases:
@@ -88,8 +100,9 @@ class Inpainting(Task):
         for row, case in enumerate(cases):
             if count := self.tokens(case):  # nothing masked: the image is what it was
                 groups.setdefault(count, []).append(row)
-        for rows in groups.values():
-            out[rows] = self._fill([cases[row] for row in rows])
+        with self._encoder():
+            for rows in groups.values():
+                out[rows] = self._fill([cases[row] for row in rows])
         return out
 
     def tokens(self, case: Case) -> int:
@@ -121,6 +134,19 @@ class Inpainting(Task):
         images = torch.stack([case.data["image"] for case in cases])
         hidden = torch.stack([case.data["mask"] for case in cases])[:, None]
         return [("true image", images), ("input: mask in white", torch.where(hidden, 1.0, images))]
+
+    @contextmanager
+    def _encoder(self) -> Iterator[None]:
+        """The encoder, cheaper where the settings say so."""
+        if not self.settings.encoder_ratio:
+            yield
+            return
+        tome = registry.methods.get("tome")
+        backbone = LazyEncoder(self.model.pipeline.encoder)
+        method = tome(tome.Settings(ratio=self.settings.encoder_ratio))
+        backbone.begin([0.0])  # merging draws its destinations anew
+        with method.attach(backbone), backbone.at(Step(0, 1, 0.0)):
+            yield
 
     # -- how -------------------------------------------------------------------------------------------------
 

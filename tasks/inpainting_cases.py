@@ -54,7 +54,7 @@ def from_folder(folder: Path, count: int, side: int, *, binarize: bool) -> tuple
         if grey.shape != image.shape[1:]:
             raise UserError(f"{stencil}: the mask has {_size(grey)} pixels, its image {_size(image)}")
         if not binarize and not bool(((grey == 0) | (grey == 255)).all()):
-            raise UserError(f"{stencil}: a mask must be black and white; --task-set binarize=true cuts it at one half")
+            raise UserError(f"{stencil}: a mask must be black and white; --binarize cuts it at one half")
         out.append(_case(index, caption, image, grey >= 128, {}))
     return tuple(out)
 

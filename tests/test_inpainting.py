@@ -13,6 +13,7 @@ from PIL import Image
 import harness
 from harness import cli
 from harness.errors import UserError
+from harness.measure import flops
 from harness.models import load
 from harness.spec import Case
 from tasks.inpainting import Inpainting, InpaintingSettings
@@ -60,7 +61,7 @@ def test_untouched_pixels_are_the_inputs_own(
 ) -> None:
     folder = lazy_folder if kind == "lazy" else tiny_folder
     here = task(folder, strategy=strategy, mask_area=0.1)
-    for cases in (here.cases(4), here.cases(3, None, own)):
+    for cases in (here.cases(4), task(folder, strategy=strategy).cases(3, None, own)):
         made = here.generate(cases)
         for image, case in zip(made, cases, strict=True):
             mask = case.data["mask"]
@@ -112,6 +113,17 @@ def test_a_sweep_over_areas_and_strategies(lazy_folder: Path, tmp_path: Path) ->
     assert (tmp_path / "plots" / "cost_by_mask_area.png").exists()
 
 
+def test_the_encoder_can_be_compressed_and_is_restored(lazy_folder: Path) -> None:
+    plain, merged = (task(lazy_folder, strategy="lazy", encoder_ratio=ratio) for ratio in (0.0, 0.5))
+    merged.model = plain.model
+    cases, encoder = plain.cases(2), plain.model.pipeline.encoder
+    before = plain.generate(cases)
+    costs = [flops.count(encoder, lambda t=t: t.generate(cases[:1]), images=1).gmacs for t in (plain, merged)]
+    assert 0.4 < costs[1] / costs[0] < 0.65
+    assert not torch.equal(merged.generate(cases), before)
+    assert torch.equal(plain.generate(cases), before)
+
+
 def test_an_empty_mask_costs_nothing_and_the_record_says_so(lazy_folder: Path, own: Path, tmp_path: Path) -> None:
     table = harness.run(
         ["dense"], task="inpainting", model=str(lazy_folder), cases=3, rounds=2, steps=2, data=own,
@@ -160,6 +172,7 @@ def test_grey_masks_are_cut_at_one_half_when_told(lazy_folder: Path, own: Path) 
         ),
         (["--prompts", "x.txt"], "takes no --prompts"),
         (["--data", "/nowhere"], "does not exist"),
+        (["--data", "/nowhere", "--mask-area", "0.2"], "leave --mask-area out"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(

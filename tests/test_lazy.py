@@ -8,6 +8,7 @@ from diffusers import PixArtSigmaPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import harness
 from harness.attach import attached
 from harness.config import MethodSpec, settings_of
 from harness.measure import flops
@@ -192,3 +193,13 @@ def test_places_of_a_window() -> None:
     index = places(where, 4, 16)
     assert len(index) == (where.side // 4) ** 2
     assert set(covered(mask, 4).flatten().nonzero().flatten().tolist()) <= set(index.tolist())
+
+
+def test_two_lines_make_it_cheaper_in_your_own_code(lazy_folder: Path) -> None:
+    pipeline = LazyInpaintPipeline.from_pretrained(lazy_folder)
+    pipeline.set_progress_bar_config(disable=True)
+    dense = call(pipeline)
+    harness.apply(pipeline, "tome", ratio=0.3)
+    assert not torch.equal(call(pipeline), dense)
+    harness.remove(pipeline)
+    assert torch.equal(call(pipeline), dense)

@@ -16,6 +16,7 @@ from harness.config import MethodSpec, settings_of
 from harness.errors import UserError
 from harness.models import Model, load
 from harness.training import checkpoints, fit
+from harness.training.data import data_for
 from harness.training.loop import Plan, generator, train
 from harness.training.objective import Objective
 from harness.training.options import FitOptions
@@ -263,3 +264,21 @@ def test_a_fit_asked_for_cuda_never_falls_back_to_the_cpu(tiny_folder: Path, tmp
     with pytest.raises(UserError, match="no CUDA device"):
         request.run(str(tiny_folder), tmp_path, device="cuda")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_lazy_model_is_fitted_on_masked_tokens(lazy_folder: Path, tmp_path: Path) -> None:
+    found = load(str(lazy_folder))
+    data = data_for(found, FitOptions.model_validate({"scenes": 64}), trains=True, folder=None, work=tmp_path)
+    batch = data.batch(4, generator(0, 0))
+    index, context = batch.inputs["index"], batch.inputs["context"]
+    assert batch.clean.shape == (4, index.shape[1], 6) and context.shape == (4, index.shape[1], 32)
+    (method,) = settings_of(MethodSpec(name="diffcr", settings={"ratio": 0.3}), ())
+    options = FitOptions.model_validate({"steps": 30, "batch": 2, "scenes": 64, "lora_rank": 2, "lr": 2e-3})
+    own = method.FitSettings.model_validate({"regions": 2, "ratio_lr": 20.0, "coefficient": 3.0})
+    accelerator = Accelerator(cpu=True)
+    out = tmp_path / "adapters"
+    fit.fit([method], found, options, data, out, tmp_path / "work", own=own, accelerator=accelerator)
+    state, _ = load(str(lazy_folder), adapters=(out,)).adapter(next(out.glob("*.safetensors")).stem)
+    assert state.tensors["ratios"].shape == (3, 2) and any(name.startswith("lora.") for name in state.tensors)
+    with pytest.raises(UserError, match=r"own scenes and masks; give no --data"):
+        data_for(found, options, trains=True, folder=tmp_path, work=tmp_path)

@@ -39,6 +39,9 @@ def run(
     mask_area: Annotated[
         str | None, typer.Option(help="Shorthand for --task-set mask_area=..., for inpainting.")
     ] = None,
+    binarize: Annotated[
+        bool, typer.Option("--binarize", help="Shorthand for --task-set binarize=true: masks are cut at one half.")
+    ] = False,
     setting: Annotated[list[str] | None, typer.Option("--set", help="METHOD.NAME=VALUE; may be repeated.")] = None,
     cases: Annotated[int | None, typer.Option(help="Images per point. [default: 64]", show_default=False)] = None,
     steps: Annotated[
@@ -91,6 +94,7 @@ def run(
         "dtype": dtype, "metrics": metrics.split(",") if metrics is not None else None, "adapters": adapters or None,
     }  # fmt: skip
     asked = [*(task_setting or []), *([f"mask_area={mask_area}"] if mask_area is not None else [])]
+    asked += ["binarize=true"] if binarize else []
     if asked:
         values["task_settings"] = {**values.get("task_settings", {}), **axes(asked)}
     values |= {name: value for name, value in given.items() if value is not None}

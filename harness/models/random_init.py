@@ -1,7 +1,7 @@
 """True architectures with random weights, for cost alone. On the meta device they take no memory.
 
-Sizes are those of the published configurations. Lazy Diffusion's decoder is PixArt-alpha's; that its encoder has as many
-blocks of the same width is our assumption.
+Sizes are those of the published configurations. Lazy Diffusion's decoder is PixArt-alpha's; that its encoder has as
+many blocks of the same width is our assumption.
 """
 
 from __future__ import annotations

@@ -60,7 +60,10 @@ class Request:
         precision = "bf16" if self.options.precision == "bfloat16" else "no"
         accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)  # makes this process's GPU "cuda"
         methods = self.methods
-        own = self.own or methods[0].FitSettings()
+        # What a model asks of fits by default (its number of timestep regions, say); what the user set wins.
+        kind, asked = methods[0].FitSettings, loaded.facts.get("fit", {})
+        given = self.own.model_dump(exclude_unset=True) if self.own else {}
+        own = kind.model_validate({k: v for k, v in asked.items() if k in kind.model_fields} | given)
         trains = methods[0].fitting(loaded.backbone, 20, own).trains
         chosen = [
             self.method, dict(self.settings), list(self.ratios), self.options.model_dump(), own.model_dump(),

@@ -50,7 +50,7 @@ def make(recipe: Recipe, work: Path, out: Path, accelerator: Accelerator) -> Non
     LazyInpaintPipeline(
         start.tokenizer, text.cpu(), vae.cpu(), networks_.decoder.cpu(), start.scheduler, networks_.encoder.cpu()
     ).save_pretrained(out / "pipeline")
-    facts["inpaints"] = True
+    facts |= {"inpaints": True, "fit": {"regions": 10}}  # as in the paper's inpainting
     facts["call"] = {k: facts["call"][k] for k in ("clean_caption", "max_sequence_length")}
     (out / "pipeline" / "harness.json").write_text(json.dumps(facts, indent=2) + "\n")
 
