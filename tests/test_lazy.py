@@ -113,6 +113,8 @@ def test_masks_of_different_sizes_are_refused_together(lazy_folder: Path) -> Non
     mask[1, 60:] = True
     with pytest.raises(ValueError, match="different numbers of tokens"):
         pipeline(["a", "b"], torch.rand(2, 3, 64, 64), mask, max_sequence_length=32)
+    with pytest.raises(ValueError, match="a mask is empty"):
+        pipeline(["a", "b"], torch.rand(2, 3, 64, 64), MASK & False, max_sequence_length=32)
     with pytest.raises(ValueError, match=r"expected images of 64 x 64"):
         pipeline(["a", "b"], torch.rand(2, 3, 32, 32), mask, max_sequence_length=32)
 

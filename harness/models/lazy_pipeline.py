@@ -174,3 +174,5 @@ class LazyInpaintPipeline(PixArtSigmaPipeline):
             raise ValueError(
                 f"expected masks ({len(image)}, {side}, {side}) bool, got {tuple(mask.shape)} {mask.dtype}"
             )
+        if not mask.flatten(1).any(1).all():
+            raise ValueError("a mask is empty: there is nothing to generate")

@@ -31,7 +31,7 @@ SEEN = 0.25  # weight of the loss on tokens that are generated although they are
 class Recipe:
     """steps: optimizer steps. scenes: of the latent cache. batch: images per step. layers: of the encoder."""
 
-    steps: int = 2_000
+    steps: int = 1_500
     scenes: int = 32_768
     batch: int = 32
     layers: int = 6
