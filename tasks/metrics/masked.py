@@ -14,7 +14,7 @@ from harness.models import Model
 from harness.models.regions import MARGIN, square
 from harness.zoo.shapes import scene
 from results.record import Estimate
-from results.statistics import bootstrap, resamples
+from results.statistics import bootstrap
 from tasks import inpainting_cases
 from tasks.metrics import features, fid, kid
 
@@ -73,11 +73,9 @@ class MaskedAlignment(Metric):
         scenes = scene.sample("evaluation", [case.data["scene"] for case in sample.cases])
         quadrant = torch.tensor([case.data["quadrant"] for case in sample.cases])
         right = _right(features.logits(sample), scenes, quadrant)  # (N, attributes)
-        spread = np.quantile(right[resamples(len(right))].mean((1, 2)), [0.025, 0.975])
         return {
             "alignment_masked": Estimate(
-                value=float(right.mean()), low=float(spread[0]), high=float(spread[1]), n=len(right), unit="share",
-                role="quality", better="higher",
+                **bootstrap(right.mean(1))._asdict(), n=len(right), unit="share", role="quality", better="higher",
                 convention=f"mean over presence, {', '.join(scene.ATTRIBUTES)} of the masked object, read off by "
                 f"{features.EXTRACTOR}; resampled by image",
             )
