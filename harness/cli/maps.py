@@ -12,7 +12,10 @@ from harness.cli.options import Device, Plugins, floats, load_plugins
 
 def maps(
     methods: Annotated[str, typer.Option(help="Methods, comma-separated.")] = "diffcr",
-    model: Annotated[str, typer.Option(help="Zoo model or pipeline folder.")] = "shapes",
+    model: Annotated[
+        str | None, typer.Option(help="Zoo model or pipeline folder. [default: the task's own]", show_default=False)
+    ] = None,
+    task: Annotated[str, typer.Option(help="text-to-image or inpainting.")] = "text-to-image",
     ratios: Annotated[str, typer.Option(help="Compression ratios.")] = "0.3",
     case: Annotated[int, typer.Option(min=0, help="Which of the task's cases to draw, from 0.")] = 0,
     prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt per line.")] = None,
@@ -28,7 +31,7 @@ def maps(
 
     load_plugins(plugin)
     values = {
-        "methods": methods, "model": model, "ratios": floats("--ratios", ratios), "cases": max(2, case + 1),
+        "methods": methods, "model": model or "", "task": task, "ratios": floats("--ratios", ratios), "cases": max(2, case + 1),
         "prompts": prompts, "adapters": tuple(adapters or ()), "device": device or "cpu",
     }  # fmt: skip
     for made in plan.make(config.build(values)):
