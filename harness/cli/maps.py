@@ -31,8 +31,8 @@ def maps(
 
     load_plugins(plugin)
     values = {
-        "methods": methods, "model": model or "", "task": task, "ratios": floats("--ratios", ratios), "cases": max(2, case + 1),
-        "prompts": prompts, "adapters": tuple(adapters or ()), "device": device or "cpu",
+        "methods": methods, "model": model or "", "task": task, "ratios": floats("--ratios", ratios),
+        "cases": max(2, case + 1), "prompts": prompts, "adapters": tuple(adapters or ()), "device": device or "cpu",
     }  # fmt: skip
     for made in plan.make(config.build(values)):
         for point in made.points[1:]:

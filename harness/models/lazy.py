@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin, PixArtTransformer2DModel
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import FrozenDict, register_to_config
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.embeddings import PatchEmbed
 from torch import Tensor, nn
@@ -102,6 +102,7 @@ class LazyPixArt(PixArtTransformer2DModel):
         use_additional_conditions: bool | None = False,
         context_channels: int = 1152,
     ) -> None:
+        own = dict(self.config)
         super().__init__(
             num_attention_heads=num_attention_heads, attention_head_dim=attention_head_dim, in_channels=in_channels,
             out_channels=out_channels, num_layers=num_layers, cross_attention_dim=cross_attention_dim,
@@ -111,6 +112,7 @@ class LazyPixArt(PixArtTransformer2DModel):
         width = num_attention_heads * attention_head_dim
         self.context_proj = nn.Linear(context_channels, width, bias=False)
         nn.init.zeros_(self.context_proj.weight)
+        self._internal_dict = FrozenDict(own)  # without PixArt's further settings, which this class takes no values for
 
     def forward(  # type: ignore[override]
         self,
