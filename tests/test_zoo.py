@@ -7,15 +7,20 @@ import pytest
 import torch
 from diffusers import PixArtSigmaPipeline
 
+from harness.metric import Sample, images_to_uint8
 from harness.models import load
 from harness.models.loading import folder_of
 from harness.training import checkpoints
 from harness.zoo.shapes import judge, scene
 from harness.zoo.shapes.stages.vae import round_trip
+from tasks import inpainting_cases
+from tasks.inpainting import Inpainting, InpaintingSettings
 from tasks.metrics import features
+from tasks.metrics.masked import MaskedAlignment
 
 WEIGHTS = Path(judge.__file__).parent / "weights"
 ADAPTERS = Path(judge.__file__).parent / "adapters"
+INPAINT = Path(judge.__file__).parent.parent / "shapes_inpaint"
 SHIPPED = {f"{name}-{ratio}" for name in ("uniform", "diffcr-l", "diffcr-lt") for ratio in (10, 20, 30)} | {"static"}
 
 
@@ -25,6 +30,26 @@ def test_everything_is_safetensors_and_small() -> None:
     assert {p.suffix for p in heavy} == {".safetensors"}
     assert sum(p.stat().st_size for p in files) <= 16 * 2**20
     assert all(p.stat().st_size <= 2**20 for p in ADAPTERS.glob("*"))
+
+
+def test_the_inpainting_model_is_safetensors_and_small() -> None:
+    files = [p for part in ("weights", "adapters") for p in (INPAINT / part).rglob("*") if p.is_file()]
+    assert {p.suffix for p in files if p.stat().st_size > 100_000} == {".safetensors"}
+    assert sum(p.stat().st_size for p in files) <= 16 * 2**20
+    model = load("shapes-inpaint")
+    assert {f"{name}-30" for name in ("uniform", "diffcr-l", "diffcr-lt")} <= set(model.adapter_files())
+    for name in model.adapter_files():
+        assert model.adapter(name)[0].facts["model_digest"] == model.digest
+
+
+@pytest.mark.parametrize("strategy", ["whole", "lazy"])
+def test_the_inpainting_model_paints_what_the_caption_says(strategy: str) -> None:
+    model, indices = load("shapes-inpaint"), range(20_000, 20_016)  # no case of a usual sweep
+    settings = InpaintingSettings(strategy=strategy, mask_area=0.25)  # type: ignore[arg-type]
+    cases = inpainting_cases.from_scenes("evaluation", indices, 0.25)
+    made = Inpainting(model, steps=20, guidance=2.0, settings=settings).generate(cases)
+    found = MaskedAlignment(model).estimates(Sample(cases, images_to_uint8(made)), None)["alignment_masked"]
+    assert found.value >= 0.9  # grey under the mask gets about 0.2
 
 
 def test_it_is_a_pipeline_like_any_other() -> None:
