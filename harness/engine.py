@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -112,15 +113,35 @@ def record_of(plan: Plan, point: Point, **rest: Any) -> Record:
 
 @contextmanager
 def _on(plan: Plan, point: Point) -> Iterator[None]:
-    """The point's method is on. A method at ratio 0 without a state is the model as it is."""
-    idle = point.method.needs_state and point.state is None
+    """The point's method is on."""
     backbone = plan.model.backbone
-    with follow(backbone, plan.model.pipeline):
-        if idle:
-            yield
-        else:
-            with attached(backbone, point.method, point.state):
+    with (
+        follow(backbone, plan.model.pipeline, guided=plan.task.guidance > 1),
+        attached(backbone, point.method, point.state),
+    ):
+        yield
+
+
+@contextmanager
+def _ready(plan: Plan, point: Point) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """What puts the point's method on, quickly: one that takes long stays on a copy of the denoiser."""
+    if not point.method.lasting:
+        yield lambda: _on(plan, point)
+        return
+    pipeline, original = plan.model.pipeline, plan.model.backbone.transformer
+    twin = plan.model.family(copy.deepcopy(original))
+
+    @contextmanager
+    def swapped() -> Iterator[None]:
+        pipeline.transformer = twin.transformer
+        try:
+            with follow(twin, pipeline, guided=plan.task.guidance > 1):
                 yield
+        finally:
+            pipeline.transformer = original
+
+    with attached(twin, point.method, point.state):
+        yield swapped
 
 
 @contextmanager
@@ -133,10 +154,11 @@ def dense_pass(plan: Plan) -> Iterator[None]:
 
 def generate(plan: Plan, point: Point, progress: Progress) -> tuple[np.ndarray, list[float]]:
     """All cases' images, (N, H, W, 3) uint8, and the seconds that each batch took."""
-    batches, seconds = [], []
+    made: dict[int, np.ndarray] = {}
+    seconds = []
     with _on(plan, point):
-        for start in range(0, len(plan.cases), plan.sweep.batch):
-            cases = plan.cases[start : start + plan.sweep.batch]
+        for rows in plan.task.batches(plan.cases, plan.sweep.batch):
+            cases = [plan.cases[row] for row in rows]
             progress(f"{point.label}: images", 0)
             began = time.monotonic()
             images = plan.task.generate(cases)
@@ -144,10 +166,10 @@ def generate(plan: Plan, point: Point, progress: Progress) -> tuple[np.ndarray, 
                 raise MethodFailure(f"expected images of shape ({len(cases)}, 3, H, W), got {tuple(images.shape)}")
             if not torch.isfinite(images).all():
                 raise MethodFailure("the images hold NaN or infinite values")
-            batches.append(images_to_uint8(images))  # waits for the device
+            made |= dict(zip(rows, images_to_uint8(images), strict=True))  # waits for the device
             seconds.append(time.monotonic() - began)
             progress(f"{point.label}: images", len(cases))
-    return np.concatenate(batches), seconds
+    return np.stack([made[row] for row in range(len(plan.cases))]), seconds
 
 
 def _throughput(plan: Plan, seconds: Sequence[float]) -> dict[str, Estimate]:
@@ -172,18 +194,43 @@ def _check_effect(point: Point, sample: Sample, gmacs: float, reference: Referen
         )
 
 
+def counted(plan: Plan, point: Point) -> flops.FlopCount:
+    """What the denoiser costs on the plan's typical case, per image and step of the sweep."""
+    case = (plan.task.typical(plan.cases)[0],)
+    with _on(plan, point):
+        transformer, steps = plan.model.backbone.transformer, plan.task.steps
+        return flops.count(transformer, lambda: plan.task.generate(case), images=1, steps=steps)
+
+
+def times(plan: Plan, point: Point, rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds of whole images of the typical case, dense's and the point's, interleaved."""
+    case = (plan.task.typical(plan.cases)[0],)
+
+    def generate() -> None:
+        plan.task.generate(case)
+
+    with _ready(plan, point) as on_point:
+        dense, own = latency.interleave(
+            [generate, generate],
+            device=plan.model.device,
+            warmup=1,
+            repeats=rounds,
+            inside=[lambda: _on(plan, plan.points[0]), on_point],
+        )
+    return dense, own
+
+
 def _cost(plan: Plan, point: Point, progress: Progress) -> tuple[dict[str, Estimate], dict[str, list[float]]]:
     """FLOPs, latency and memory of one image, each in a pass of its own."""
     typical, chosen = plan.task.typical(plan.cases)
     one, device = (typical,), plan.model.device
-    dense = plan.points[0]
 
     def generate() -> None:
         plan.task.generate(one)
 
+    counts = counted(plan, point)
+    progress(f"{point.label}: memory", 3)
     with _on(plan, point):
-        counted = flops.count(plan.model.backbone.transformer, generate, images=1)
-        progress(f"{point.label}: memory", 3)
         peak = memory.peak(generate, device)
         encoder = getattr(plan.model.pipeline, "encoder", None)  # what some models run once per image
         encoded = flops.count(encoder, generate, images=1) if encoder is not None else None
@@ -193,24 +240,18 @@ def _cost(plan: Plan, point: Point, progress: Progress) -> tuple[dict[str, Estim
             generate()
         text = latency.interleave([lambda: plan.task.encode(one)], device=device, warmup=1, repeats=3)[0]
         progress(f"{point.label}: latency", 2)
-    times = latency.interleave(
-        [generate, generate],
-        device=device,
-        warmup=1,
-        repeats=plan.sweep.rounds,
-        inside=[lambda: _on(plan, dense), lambda: _on(plan, point)],
-    )
+    dense_s, own_s = times(plan, point, plan.sweep.rounds)
     progress(f"{point.label}: latency", 2 * (plan.sweep.rounds + 1))
-    ratio = paired_ratio(np.array(times[1]), np.array(times[0]))
-    whole = bootstrap(np.array(times[1]), np.median)
+    ratio = paired_ratio(np.array(own_s), np.array(dense_s))
+    whole = bootstrap(np.array(own_s), np.median)
     rounds, kind = plan.sweep.rounds, "device events" if device.type == "cuda" else "wall clock"
     total = memory.weights_bytes(plan.model.modules) + peak.bytes
     on = f"; {chosen}" if chosen else ""
     per = f"per image and sampling step, both CFG halves, mean over the steps{on}"
-    notes = f"; not counted: {', '.join(counted.unknown)}" if counted.unknown else ""
+    notes = f"; not counted: {', '.join(counts.unknown)}" if counts.unknown else ""
     estimates = {
         "gmacs": Estimate(
-            value=counted.gmacs, n=counted.calls, unit="GMACs", role="cost", better="lower",
+            value=counts.gmacs, n=counts.calls, unit="GMACs", role="cost", better="lower",
             convention=f"every matrix product, fused attention included, {per}{notes}",
         ),
         "latency_s": Estimate(
@@ -226,9 +267,9 @@ def _cost(plan: Plan, point: Point, progress: Progress) -> tuple[dict[str, Estim
             convention=f"weights, and {peak.convention}; one image{on}",
         ),
     }  # fmt: skip
-    if counted.gmacs_paper is not None:
+    if counts.gmacs_paper is not None:
         estimates["gmacs_paper"] = Estimate(
-            value=counted.gmacs_paper, n=counted.calls, unit="GMACs", role="cost", better="lower",
+            value=counts.gmacs_paper, n=counts.calls, unit="GMACs", role="cost", better="lower",
             convention=f"fvcore's count, without products inside fused attention, {per}",
         )  # fmt: skip
     if encoded is not None:
@@ -240,7 +281,7 @@ def _cost(plan: Plan, point: Point, progress: Progress) -> tuple[dict[str, Estim
     shares["latency_text_s"] = float(np.median(text))
     for name, value in shares.items():
         estimates[name] = Estimate(value=value, n=1, unit="s", convention=f"one image, {kind}")
-    return estimates, {"latency_dense_s": times[0], "latency_method_s": times[1]}
+    return estimates, {"latency_dense_s": dense_s, "latency_method_s": own_s}
 
 
 def save_images(images: np.ndarray, folder: Path, key: str) -> list[str]:

@@ -52,6 +52,12 @@ class Task(ABC):
         """The first `count` cases; the same for every operating point. prompts: a file of the user's, data: a folder.
         Raises UserError for bad user data, and for a kind that the task does not take."""
 
+    def calibration(
+        self, count: int, after: int, prompts: Path | None = None, data: Path | None = None
+    ) -> tuple[Case, ...]:
+        """`count` cases to tune on, none of which is among the first `after`. Raises UserError where there are none."""
+        return self.cases(after + count, prompts, data)[after:]
+
     @abstractmethod
     def prepare(self, cases: Sequence[Case]) -> None:
         """Compute what all points share, once per model."""
@@ -63,6 +69,10 @@ class Task(ABC):
     @abstractmethod
     def encode(self, cases: Sequence[Case]) -> Any:
         """Run the text encoder on the prompts, uncached; for timing."""
+
+    def batches(self, cases: Sequence[Case], size: int) -> list[list[int]]:
+        """Which cases go together, at most `size` at a time."""
+        return [list(range(start, min(start + size, len(cases)))) for start in range(0, len(cases), size)]
 
     def typical(self, cases: Sequence[Case]) -> tuple[Case, str]:
         """The case that costs are measured on, and how it was chosen ("" where all cost the same)."""

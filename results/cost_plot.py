@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from results.figures import write_png
 from results.formatting import percent
 from results.plots import COLOURS, MARKERS
-from results.record import Record
+from results.record import Estimate, Record
 from results.variants import variants
 
 
@@ -33,7 +33,7 @@ def cost_by(records: Sequence[Record], setting: str, path: str | Path) -> Path:
         for r in records
         if r.usable
     }
-    names = variants(rest.values())
+    names = variants(rest.values(), seeds=False)
     lines: dict[str, list[Record]] = {}
     for record in records:
         if record.usable:
@@ -42,18 +42,22 @@ def cost_by(records: Sequence[Record], setting: str, path: str | Path) -> Path:
     for axes, cost in zip(figure.subplots(1, 2), ("gmacs", "latency_s"), strict=True):
         looks = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
         for (name, members), (colour, marker) in zip(lines.items(), looks, strict=False):
-            points = [(r.task_settings[setting], r.estimates[cost]) for r in members if cost in r.estimates]
-            points.sort(key=lambda point: point[0])
-            x, y = [value for value, _ in points], [estimate.value for _, estimate in points]
-            axes.plot(x, y, color=colour, marker=marker, linewidth=1.2, markersize=6, label=name)
-            for value, estimate in points:
-                if estimate.low is not None and estimate.high is not None:
-                    axes.vlines(value, estimate.low, estimate.high, color=colour, linewidth=1.6)
+            points: dict[float, list[Estimate]] = {}  # training seeds together
+            for record in sorted(members, key=lambda r: r.task_settings[setting]):
+                if cost in record.estimates:
+                    points.setdefault(record.task_settings[setting], []).append(record.estimates[cost])
+            means = [sum(e.value for e in some) / len(some) for some in points.values()]
+            axes.plot(list(points), means, color=colour, marker=marker, linewidth=1.2, markersize=6, label=name)
+            for value, some in points.items():
+                lows, highs = [e.low for e in some if e.low is not None], [e.high for e in some if e.high is not None]
+                if lows and highs:
+                    axes.vlines(value, min(lows), max(highs), color=colour, linewidth=1.6)
         unit = {"gmacs": "GMACs per image and sampling step, CFG included", "latency_s": "seconds per image, batch 1"}
         axes.set(xlabel=setting, ylabel=unit[cost], ylim=(0, None))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9)
-    figure.suptitle(f"Cost by {setting}; the denoiser alone on the left; bars: 95 % intervals", fontsize=11)
+    about = f"Cost by {setting}; the denoiser alone on the left; bars: 95 % intervals, of all training seeds"
+    figure.suptitle(about, fontsize=10, x=0.01, ha="left")
     return write_png(figure, path)

@@ -83,6 +83,13 @@ class Inpainting(Task):
             raise UserError(f"model {self.model.name!r} brings no images of its own to inpaint; give --data FOLDER")
         return inpainting_cases.from_scenes("evaluation", range(count), 0.25 if area is None else area)
 
+    def calibration(
+        self, count: int, after: int, prompts: Path | None = None, data: Path | None = None
+    ) -> tuple[Case, ...]:
+        if data is not None or self.model.facts.get("scenes") != "shapes":
+            return super().calibration(count, after, prompts, data)
+        return inpainting_cases.from_scenes("calibration", range(count), self.settings.mask_area or 0.25)
+
     def prepare(self, cases: Sequence[Case]) -> None:
         for case in cases:
             if case.prompt not in self._states:
@@ -104,6 +111,11 @@ class Inpainting(Task):
             for rows in groups.values():
                 out[rows] = self._fill([cases[row] for row in rows])
         return out
+
+    def batches(self, cases: Sequence[Case], size: int) -> list[list[int]]:
+        """Cases that generate equally many tokens go together: one call serves them."""
+        order = sorted(range(len(cases)), key=lambda row: self.tokens(cases[row]))
+        return [order[start : start + size] for start in range(0, len(order), size)]
 
     def tokens(self, case: Case) -> int:
         """How many tokens are generated for a case."""

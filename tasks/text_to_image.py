@@ -38,8 +38,13 @@ class TextToImage(Task):
             raise UserError(
                 f"model {self.model.name!r} brings no prompts of its own; give --prompts FILE, one per line"
             )
-        scenes = scene.sample("evaluation", range(count))
-        return tuple(Case(i, caption, seed=i, data={"scene": i}) for i, caption in enumerate(scenes.captions()))
+        return _scenes("evaluation", count)
+
+    def calibration(
+        self, count: int, after: int, prompts: Path | None = None, data: Path | None = None
+    ) -> tuple[Case, ...]:
+        own = prompts is not None or self.model.facts.get("scenes") != "shapes"
+        return super().calibration(count, after, prompts, data) if own else _scenes("calibration", count)
 
     def prepare(self, cases: Sequence[Case]) -> None:
         for case in cases:
@@ -69,6 +74,11 @@ class TextToImage(Task):
             output_type="pt",
             **self.model.call,
         ).images
+
+
+def _scenes(split: scene.Split, count: int) -> tuple[Case, ...]:
+    captions = scene.sample(split, range(count)).captions()
+    return tuple(Case(i, caption, seed=i, data={"scene": i}) for i, caption in enumerate(captions))
 
 
 def _read(path: Path) -> str:

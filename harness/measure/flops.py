@@ -43,7 +43,7 @@ class FlopCount:
     """Matrix-like work that a column misses: "gmacs: <operator>" or "gmacs_paper: <operator or reason>"."""
 
 
-def count(module: nn.Module, run: Callable[[], object], *, images: int) -> FlopCount:
+def count(module: nn.Module, run: Callable[[], object], *, images: int, steps: int | None = None) -> FlopCount:
     """Count what `module.forward` costs in `run()`: a whole generation of `images` images, one call per sampling step.
 
     `run` is called twice and must do the same work both times. The first time, the executed operators of every call are
@@ -52,14 +52,22 @@ def count(module: nn.Module, run: Callable[[], object], *, images: int) -> FlopC
     is disturbed. Gradients are off; both runs start from the same global random state, which is untouched afterwards.
     The two counters check each other: where they differ by more than 0.5 %, `unknown` says so.
 
+    steps: the sampling steps that the total is divided by, where a method may call the module less often than that.
+    What torch.compile has made runs uncompiled.
+
     Raises ValueError where `images` is not positive or `run` never calls the module, and what the first run raises.
     """
     if images < 1:
         raise ValueError(f"images must be at least 1, not {images}")
+    with torch.compiler.set_stance("force_eager"):
+        return _count(module, run, images, steps)
+
+
+def _count(module: nn.Module, run: Callable[[], object], images: int, steps: int | None) -> FlopCount:
     calls, signatures = _executed(module, run)
     if not calls:
         raise ValueError(f"the run never called the forward of {type(module).__name__}: nothing to count")
-    unit = _GIGA * images
+    unit, per = _GIGA * images, steps or len(calls)
     operators: Counter[str] = Counter()
     for call in calls:
         operators.update(call.macs)
@@ -67,17 +75,17 @@ def count(module: nn.Module, run: Callable[[], object], *, images: int) -> FlopC
     paper: float | None = None
     try:
         traces = _traced(module, run, calls, signatures)
-        paper = sum(traces[signature].macs for signature in signatures) / len(calls) / unit
+        paper = sum(traces[signature].macs for signature in signatures) / per / unit
         unknown |= {f"gmacs_paper: {name}" for traced in traces.values() for name in traced.unknown}
         unknown |= _disagreements(calls, signatures, traces)
     except Exception as error:  # the same work has just succeeded: it is the tracer that cannot follow
         unknown.add(f"gmacs_paper: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
     return FlopCount(
-        gmacs=sum(operators.values()) / len(calls) / unit,
+        gmacs=sum(operators.values()) / per / unit,
         gmacs_paper=paper,
         calls=len(calls),
         images=images,
-        by_operator={name: macs / len(calls) / unit for name, macs in sorted(operators.items())},
+        by_operator={name: macs / per / unit for name, macs in sorted(operators.items())},
         per_call=tuple(call.total / unit for call in calls),
         unknown=tuple(sorted(unknown)),
     )
