@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness import config, engine, plan
+from harness import config, engine, match, plan
 from harness.attach import attached, check
 from harness.backbones.base import follow
+from harness.compose import method_class
 from harness.errors import UserError
 from harness.executors import isolated, local
 from harness.metric import images_to_uint8
 from harness.models.loading import Model, digest_of, wrap
-from harness.registry import methods as registered
 from results.files import slug
+from results.matched import write_matched
 from results.tables import Table
 from results.variants import point_names, variants
 
@@ -36,29 +38,52 @@ def run(
     Raises UserError for bad input; a point that fails is a row with its reason.
     """
     values = dict(sweep) if methods is None else {"methods": methods, **sweep}
-    plans = plan.make(config.build(values))
-    return execute(plans, out, progress or (lambda _what, _images: None), lambda _record: None, isolate)
+    built = config.build(values)
+    folder = run_folder(built, out)
+    plans, matches = planned(built, folder)
+    return execute(plans, folder, progress or (lambda _what, _images: None), lambda _record: None, isolate, matches)
 
 
-def run_folder(plans: Sequence[plan.Plan], out: str | Path | None) -> Path:
-    return Path(out) if out is not None else RUNS / plans[0].sweep.run_name()
+def run_folder(sweep: config.Sweep, out: str | Path | None) -> Path:
+    return Path(out) if out is not None else RUNS / sweep.run_name()
 
 
-def execute(
-    plans: Sequence[plan.Plan], out: str | Path | None, progress: engine.Progress, finished: Any, isolate: bool = False
-) -> Table:
-    """Run what is missing of a sweep, then write tables, plots and image grids."""
-    folder = run_folder(plans, out)
+def planned(
+    sweep: config.Sweep, folder: Path, told: Callable[[str], None] = lambda _line: None
+) -> tuple[tuple[plan.Plan, ...], list[match.Match]]:
+    """The plans of a sweep, its methods tuned to its budgets where it has some, and what that tuning found."""
+    if not sweep.match:
+        return plan.make(sweep), []
+    _made(folder)
+    sweep, matches = match.resolved(sweep, folder, told)
+    return plan.make(sweep), matches
+
+
+def _made(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output folder {folder} cannot be made: {error.strerror}; give another --out") from error
+
+
+def execute(
+    plans: Sequence[plan.Plan],
+    folder: Path,
+    progress: engine.Progress,
+    finished: Any,
+    isolate: bool = False,
+    matches: Sequence[match.Match] = (),
+) -> Table:
+    """Run what is missing of a sweep, then write tables, plots and image grids."""
+    _made(folder)
     with local.open_store(plans[0], folder) as store:
         fresh = any(local.todo(made, store) for made in plans)
         run_point = isolated.run_point if isolate else engine.run
         table = Table(local.run(plans, store, folder, progress, finished, run_point))
     if fresh or not (folder / "tables" / "results.csv").exists():
         write_outputs(table, plans, folder)
+        if matches:
+            write_matched(table.records, [asdict(one) | {"met": one.met} for one in matches], folder)
     return table
 
 
@@ -110,12 +135,12 @@ def apply(pipeline: Any, method: str, *, adapter: str | Path | None = None, **se
     if id(pipeline) in _ON:
         raise UserError("this pipeline carries a method already; call harness.remove(pipeline) first")
     spec = config.MethodSpec(name=method, settings=settings)
-    cls = registered.get(method)
+    cls = method_class(method)
     (chosen,) = config.settings_of(spec, (settings.get("ratio", cls.Settings().model_dump().get("ratio", 0.0)),))
     model = _wrapped(pipeline, adapter)
     if refusal := check(chosen, model.family):
         raise UserError(f"method {method!r} cannot run on this pipeline: {refusal}")
-    state = model.adapter(chosen.adapter())[0] if chosen.needs_state else None
+    state = plan.state_of(chosen, model)[0]
     with ExitStack() as stack:
         stack.enter_context(follow(model.backbone, pipeline))
         stack.enter_context(attached(model.backbone, chosen, state))

@@ -9,11 +9,12 @@ import re
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from harness.compose import method_class
 from harness.errors import UserError, unknown
 from harness.method import Method, MethodSettings
 from harness.registry import methods as registered
@@ -54,14 +55,25 @@ class Sweep(BaseModel):
     device: str = "cpu"
     dtype: str = "float32"
     adapters: tuple[Path, ...] = ()
+    match: Literal["latency", "gmacs"] | None = Field(None, description="tune every method to budgets of this cost")
+    budgets: tuple[float, ...] = Field((), description="costs relative to dense; each tunes every method anew")
+
+    @field_validator("budgets")
+    @classmethod
+    def _budgets(cls, value: Any) -> Any:
+        for budget in value:
+            if not 0 < budget < 1:
+                raise ValueError(f"a budget is a share of dense's cost in (0, 1), got {budget:g}")
+        return value
 
     @field_validator("methods", mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
-        """Accept "a,b", ["a", {"name": "b", "around": "mlp"}]: unknown keys beside a name are settings."""
+        """Accept "a,b", ["a", {"name": "b", "around": "mlp"}]: unknown keys beside a name are settings; "all" stands
+        for every registered method."""
         items = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
         out = []
-        for item in items:
+        for item in (one for some in items for one in (sorted(registered) if some == "all" else (some,))):
             if isinstance(item, str):
                 item = {"name": item}
             if isinstance(item, dict):
@@ -98,6 +110,8 @@ def build(values: dict[str, Any], source: str = "") -> Sweep:
         sweep = Sweep.model_validate(values)
     except ValidationError as error:
         raise UserError(one_line(error, Sweep, source)) from error
+    if bool(sweep.match) != bool(sweep.budgets):
+        raise UserError("a matched sweep needs both an axis and budgets, for instance --match latency=0.9,0.8")
     task: type[Task] = tasks.get(sweep.task)
     return sweep.model_copy(
         update={"model": sweep.model or task.default_model, "ratios": sweep.ratios or task.default_ratios}
@@ -122,7 +136,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def settings_of(spec: MethodSpec, ratios: tuple[float, ...]) -> list[Method]:
     """The method objects that a spec asks for: one per ratio. Raises UserError for an unknown name or setting."""
-    cls: type[Method] = registered.get(spec.name)
+    cls = method_class(spec.name)
     try:
         if "ratio" in spec.settings:
             swept: list[MethodSettings] = [cls.Settings()]
@@ -160,4 +174,5 @@ def one_line(error: ValidationError, model: Any, source: str = "") -> str:
         hint = f"did you mean {near[0]!r}? " if near else ""
         return f"{where}unknown setting {name!r}: {hint}known: {', '.join(fields) or 'none'}"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{where}{name}: {message}" + ("" if "got" in message else f", got {first['input']!r}")
+    name = f"{name}: " if name else ""
+    return f"{where}{name}{message}" + ("" if "got" in message else f", got {first['input']!r}")

@@ -21,7 +21,8 @@ console = Console(stderr=True)
 
 def run(
     methods: Annotated[
-        str | None, typer.Option(help="Methods, comma-separated. [default: diffcr,tome]", show_default=False)
+        str | None,
+        typer.Option(help="Methods, comma-separated; a+b; all. [default: diffcr,tome]", show_default=False),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Zoo model or pipeline folder. [default: the task's own]", show_default=False)
@@ -55,6 +56,10 @@ def run(
     prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt per line.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of images, masks and captions, for inpainting.")] = None,
     adapters: Annotated[list[Path] | None, typer.Option(help="Folder of fitted adapters; may be repeated.")] = None,
+    match: Annotated[
+        str | None,
+        typer.Option(help="Tune every method to costs relative to dense: latency=0.9,0.8 or gmacs=0.8."),
+    ] = None,
     device: Device = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16. [default: float32]", show_default=False)
@@ -93,6 +98,9 @@ def run(
         "steps": steps, "guidance": guidance, "batch": batch, "prompts": prompts, "data": data, "device": device,
         "dtype": dtype, "metrics": metrics.split(",") if metrics is not None else None, "adapters": adapters or None,
     }  # fmt: skip
+    if match is not None:
+        axis, _, budgets = match.partition("=")
+        given |= {"match": axis, "budgets": floats("--match AXIS=", budgets or None)}
     asked = [*(task_setting or []), *([f"mask_area={mask_area}"] if mask_area is not None else [])]
     asked += ["binarize=true"] if binarize else []
     if asked:
@@ -121,19 +129,24 @@ def _fitted(sweep: Any, dry_run: bool) -> Any:
 
 
 def _run(sweep: Any, out: Path | None, dry_run: bool, isolate: bool) -> None:
-    from harness import api, plan
+    from harness import api
 
-    plans = plan.make(sweep)
-    folder = api.run_folder(plans, out)
+    folder = api.run_folder(sweep, out)
+    if dry_run and sweep.match:
+        raise UserError("--dry-run knows no plan before the budgets are matched; leave one of them out")
+    plans, matches = api.planned(sweep, folder, lambda line: console.print(line, highlight=False, markup=False))
     if dry_run:
         _show_plan(plans, folder)
         return
-    table = _execute(plans, out, isolate)
+    table = _execute(plans, folder, isolate, matches)
     table.print(Console(width=None if sys.stdout.isatty() else 120))
     print(f"written to {folder}: tables/results.csv, tables/pareto.md, plots/")
     failed = table.failed()
     points = sum(len(made.points) for made in plans)
-    if failed or len(table) < points:
+    unmet = [one for one in matches if not one.met]
+    for one in unmet:
+        console.print(f"budget not met: {one}", highlight=False, markup=False)
+    if failed or unmet or len(table) < points:
         for record in failed:
             console.print(
                 f"{record.outcome}: {record.method} {record.settings}: {record.reason}", highlight=False, markup=False
@@ -143,10 +156,10 @@ def _run(sweep: Any, out: Path | None, dry_run: bool, isolate: bool) -> None:
         raise typer.Exit(1)
 
 
-def _execute(plans: Any, out: Path | None, isolate: bool) -> Any:
+def _execute(plans: Any, folder: Path, isolate: bool, matches: Any) -> Any:
     from harness import api, engine
 
-    todo = _missing(plans, api.run_folder(plans, out))
+    todo = _missing(plans, folder)
     if any(todo):
         _ = plans[0].model.pipeline  # weights that do not load are told before anything is written
     total = sum(engine.images_per_point(made, p) for made, points in zip(plans, todo, strict=True) for p in points)
@@ -166,7 +179,7 @@ def _execute(plans: Any, out: Path | None, isolate: bool) -> Any:
             note = record.outcome if record.outcome == "ok" else f"{record.outcome}: {record.reason}"
             bar.console.print(f"{record.method}{ratio}: {note} ({record.seconds:.0f} s)", highlight=False, markup=False)
 
-        return api.execute(plans, out, progress, finished, isolate)
+        return api.execute(plans, folder, progress, finished, isolate, matches)
 
 
 def _missing(plans: Any, folder: Path) -> list[list[Any]]:
