@@ -13,6 +13,7 @@ from typing import Any
 
 import harness
 from harness import attach, config, registry
+from harness.compose import method_class
 from harness.config import DENSE, MethodSpec, Sweep
 from harness.errors import UserError, unknown
 from harness.measure import environment
@@ -60,7 +61,7 @@ def make(sweep: Sweep) -> tuple[Plan, ...]:
     """
     specs = [spec for spec in sweep.methods if spec.name != DENSE]
     for spec in specs:
-        registry.methods.get(spec.name.partition("@")[0])
+        method_class(spec.name.partition("@")[0])
     task_class = registry.tasks.get(sweep.task)
     metric_classes = [registry.metrics.get(name) for name in (sweep.metrics or registry.metrics)]
 
@@ -115,8 +116,13 @@ def _plan(
     }  # fmt: skip
     points: dict[str, Point] = {}
     for method in methods:
-        point = _point(method, model, shared)
-        points.setdefault(point.key, point)
+        if steps < method.least_steps:
+            raise UserError(
+                f"method {method.name!r} needs at least {method.least_steps} sampling steps, since it reuses earlier "
+                f"ones; got {steps}"
+            )
+        made = point(method, model, shared)
+        points.setdefault(made.key, made)
     return Plan(sweep, model, task, cases, metrics, tuple(points.values()), prints, facts)
 
 
@@ -150,27 +156,45 @@ def _methods(spec: MethodSpec, ratios: tuple[float, ...], model: Model) -> list[
     return config.settings_of(spec, tuple(along))
 
 
-def _point(method: Method, model: Model, shared: Mapping[str, Any]) -> Point:
+def point(method: Method, model: Model, shared: Mapping[str, Any]) -> Point:
+    """An operating point. shared: what a plan's points have in common. Raises UserError for a method that the model
+    cannot run or has no adapter for."""
     if refusal := attach.check(method, model.family):
-        raise UserError(f"method {method.name!r} cannot run on model {model.name!r}: {refusal}")
-    state, digest = None, ""
-    if method.needs_state and method.ratio != 0:
-        try:
-            state, digest = model.adapter(method.adapter())
-        except UserError as error:
-            ratio = "" if method.ratio is None else f" --ratio {method.ratio:g}"
-            raise UserError(
-                f"{error}; fit one with `python -m harness fit {method.name} --model {model.name}{ratio}`"
-            ) from error
-    source = inspect.getsourcefile(type(method))
+        served = [name for name in registry.backbones if not attach.check(method, registry.backbones.get(name))]
+        raise UserError(
+            f"method {method.name!r} cannot run on model {model.name!r}: {refusal}; backbones that it serves: "
+            f"{', '.join(served) or 'none'}"
+        )
+    state, digest = state_of(method, model)
+    sources = [inspect.getsourcefile(type(one)) for one in method.members()]
     facts = {
         "method": method.name,
         "settings": method.settings.model_dump(mode="json"),
         "adapter": digest,
-        "method_code": hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else "",
+        "method_code": "".join(hashlib.sha256(Path(s).read_bytes()).hexdigest() for s in sources if s),
         **shared,
     }
     return Point(method, state, _sha(facts), facts)
+
+
+def state_of(method: Method, model: Model) -> tuple[State | None, str]:
+    """The adapter states that a method, or the parts of a composition, run with, and their digests. Raises UserError
+    for a missing one."""
+    found = {one.name: _adapter(one, model) for one in method.members() if one.needs_state and one.ratio != 0}
+    states = {name: state for name, (state, _) in found.items()}
+    state = states.get(method.name) or (State(parts=states) if states else None)
+    return state, "".join(digest for _, digest in found.values())
+
+
+def _adapter(method: Method, model: Model) -> tuple[State, str]:
+    """Its adapter state and digest. Raises UserError, with the command that fits it."""
+    try:
+        return model.adapter(method.adapter())
+    except UserError as error:
+        ratio = "" if method.ratio is None else f" --ratio {method.ratio:g}"
+        raise UserError(
+            f"{error}; fit one with `python -m harness fit {method.name} --model {model.name}{ratio}`"
+        ) from error
 
 
 def _sha(value: Any) -> str:
