@@ -70,8 +70,8 @@ def draw(plan: Plan, point: Point, case: Case, folder: Path) -> list[Path]:
 
 def record(model: Model, task: Task, case: Case, method: Any, state: State | None) -> Maps:
     """Generate one image and watch. A layer that a method leaves alone keeps all its tokens; so does one whose tokens
-    are merged, because merged tokens have no place of their own."""
-    backbone, steps = model.backbone, task.steps
+    are merged, because merged tokens have no place of their own. One that a cache skips at a step keeps none there."""
+    backbone = model.backbone
     keep: dict[tuple[int, int], Tensor] = {}
     scores: dict[tuple[int, int], Tensor] = {}
     routers = None if state is None else state.tensors.get("router")
@@ -107,13 +107,17 @@ def record(model: Model, task: Task, case: Case, method: Any, state: State | Non
         latents = [_on_canvas(x, there[0], backbone) if x.ndim == 3 else x for x in clean]
         decoded = [vae.decode(x / vae.config.scaling_factor + shift).sample / 2 + 0.5 for x in latents]
 
-    def stacked(found: dict[tuple[int, int], Tensor]) -> np.ndarray:
-        shape = (steps, backbone.layers, grid.height, grid.width)
-        return (
-            torch.stack([found[t, layer] for t in range(steps) for layer in range(backbone.layers)]).view(shape).numpy()
-        )
+        steps = backbone.step.count
 
-    return Maps(stacked(keep), stacked(scores) if scores else None, images_to_uint8(torch.cat(decoded)))
+    def stacked(found: dict[tuple[int, int], Tensor], missing: float) -> np.ndarray:
+        # What a cache has skipped, no token went through.
+        empty = torch.full_like(next(iter(found.values())), missing)
+        places = [(t, layer) for t in range(steps) for layer in range(backbone.layers)]
+        rows = torch.stack([found.get(place, empty) for place in places])
+        return rows.view(steps, backbone.layers, grid.height, grid.width).numpy()
+
+    said = stacked(scores, float("nan")) if scores else None
+    return Maps(stacked(keep, 0.0), said, images_to_uint8(torch.cat(decoded)))
 
 
 def _on_canvas(x: Tensor, index: Tensor, backbone: Backbone) -> Tensor:

@@ -7,19 +7,22 @@ leaving the context restores the model bit for bit.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from harness.errors import UserError
-from harness.spec import Part, State
+from harness.spec import Ability, Part, State
 
 if TYPE_CHECKING:
     from harness.backbones.base import Backbone
+
+
+Training = Literal["free", "calibrated", "trained"]
 
 
 class MethodSettings(BaseModel):
@@ -44,24 +47,38 @@ class FittedSettings(RatioSettings, SeedSettings):
     """Settings of a method with a compression ratio and a trained adapter."""
 
 
+class Watch(Protocol):
+    """Runs the model on calibration samples, always the same ones: `each(prediction, target)` after every batch, what
+    the model says and what it should say. along: every batch goes through all of the sampler's steps, noisiest first,
+    with one noise; otherwise each has a step of its own. batches: at most so many."""
+
+    def __call__(
+        self, each: Callable[[Tensor, Tensor], None] | None = None, *, along: bool = False, batches: int | None = None
+    ) -> None: ...
+
+
 @dataclass(frozen=True)
 class Fitting:
     """What a method hands to the shared training loop.
 
-    module: the method's own parameters (routers, ratios). observe: a context inside which dense forward passes run
-    before the training, for a method that calibrates or warm-starts. trains: False where that is all. attach: the
-    training-time advice. groups: name prefix in `module` -> multiple of the base learning rate. losses: extra terms
-    after a forward, already weighted. regions: number of timestep regions (a batch draws its timesteps from one).
-    target: called before every step with the ratio to aim at, the step's index in the stage and the stage's length;
-    after_step: called after it. log: numbers for the fit's log; those whose name holds no slash (as in "ratio/3/0", by
-    layer and region) show in its progress bar, too. learned: the mean ratio so far, where ratios are learned; it tells
-    when a by-product is due. state: the adapter as it stands, at the ratio that was last aimed at.
+    module: the method's own parameters (routers, ratios). calibrate: called before the training with a `Watch`, for a
+    method that calibrates or warm-starts; no gradients unless it turns them on. trains: False where that is all.
+    attach: the training-time advice. lora: whether LoRA is trained beside it. previous: at which sampling steps the
+    model runs at the preceding one first, without gradients, for a method that reuses what it finds there. groups: name
+    prefix in `module` -> multiple of the base learning rate. losses: extra terms after a forward, already weighted.
+    regions: number of timestep regions (a batch draws its timesteps from one). target: called before every step with
+    the ratio to aim at, the step's index in the stage and the stage's length; after_step: called after it. log: numbers
+    for the fit's log; those whose name holds no slash (as in "ratio/3/0", by layer and region) show in its progress
+    bar, too. learned: the mean ratio so far, where ratios are learned; it tells when a by-product is due. state: the
+    adapter as it stands, at the ratio that was last aimed at.
     """
 
     module: nn.Module
     state: Callable[[], State]
     attach: Callable[[], AbstractContextManager[object]] = nullcontext
-    observe: Callable[[], AbstractContextManager[object]] | None = None
+    calibrate: Callable[[Watch], None] | None = None
+    lora: bool = True
+    previous: Callable[[int], bool] = lambda _index: False
     groups: dict[str, float] = field(default_factory=dict)
     losses: Callable[[], dict[str, Tensor]] = dict
     regions: int = 1
@@ -76,8 +93,17 @@ class Method(ABC):
     """One way to make a backbone cheaper.
 
     name: how the registry knows it. Settings: its pydantic model. parts: which parts it puts advice around (a
-    backbone that lacks one refuses the method when the sweep is planned). needs_state: whether it runs only with an
-    adapter state. FitSettings: options of its fit. compresses: False for a reference that costs what dense costs.
+    backbone that lacks one refuses the method when the sweep is planned). needs: what a backbone must offer beside
+    them. needs_state: whether it runs only with an adapter state. FitSettings: options of its fit. compresses: False
+    for what spares no FLOPs.
+
+    source: where it comes from. training: what its adapter takes ("free": no adapter). selects: it sends subsets of the
+    tokens through parts of a block, always the same ones or other ones at each step. reuses: what it keeps from one
+    sampling step for another. rank: compositions put methods on by rank, then in the order written; above 0 it is
+    outside of any part. refuses: methods that it cannot work with, and why, beyond what follows from selects, reuses
+    and training. lasting: putting it on is slow, so that it stays on (a copy of the model) while latency is measured.
+    strength: the setting that makes it cheaper as it grows. sweep: its default values, for a strength that is no ratio.
+    least_steps: how few sampling steps it works with.
     """
 
     name: ClassVar[str]
@@ -86,16 +112,30 @@ class Method(ABC):
     parts: ClassVar[frozenset[Part]] = frozenset({"block"})
     needs_state: ClassVar[bool] = False
     compresses: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Ability]] = frozenset()
+    source: ClassVar[str] = ""
+    training: ClassVar[Training] = "free"
+    selects: ClassVar[Literal["", "fixed", "changing"]] = ""
+    reuses: ClassVar[Literal["", "parts", "blocks"]] = ""
+    rank: ClassVar[int] = 0
+    refuses: ClassVar[Mapping[str, str]] = {}
+    lasting: ClassVar[bool] = False
+    least_steps: ClassVar[int] = 1
+    strength: ClassVar[str] = "ratio"
+    sweep: ClassVar[tuple[Any, ...]] = ()
 
     def __init__(self, settings: MethodSettings | None = None) -> None:
         self.settings = settings if settings is not None else self.Settings()
 
     @classmethod
     def settings_for(cls, ratios: Sequence[float]) -> list[MethodSettings]:
-        """The default sweep: one setting per ratio, or one in all for a method without a ratio."""
-        if "ratio" not in cls.Settings.model_fields:
-            return [cls.Settings()]
-        return [cls.Settings.model_validate({"ratio": ratio}) for ratio in ratios]
+        """The default sweep: one setting per ratio; without a ratio, one per value of `sweep`, spread over them where
+        fewer ratios are asked for; or one in all."""
+        if "ratio" in cls.Settings.model_fields:
+            return [cls.Settings.model_validate({"ratio": ratio}) for ratio in ratios]
+        count = min(len(ratios), len(cls.sweep))
+        chosen = [cls.sweep[(2 * i + 1) * len(cls.sweep) // (2 * count)] for i in range(count)]
+        return [cls.Settings.model_validate({cls.strength: value}) for value in chosen] or [cls.Settings()]
 
     @property
     def ratio(self) -> float | None:
@@ -104,6 +144,10 @@ class Method(ABC):
     def adapter(self) -> str:
         """The name of the adapter state that these settings need."""
         return f"{self.name}-{self.percent}{self.seed_suffix}"
+
+    def members(self) -> Sequence[Method]:
+        """The methods that it is made of: itself, unless it is a composition."""
+        return (self,)
 
     @property
     def percent(self) -> str:

@@ -9,8 +9,6 @@ Letters: B batch, N tokens, K kept tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -18,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness.backbones.base import Backbone
-from harness.method import MethodSettings
+from harness.method import MethodSettings, Watch
 from harness.spec import Call
 from harness.tokens import scatter, take, top_k
 
@@ -50,8 +48,7 @@ class Routers(nn.Module):
         generator = torch.Generator().manual_seed(0)
         self.weight = nn.Parameter(torch.randn(layers, width, generator=generator) * std)
 
-    @contextmanager
-    def warm_start(self, backbone: Backbone, spread: float = 0.3) -> Iterator[None]:
+    def warm_start(self, backbone: Backbone, watch: Watch, spread: float = 0.3) -> None:
         """Watch dense forward passes, then set each router by ridge regression to the norm of what its block adds to a
         token, less the image's mean: routing compares the tokens of one image. Logits get standard deviation `spread`,
         small enough for scores to stay near 1/2."""
@@ -71,7 +68,7 @@ class Routers(nn.Module):
             return out
 
         with backbone.advise("block", block):
-            yield
+            watch()
         for layer in range(layers):
             ridge = gram[layer].diagonal().mean() * 1e-4 * torch.eye(width, dtype=torch.float64, device=device)
             weight = torch.linalg.solve(gram[layer] + ridge, moment[layer])

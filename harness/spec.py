@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 
 Part = Literal["block", "self_attention", "cross_attention", "mlp"]
+Ability = Literal["attention maps", "narrower blocks"]
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,10 @@ class Step:
 
 
 class Run(Protocol):
-    """The original part on some tokens: x (B, K, D), and which tokens they are, index (B, K), where it is a subset."""
+    """The original part on some tokens: x (B, K, D), and which tokens they are, index (B, K), where it is a subset.
+    sizes: (B, K) how many tokens each stands for, which self-attention weighs its keys by."""
 
-    def __call__(self, x: Tensor, index: Tensor | None = None) -> Tensor: ...
+    def __call__(self, x: Tensor, index: Tensor | None = None, sizes: Tensor | None = None) -> Tensor: ...
 
 
 @dataclass
@@ -65,10 +67,12 @@ Advice = Callable[[Call], Tensor]
 
 @dataclass(frozen=True)
 class State:
-    """What a fit leaves behind: tensors by name, and facts that are plain JSON."""
+    """What a fit leaves behind: tensors by name, and facts that are plain JSON. parts: the states of the methods that a
+    composition is made of, by their names."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, State] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ class Dense(Method):
     Settings = MethodSettings
     parts = frozenset()
     compresses = False
+    strength = ""
 
     @contextmanager
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:

@@ -24,6 +24,9 @@ class DenseFT(Method):
     parts = frozenset()
     needs_state = True
     compresses = False
+    source = "You et al., 2025, DiffCR, Table 1: the fine-tuned dense model"
+    training = "trained"
+    strength = ""
 
     def adapter(self) -> str:
         return f"{self.name}{self.seed_suffix}"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from tomesd.merge import bipartite_soft_matching_random2d
 from torch import Tensor
 
@@ -17,16 +17,33 @@ from harness.spec import Call, State
 
 
 class ToMeSettings(RatioSettings):
-    ratio: float = Field(
-        0.2,
-        ge=0.0,
-        le=0.75,
-        description="share of tokens merged away; 0.75 is all but one of 2 x 2",
-    )
+    ratio: float = Field(0.2, ge=0.0, le=0.9, description="share of tokens merged away, at most all but one per window")
     around: Literal["mlp", "self_attention", "block"] = Field(
         "block", description="the part that runs on merged tokens"
     )
-    random: bool = Field(True, description="choose each 2 x 2 window's destination token at random, else its first")
+    stride: int = Field(2, ge=2, le=8, description="side of the windows that keep one destination token each")
+    random: bool = Field(True, description="choose each window's destination token at random, else its first")
+    proportional: bool = Field(
+        False, description="self-attention weighs each key by how many tokens it stands for (ToMe, 2023, Eq. 1)"
+    )
+    first_layers: int = Field(0, ge=0, description="layers at the start that do not merge")
+    last_layers: int = Field(0, ge=0, description="layers at the end that do not merge")
+    first_steps: float = Field(0.0, ge=0.0, le=1.0, description="share of the steps, at the start, without merging")
+    last_steps: float = Field(0.0, ge=0.0, le=1.0, description="share of the steps, at the end, without merging")
+
+    @model_validator(mode="after")
+    def _possible(self) -> ToMeSettings:
+        most = 1 - 1 / self.stride**2
+        if self.ratio > most:
+            raise ValueError(f"a stride of {self.stride} merges at most {most:g} of the tokens, got {self.ratio:g}")
+        if self.proportional and self.around == "mlp":
+            raise ValueError("proportional attention needs merging around self_attention or block, got around 'mlp'")
+        return self
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether all layers and steps merge."""
+        return not (self.first_layers or self.last_layers or self.first_steps or self.last_steps)
 
 
 class ToMe(Method):
@@ -38,28 +55,56 @@ class ToMe(Method):
     name = "tome"
     Settings = ToMeSettings
     parts = frozenset({"mlp", "self_attention", "block"})
+    source = "Bolya and Hoffman, 2023, Token Merging for Fast Stable Diffusion"
+    selects = "changing"
 
     @contextmanager
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
         settings: ToMeSettings = self.settings  # type: ignore[assignment]
         generators: dict[torch.device, torch.Generator] = {}
+        weights: list[Tensor] = []  # (B, K) of the block that runs
 
         def advice(call: Call) -> Tensor:
             x = call.x  # (B, N, D)
             merged = int(settings.ratio * x.shape[1])
-            if not merged:
+            if not merged or not _merging(settings, call):
                 return call.run(x)
             generator = generators.setdefault(x.device, torch.Generator(x.device).manual_seed(0))
-            # A subset of the grid is a line of tokens, with windows of four instead of 2 x 2.
-            line = call.index is not None
-            width, height, across, down = (x.shape[1], 1, 4, 1) if line else (call.grid.width, call.grid.height, 2, 2)
+            # A subset of the grid is a line of tokens, with windows as large as the squares.
+            side, line = settings.stride, call.index is not None
+            width, height, across, down = (
+                (x.shape[1], 1, side**2, 1) if line else (call.grid.width, call.grid.height, side, side)
+            )
             merge, unmerge = bipartite_soft_matching_random2d(
                 x, width, height, across, down, merged, no_rand=not settings.random, generator=generator
             )
-            if call.part == "block":
-                fewer = merge(x)  # (B, N - merged, D)
+            fewer = merge(x)  # (B, N - merged, D)
+            sizes = merge(x.new_ones(*x.shape[:2], 1), mode="sum")[..., 0] if settings.proportional else None
+            if call.part != "block":
+                return unmerge(call.run(fewer, sizes=sizes))
+            weights[:] = [] if sizes is None else [sizes]
+            try:
                 return x + unmerge(call.run(fewer) - fewer)
-            return unmerge(call.run(merge(x)))
+            finally:
+                weights.clear()
 
-        with backbone.on_begin(generators.clear), backbone.advise(settings.around, advice):
+        def weighed(call: Call) -> Tensor:
+            return call.run(call.x, sizes=weights[0] if weights else None)
+
+        last = backbone.layers - settings.last_layers
+        layers = range(min(settings.first_layers, last), last)
+        with ExitStack() as stack:
+            stack.enter_context(backbone.on_begin(generators.clear))
+            stack.enter_context(backbone.advise(settings.around, advice, layers))
+            if settings.proportional and settings.around == "block":
+                stack.enter_context(backbone.advise("self_attention", weighed, layers))
             yield
+
+    def reached(self, state: State | None) -> float | None:
+        return self.ratio if self.settings.everywhere else None  # type: ignore[attr-defined]
+
+
+def _merging(settings: ToMeSettings, call: Call) -> bool:
+    """Whether this sampling step merges."""
+    count = call.step.count
+    return settings.first_steps * count <= call.step.index < (1 - settings.last_steps) * count

@@ -23,6 +23,9 @@ class Uniform(Method):
     FitSettings = RoutingFit
     parts = frozenset({"block", "mlp"})
     needs_state = True
+    source = "Raposo et al., 2024, Mixture-of-Depths; You et al., 2025, DiffCR, Sec. 3.1"
+    training = "trained"
+    selects = "changing"
 
     @contextmanager
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
@@ -46,7 +49,7 @@ class Uniform(Method):
             attach=attach,
             groups={"weight": chosen.router_lr},
             target=lambda ratio, _step, _steps: current.__setitem__(0, ratio),
-            observe=(lambda: routers.warm_start(backbone)) if chosen.warm_start else None,
+            calibrate=(lambda watch: routers.warm_start(backbone, watch)) if chosen.warm_start else None,
             log=lambda: {"ratio": current[0]},
             state=lambda: State({"router": routers.weight.detach().clone()}, chosen.model_dump()),
         )

@@ -2,8 +2,8 @@
 
 import torch
 
-from harness import registry
 from harness.backbones.base import Backbone
+from harness.compose import method_class
 from harness.method import Method
 from harness.spec import State
 
@@ -18,6 +18,11 @@ def state_for(method: Method, backbone: Backbone) -> State | None:
         "router": torch.randn(backbone.layers, backbone.width, generator=generator),
         "ratios": torch.full((backbone.layers, 2), ratio),
         "importance": torch.rand(backbone.layers, 16, 16, generator=generator),
+        "order": torch.arange(backbone.layers),
+        "heads": torch.rand(backbone.layers, 2, generator=generator),
+        "channels": torch.rand(backbone.layers, 4 * backbone.width, generator=generator),
+        "gates": torch.rand(6, backbone.layers, 3, generator=generator),
+        "mag_ratios": torch.ones(6),
         "lora.transformer_blocks.0.attn1.to_q.A": torch.zeros(2, backbone.width),
         "lora.transformer_blocks.0.attn1.to_q.B": torch.zeros(backbone.width, 2),
     }
@@ -25,5 +30,12 @@ def state_for(method: Method, backbone: Backbone) -> State | None:
 
 
 def build(name: str, ratio: float) -> Method:
-    cls = registry.methods.get(name)
-    return cls(cls.Settings.model_validate({"ratio": ratio} if "ratio" in cls.Settings.model_fields else {}))
+    """A method at a ratio; one whose strength is no ratio at its default, or at its lowest value for a ratio of 0."""
+    cls = method_class(name)
+    fields = cls.Settings.model_fields
+    if "ratio" in fields:
+        return cls(cls.Settings.model_validate({"ratio": ratio}))
+    if ratio or not cls.strength:
+        return cls()
+    low = next(one.ge for one in fields[cls.strength].metadata if hasattr(one, "ge"))
+    return cls(cls.Settings.model_validate({cls.strength: low}))

@@ -110,8 +110,7 @@ def test_warm_routers_read_how_much_a_block_changes_a_token(model: Model) -> Non
                 x, encoder_hidden_states=states, timestep=torch.full((batch,), 500.0), added_cond_kwargs={}
             )
 
-    with routers.warm_start(backbone):
-        run(16)
+    routers.warm_start(backbone, lambda *_, **__: run(16))
     with backbone.advise("block", watch):
         run(8)  # others than those it was made from
     for layer, (x, added) in seen.items():

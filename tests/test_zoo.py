@@ -19,27 +19,22 @@ from tasks.metrics import features
 from tasks.metrics.masked import MaskedAlignment
 
 WEIGHTS = Path(judge.__file__).parent / "weights"
-ADAPTERS = Path(judge.__file__).parent / "adapters"
 INPAINT = Path(judge.__file__).parent.parent / "shapes_inpaint"
-SHIPPED = {f"{name}-{ratio}" for name in ("uniform", "diffcr-l", "diffcr-lt") for ratio in (10, 20, 30)} | {"static"}
+FITTED = ("uniform", "diffcr-l", "diffcr-lt", "depth-ft", "width-ft")
+ONCE = {"static", "depth", "width", "magcache", "l2c", "dense-ft"}
+SHIPPED = {
+    "shapes": {f"{name}-{ratio}" for name in FITTED for ratio in (10, 20, 30)} | ONCE,
+    "shapes-inpaint": {f"{name}-{ratio}" for name in FITTED for ratio in (20, 30)} | ONCE,
+}
 
 
-def test_everything_is_safetensors_and_small() -> None:
-    files = [p for p in (*WEIGHTS.rglob("*"), *ADAPTERS.rglob("*")) if p.is_file()]
-    heavy = [p for p in files if p.stat().st_size > 100_000]
-    assert {p.suffix for p in heavy} == {".safetensors"}
-    assert sum(p.stat().st_size for p in files) <= 16 * 2**20
-    assert all(p.stat().st_size <= 2**20 for p in ADAPTERS.glob("*"))
-
-
-def test_the_inpainting_model_is_safetensors_and_small() -> None:
-    files = [p for part in ("weights", "adapters") for p in (INPAINT / part).rglob("*") if p.is_file()]
-    assert {p.suffix for p in files if p.stat().st_size > 100_000} == {".safetensors"}
-    assert sum(p.stat().st_size for p in files) <= 16 * 2**20
-    model = load("shapes-inpaint")
-    assert {f"{name}-30" for name in ("uniform", "diffcr-l", "diffcr-lt")} <= set(model.adapter_files())
-    for name in model.adapter_files():
-        assert model.adapter(name)[0].facts["model_digest"] == model.digest
+@pytest.mark.parametrize("folder", [WEIGHTS.parent, INPAINT])
+def test_everything_is_safetensors_and_small(folder: Path) -> None:
+    """16 MB of weights per model, and at most 1 MB for each adapter."""
+    weights, adapters = ([p for p in (folder / part).rglob("*") if p.is_file()] for part in ("weights", "adapters"))
+    assert {p.suffix for p in weights + adapters if p.stat().st_size > 100_000} == {".safetensors"}
+    assert sum(p.stat().st_size for p in weights) <= 16 * 2**20
+    assert all(p.stat().st_size <= 2**20 for p in adapters)
 
 
 @pytest.mark.parametrize("strategy", ["whole", "lazy"])
@@ -59,11 +54,12 @@ def test_it_is_a_pipeline_like_any_other() -> None:
     assert pipeline.scheduler.config.algorithm_type == "dpmsolver++"
 
 
-def test_shipped_adapters_belong_to_the_shipped_model() -> None:
-    model = load("shapes")
-    assert set(model.adapter_files()) == SHIPPED
-    for name in SHIPPED:
-        state, _ = model.adapter(name)
+@pytest.mark.parametrize("name", list(SHIPPED))
+def test_shipped_adapters_belong_to_the_shipped_model(name: str) -> None:
+    model = load(name)
+    assert set(model.adapter_files()) == SHIPPED[name]
+    for adapter in SHIPPED[name]:
+        state, _ = model.adapter(adapter)
         assert state.facts["model_digest"] == model.digest
 
 

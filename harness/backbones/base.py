@@ -6,6 +6,7 @@ keys and weights stay as they were, so the model is restored bit for bit.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,17 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import UserError
-from harness.spec import Advice, Call, Grid, Part, Step
+from harness.spec import Ability, Advice, Call, Grid, Part, Step
 
 
 class Backbone(ABC):
     """One DiT. A family says which module each part is, and how the part's tensors go in and out.
 
-    classes: names of the diffusers transformer classes that it serves.
+    classes: names of the diffusers transformer classes that it serves. offers: which of the further views below it has.
+    guided: whether the batches of a generation hold
+    both CFG halves, the unconditional one first; None: unknown.
     """
 
     classes: ClassVar[frozenset[str]]
     parts: ClassVar[frozenset[Part]] = frozenset({"block", "self_attention", "cross_attention", "mlp"})
+    offers: ClassVar[frozenset[Ability]] = frozenset()
 
     def __init__(self, transformer: nn.Module) -> None:
         self.transformer = transformer
@@ -37,6 +41,8 @@ class Backbone(ABC):
         self._held = False
         self._resets: list[Callable[[], None]] = []
         self._followers: list[Callable[[Step], None]] = []
+        self._shortened: list[Callable[[int], int]] = []
+        self.guided: bool | None = None
         self._watching = 0
 
     # -- what a family provides ------------------------------------------------------------------------------
@@ -66,6 +72,28 @@ class Backbone(ABC):
     @abstractmethod
     def linear_names(self) -> list[str]:
         """Names below a block of the linear layers that LoRA adapts."""
+
+    def attend(self, call: Call) -> tuple[Tensor, Tensor]:
+        """What a self-attention part gives, (B, N, D), and its attention map, (B, heads, N, N), at the cost of
+        attention that is not fused. For families that offer "attention maps"."""
+        raise NotImplementedError
+
+    @contextmanager
+    def narrowed(self, heads: Sequence[Tensor], channels: Sequence[Tensor]) -> Iterator[None]:
+        """Self-attention with these heads and MLPs with these hidden channels alone, one index per layer. For families
+        that offer "narrower blocks", as the next two are."""
+        raise NotImplementedError
+        yield
+
+    @contextmanager
+    def gated(self, heads: Sequence[Tensor], channels: Sequence[Tensor]) -> Iterator[None]:
+        """Every head's output and every hidden MLP channel times a factor: (heads,) and (channels,) per layer."""
+        raise NotImplementedError
+        yield
+
+    def extent(self) -> tuple[int, int]:
+        """Self-attention heads and hidden MLP channels of a block, for `narrowed` and `gated`."""
+        raise NotImplementedError
 
     # -- time and place --------------------------------------------------------------------------------------
 
@@ -112,6 +140,21 @@ class Backbone(ABC):
             yield
         finally:
             self._held = before
+
+    @contextmanager
+    def shortened(self, steps: Callable[[int], int]) -> Iterator[None]:
+        """Samplers take `steps(n)` steps where they were asked for n."""
+        self._shortened.append(steps)
+        try:
+            yield
+        finally:
+            self._shortened.remove(steps)
+
+    def sampler_steps(self, asked: int) -> int:
+        """How many steps a sampler takes that was asked for so many."""
+        for steps in self._shortened:
+            asked = steps(asked)
+        return asked
 
     @contextmanager
     def on_begin(self, reset: Callable[[], None]) -> Iterator[None]:
@@ -197,18 +240,19 @@ class Backbone(ABC):
         def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             chain = tuple(self._advice[layer, part])
 
-            def run_from(depth: int, held: Tensor | None) -> Callable[..., Tensor]:
-                def run(x: Tensor, index: Tensor | None = None) -> Tensor:
+            def run_from(depth: int, held: Tensor | None, given: dict[str, Any]) -> Callable[..., Tensor]:
+                def run(x: Tensor, index: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
                     # A subset of a subset is a subset of the grid.
                     now = held if index is None else index if held is None else held.gather(1, index)
+                    told = given if sizes is None else given | self.weighed(sizes)
                     if depth == len(chain):
-                        return original(x, *args, **self.on_subset(kwargs, now))
-                    rest = run_from(depth + 1, now)
-                    return chain[depth](Call(x, layer, part, self.step, self.grid, rest, kwargs, now))
+                        return original(x, *args, **self.on_subset(told, now))
+                    rest = run_from(depth + 1, now, told)
+                    return chain[depth](Call(x, layer, part, self.step, self.grid, rest, told, now))
 
                 return run
 
-            out = run_from(0, self._index)(hidden_states)
+            out = run_from(0, self._index, kwargs)(hidden_states)
             if out.shape != hidden_states.shape:
                 raise ValueError(
                     f"the {part} of layer {layer} gave a tensor of shape {tuple(out.shape)}, "
@@ -218,19 +262,50 @@ class Backbone(ABC):
 
         module.forward = forward  # type: ignore[method-assign]
 
+    def weighed(self, sizes: Tensor) -> dict[str, Any]:
+        """Arguments of self-attention that make each key count `sizes` (B, N) times. Raises UserError where the family
+        has none."""
+        raise UserError(f"{type(self).__name__} cannot weigh the keys of its attention")
+
+    @contextmanager
+    def around(self, advice: Callable[..., Any]) -> Iterator[None]:
+        """Put `advice(forward, *args, **kwargs)` around the whole transformer's forward. The last one is outermost."""
+        module = self.transformer
+        inner, own = module.forward, "forward" in vars(module)
+
+        def placed(*args: Any, **kwargs: Any) -> Any:
+            self._index = self.index_of(args, kwargs)  # the advice may have changed the batch
+            return inner(*args, **kwargs)
+
+        @functools.wraps(inner)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return advice(placed, *args, **kwargs)
+
+        module.forward = forward  # type: ignore[method-assign]
+        try:
+            with self._watch():
+                yield
+        finally:
+            if own:
+                module.forward = inner  # type: ignore[method-assign]
+            else:
+                del module.forward
+
     def on_subset(self, kwargs: Mapping[str, Any], index: Tensor | None) -> Mapping[str, Any]:
         """Arguments of a part for a subset of tokens. Families with per-token arguments index them here."""
         return kwargs
 
 
 @contextmanager
-def follow(backbone: Backbone, pipeline: Any) -> Iterator[None]:
-    """Tell the backbone of every new image that this pipeline starts."""
+def follow(backbone: Backbone, pipeline: Any, guided: bool | None = None) -> Iterator[None]:
+    """Tell the backbone of every new image that this pipeline starts, and the sampler how many steps to take."""
     scheduler = pipeline.scheduler
     original = scheduler.set_timesteps
+    before, backbone.guided = backbone.guided, guided
 
-    def set_timesteps(*args: Any, **kwargs: Any) -> Any:
-        out = original(*args, **kwargs)
+    def set_timesteps(num_inference_steps: int | None = None, *args: Any, **kwargs: Any) -> Any:
+        count = None if num_inference_steps is None else backbone.sampler_steps(num_inference_steps)
+        out = original(count, *args, **kwargs)
         backbone.begin(torch.as_tensor(scheduler.timesteps).tolist())
         return out
 
@@ -239,3 +314,4 @@ def follow(backbone: Backbone, pipeline: Any) -> Iterator[None]:
         yield
     finally:
         del scheduler.set_timesteps
+        backbone.guided = before

@@ -6,13 +6,15 @@ is on any subset of tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from harness.backbones.base import Backbone
-from harness.spec import Grid, Part
+from harness.spec import Call, Grid, Part
 
 _PARTS: dict[Part, str] = {"self_attention": "attn1", "cross_attention": "attn2", "mlp": "ff"}
 
@@ -21,6 +23,7 @@ class PixArt(Backbone):
     """`PixArtTransformer2DModel`."""
 
     classes = frozenset({"PixArtTransformer2DModel"})
+    offers = frozenset({"attention maps", "narrower blocks"})
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
@@ -43,3 +46,75 @@ class PixArt(Backbone):
     def linear_names(self) -> list[str]:
         attention = [f"{a}.{p}" for a in ("attn1", "attn2") for p in ("to_q", "to_k", "to_v", "to_out.0")]
         return [*attention, "ff.net.0.proj", "ff.net.2"]
+
+    def weighed(self, sizes: Tensor) -> dict[str, Any]:
+        return {"attention_mask": sizes.log()[:, None]}  # (B, 1, N), added to the scores
+
+    def attend(self, call: Call) -> tuple[Tensor, Tensor]:
+        attention: Any = self.module(call.layer, "self_attention")
+        heads = attention.heads
+        query, key, value = (
+            project(call.x).unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, heads, N, D / heads)
+            for project in (attention.to_q, attention.to_k, attention.to_v)
+        )
+        share = ((query @ key.transpose(-1, -2)) * attention.scale).softmax(dim=-1)  # (B, heads, N, N)
+        out = (share @ value).transpose(1, 2).flatten(2)
+        return attention.to_out[0](out), share
+
+    def extent(self) -> tuple[int, int]:
+        block: Any = self.blocks[0]
+        return block.attn1.heads, block.ff.net[2].in_features
+
+    @contextmanager
+    def gated(self, heads: Sequence[Tensor], channels: Sequence[Tensor]) -> Iterator[None]:
+        hooks = []
+        for block, some, inner in zip(self.blocks, heads, channels, strict=True):
+            hooks.append(block.attn1.to_out[0].register_forward_pre_hook(_times(some)))  # type: ignore[union-attr,index]
+            hooks.append(block.ff.net[2].register_forward_pre_hook(_times(inner)))  # type: ignore[union-attr,index]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    @contextmanager
+    def narrowed(self, heads: Sequence[Tensor], channels: Sequence[Tensor]) -> Iterator[None]:
+        with ExitStack() as stack:
+            for block, some, inner in zip(self.blocks, heads, channels, strict=True):
+                attention: Any = block.attn1
+                size = attention.to_q.out_features // attention.heads
+                rows = (some[:, None] * size + torch.arange(size, device=some.device)).flatten()
+                for linear in (attention.to_q, attention.to_k, attention.to_v):
+                    stack.enter_context(_sliced(linear, rows, 0))
+                stack.enter_context(_sliced(attention.to_out[0], rows, 1))
+                before = attention.heads
+                attention.heads = len(some)
+                stack.callback(setattr, attention, "heads", before)
+                stack.enter_context(_sliced(block.ff.net[0].proj, inner, 0))  # type: ignore[union-attr,index,arg-type]
+                stack.enter_context(_sliced(block.ff.net[2], inner, 1))  # type: ignore[union-attr,index,arg-type]
+            yield
+
+
+def _times(factor: Tensor) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tensor]]:
+    """Inputs (B, N, C) whose channels, in equal groups, are multiplied by a factor (groups,)."""
+
+    def hook(_module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+        x = args[0]
+        return ((x.unflatten(-1, (len(factor), -1)) * factor[:, None].to(x)).flatten(-2),)
+
+    return hook
+
+
+@contextmanager
+def _sliced(linear: nn.Linear, index: Tensor, dim: int) -> Iterator[None]:
+    """A linear layer with these outputs (dim 0) or inputs (dim 1) alone; outside, the original tensors themselves."""
+    held = [(linear.weight, linear.weight.data)]
+    if dim == 0 and linear.bias is not None:
+        held.append((linear.bias, linear.bias.data))
+    try:
+        for parameter, data in held:
+            parameter.data = data.index_select(dim if data.ndim == 2 else 0, index)
+        yield
+    finally:
+        for parameter, data in held:
+            parameter.data = data

@@ -10,11 +10,12 @@ from rich.table import Table as RichTable
 
 from harness import registry
 from harness.cli.options import Plugins, load_plugins
-from harness.errors import unknown
+from harness.errors import UserError, unknown
 
 
 def list_(
     what: Annotated[str, typer.Argument(help="methods, tasks, models or metrics")],
+    markdown: Annotated[bool, typer.Option("--markdown", help="The whole reference of all methods.")] = False,
     plugin: Plugins = None,
 ) -> None:
     """List what is registered, with its settings."""
@@ -24,6 +25,13 @@ def list_(
         from harness.models import names
 
         print("\n".join(names()))
+        return
+    if markdown:
+        from harness.describe import methods_markdown
+
+        if what != "methods":
+            raise UserError("--markdown is for methods: python -m harness list methods --markdown")
+        print(methods_markdown(), end="")
         return
     if what not in kinds:
         raise unknown("kind", what, [*kinds, "models"])

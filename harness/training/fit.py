@@ -12,8 +12,9 @@ diffusion loss alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,9 @@ def fit(
         "model_digest": model.digest,
         "fit": options.model_dump(),
     }
-    if fitting.observe is not None:
-        with torch.no_grad(), fitting.observe():
-            _watch(model, objective, options, data, seed)
+    if fitting.calibrate is not None:
+        with torch.no_grad():
+            fitting.calibrate(partial(_watch, model, objective, options, data, seed))
     if not fitting.trains:
         state = fitting.state()
         path = out / f"{first.adapter()}.safetensors"
@@ -87,7 +88,7 @@ def fit(
         return [path]
 
     targets = tuple(part.strip() for part in options.lora_targets.split(",") if part.strip())
-    adapted = lora.inject(backbone, options.lora_rank, seed, targets) if options.lora_rank else []
+    adapted = lora.inject(backbone, options.lora_rank, seed, targets) if options.lora_rank and fitting.lora else []
     container = _Trained(backbone.transformer, fitting.module)
     goal, ratio, paths = [0.0, 0.0, 1.0], [0.0], list[Path]()
 
@@ -106,8 +107,13 @@ def fit(
         if options.distill:
             with torch.no_grad(), accelerator.autocast(), lora.without(backbone) if adapted else nullcontext():
                 teacher = module(x, t, batch.inputs).float()
-        with backbone.at(Step(index, steps, float(t[0]))), fitting.attach(), accelerator.autocast():
-            said = module(x, t, batch.inputs).float()
+        with fitting.attach(), accelerator.autocast():
+            if fitting.previous(index):
+                before = objective.at(index - 1, len(clean)).to(t)
+                with torch.no_grad(), backbone.at(Step(index - 1, steps, float(before[0]))):
+                    module(objective.noised(clean, before, noise)[0], before, batch.inputs)
+            with backbone.at(Step(index, steps, float(t[0]))):
+                said = module(x, t, batch.inputs).float()
         terms = {"diffusion": F.mse_loss(said, target)}
         total = terms["diffusion"]
         if teacher is not None:
@@ -122,7 +128,7 @@ def fit(
     def keep(method: Method, tolerance: float) -> tuple[Path, Method]:
         state = fitting.state()
         tensors = {**state.tensors, **(lora.tensors(backbone) if adapted else {})}
-        honest = _named_as_reached(method, state, tolerance)
+        honest = _named_as_reached(method, state, tolerance) if fitting.learned else method
         path = out / f"{honest.adapter()}.safetensors"
         if accelerator.is_main_process and path not in paths:  # a by-product never takes a settled adapter's place
             settings = honest.settings.model_dump(mode="json")
@@ -184,14 +190,31 @@ def _named_as_reached(method: Method, state: State, tolerance: float) -> Method:
     return _at(method, round(reached, 3))
 
 
-def _watch(model: Model, objective: Objective, options: FitOptions, data: Data, seed: int) -> None:
-    """Dense forward passes on a quarter of the cached scenes, at all timesteps; nothing is trained."""
+def _watch(
+    model: Model,
+    objective: Objective,
+    options: FitOptions,
+    data: Data,
+    seed: int,
+    each: Callable[[Tensor, Tensor], None] | None = None,
+    *,
+    along: bool = False,
+    batches: int | None = None,
+) -> None:
+    """See `harness.method.Watch`: forward passes on a quarter of the cached scenes, at all timesteps."""
     backbone, dense = model.backbone, _Trained(model.backbone.transformer, nn.Module())
-    for batch in range(max(1, options.scenes // options.batch // 4)):
+    count = max(1, options.scenes // options.batch // 4)
+    for batch in range(count if batches is None else min(batches, count)):
         generator = torch.Generator(model.device).manual_seed(1000 * (seed + 1) + batch)
         drawn = data.batch(options.batch, generator)
         clean = drawn.clean
         t, index = objective.draw(len(clean), 1, generator)
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
-        with backbone.at(Step(index, objective.steps, float(t[0]))):
-            dense(objective.noised(clean, t, noise)[0], t, drawn.inputs)
+        backbone.begin(objective.timesteps.tolist())
+        visited = [(objective.at(i, len(clean)).to(t), i) for i in range(objective.steps)] if along else [(t, index)]
+        for times, place in visited:
+            x, target = objective.noised(clean, times, noise)
+            with backbone.at(Step(place, objective.steps, float(times[0]))):
+                said = dense(x, times, drawn.inputs)
+            if each is not None:
+                each(said, target)

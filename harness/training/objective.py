@@ -45,6 +45,10 @@ class Objective:
         share = torch.rand(count, generator=generator, device=device)
         return torch.lerp(self.lower.to(device)[index], self.upper.to(device)[index], share), step
 
+    def at(self, index: int, count: int) -> Tensor:
+        """The timestep of sampling step `index`, (count,)."""
+        return self.timesteps[index].expand(count)
+
     def noised(self, clean: Tensor, timesteps: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Noised latents and the target, both of the shape of `clean`, (B, ...)."""
         if self.kind == "flow_prediction":

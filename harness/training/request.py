@@ -12,7 +12,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from harness import registry
+from harness.compose import method_class
 from harness.config import MethodSpec, Sweep, settings_of
 from harness.errors import UserError
 from harness.method import Method, MethodSettings
@@ -47,7 +47,7 @@ class Request:
     @property
     def methods(self) -> list[Method]:
         """The method's objects, one per stage."""
-        has_ratio = "ratio" in registry.methods.get(self.method).Settings.model_fields
+        has_ratio = "ratio" in method_class(self.method).Settings.model_fields
         spec = MethodSpec(name=self.method, settings=dict(self.settings))
         return list({one.adapter(): one for one in settings_of(spec, self.ratios if has_ratio else (0.0,))}.values())
 
@@ -88,10 +88,10 @@ def missing(sweep: Sweep) -> list[Request]:
     for spec in sweep.methods:
         if "@" in spec.name:
             continue  # sweeps what is fitted
-        for method in settings_of(spec, sweep.ratios):
+        for method in (one for made in settings_of(spec, sweep.ratios) for one in made.members()):
             if method.needs_state and method.ratio != 0 and method.adapter() not in found:
                 settings = {k: v for k, v in method.settings.model_dump(mode="json").items() if k != "ratio"}
-                same = json.dumps([spec.name, settings])
+                same = json.dumps([method.name, settings])
                 top = max(method.ratio or 0.3, wanted[same][2] if same in wanted else 0.0)
-                wanted[same] = spec.name, settings, top
+                wanted[same] = method.name, settings, top
     return [Request(name, settings, stages(top, stage)) for name, settings, top in wanted.values()]

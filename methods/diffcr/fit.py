@@ -163,7 +163,7 @@ def fitting(backbone: Backbone, steps: int, by_timestep: bool, options: DiffCRFi
         losses=losses,
         regions=ratios.regions,
         target=aim,
-        observe=(lambda: learned.routers.warm_start(backbone)) if options.warm_start else None,
+        calibrate=(lambda watch: learned.routers.warm_start(backbone, watch)) if options.warm_start else None,
         after_step=after_step,
         log=log,
         learned=lambda: float(mean().detach()),

@@ -33,6 +33,9 @@ class DiffCR(Method):
     FitSettings = DiffCRFit
     parts = frozenset({"block", "mlp"})
     needs_state = True
+    source = "You et al., 2025, Layer- and Timestep-Adaptive Differentiable Token Compression Ratios (DiffCR)"
+    training = "trained"
+    selects = "changing"
 
     @property
     def by_timestep(self) -> bool:

@@ -1,0 +1,79 @@
+"""What is registered, told from the classes themselves: for `list`, and for docs/methods.md."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from harness import registry
+from harness.attach import check
+from harness.compose import refusal
+from harness.method import Method
+
+_TRAINING = {
+    "free": "nothing",
+    "calibrated": "a calibration, without training",
+    "trained": "training (`python -m harness fit`)",
+}
+
+
+def methods_markdown() -> str:
+    """The reference of all methods: a table of all, then a section for each."""
+    classes: list[type[Method]] = [registry.methods.get(name) for name in registry.methods]
+    head = ("method", "what it is", "needs", "strength", "composes with")
+    rows = [
+        (f"[{cls.name}](#{cls.name})", _first(cls), _TRAINING[cls.training].split(" (")[0], _strength(cls),
+         str(sum(not refusal(cls, other) for other in classes)))
+        for cls in classes
+    ]  # fmt: skip
+    intro = (
+        "# Methods\n\nWritten from the registry by `python -m harness list methods --markdown`. *Needs*: what has to "
+        "be computed once per model. *Strength*: the setting that makes a method cheaper as it grows, which `--match` "
+        "tunes to a budget. *Composes with*: how many of the others it runs together with, as `a+b`."
+    )
+    return "\n\n".join([intro, _table(head, rows), *(_section(cls, classes) for cls in classes)]) + "\n"
+
+
+def _section(cls: type[Method], classes: Sequence[type[Method]]) -> str:
+    backbones = [name for name in registry.backbones if not check(cls, registry.backbones.get(name))]
+    together = [other.name for other in classes if not refusal(cls, other)]
+    reasons: dict[str, list[str]] = {}
+    for other in classes:
+        if other is not cls and (reason := refusal(cls, other)):
+            whole = rf"(?<![\w-]){re.escape(other.name)}(?![\w-])"
+            reasons.setdefault(re.sub(whole, "the other", reason), []).append(other.name)
+    facts = [
+        f"- Source: {cls.source or 'ours'}",
+        f"- Needs: {_TRAINING[cls.training]}",
+        f"- Backbones: {', '.join(backbones) or 'none'}",
+        f"- Composes with: {', '.join(together) or 'none'}",
+        *(f"- Not with {', '.join(names)}: {reason}" for reason, names in reasons.items()),
+    ]
+    fields = [
+        (f"`{name}`", _default(field), field.description or "") for name, field in cls.Settings.model_fields.items()
+    ]
+    settings = _table(("setting", "default", "what it is"), fields) if fields else "No settings."
+    return "\n\n".join([f"## {cls.name}", _about(cls), "\n".join(facts), settings])
+
+
+def _about(cls: type[Any]) -> str:
+    return " ".join((cls.__doc__ or "").split())
+
+
+def _first(cls: type[Any]) -> str:
+    """The first sentence of what it is."""
+    return _about(cls).split(". ")[0].rstrip(".") + "."
+
+
+def _strength(cls: type[Method]) -> str:
+    return f"`{cls.strength}`" if cls.strength and cls.strength in cls.Settings.model_fields else ""
+
+
+def _default(field: Any) -> str:
+    return f"`{field.default}`"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

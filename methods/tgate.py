@@ -1,0 +1,93 @@
+"""T-GATE (Zhang et al., 2024, "Cross-Attention Makes Inference Cumbersome in Text-to-Image Diffusion Models").
+
+Cross-attention settles in the first sampling steps. From the gate step on, every layer's cross-attention gives what it
+gave there, averaged over the two halves of classifier-free guidance; nothing depends on the text any more, so that one
+half runs alone, without guidance (Sec. 4). The later version of the paper also reuses self-attention between the first
+steps and the gate; that is left out here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from harness import halves
+from harness.backbones.base import Backbone
+from harness.errors import UserError
+from harness.method import Method, MethodSettings
+from harness.spec import Call, State, Step
+
+
+class TGateSettings(MethodSettings):
+    gated: float = Field(
+        0.5, ge=0.0, le=0.95, description="share of the sampler's steps, at the end, with frozen cross-attention"
+    )
+
+
+class TGate(Method):
+    """Freeze cross-attention after a gate step, and stop guidance with it.
+
+    Where a generation has no guidance (`backbone.guided` is False), each sample's own outputs are frozen. Where that is
+    unknown, the gate step's latents tell: under guidance both halves of the batch are equal.
+    """
+
+    name = "tgate"
+    Settings = TGateSettings
+    parts = frozenset({"cross_attention"})
+    source = "Zhang et al., 2024, Cross-Attention Makes Inference Cumbersome in Text-to-Image Diffusion Models"
+    reuses = "parts"
+    least_steps = 2
+    strength = "gated"
+    sweep = (0.3, 0.5, 0.7)
+
+    @contextmanager
+    def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
+        settings: TGateSettings = self.settings  # type: ignore[assignment]
+        frozen: dict[int, Tensor] = {}  # layer -> (B / 2, N, D) under guidance, else (B, N, D)
+        phase: list[Literal["full", "gate", "gated"]] = ["full"]
+        both = [False]  # whether the batch holds both halves
+
+        def begin() -> None:
+            frozen.clear()
+            phase[0], both[0] = "full", False
+            if backbone.step.count < 2:
+                raise UserError("tgate needs at least two sampling steps: with one there is nothing to reuse")
+
+        def follow(step: Step) -> None:
+            first = step.count - gated_steps(settings.gated, step.count)  # the first gated step
+            if step.index >= first:
+                phase[0] = "gated" if frozen else "full"  # full: the clock was set by hand, and nothing is kept
+            else:
+                phase[0] = "gate" if step.index == first - 1 and first < step.count else "full"
+
+        def cross(call: Call) -> Tensor:
+            if phase[0] == "gated":
+                return frozen[call.layer]
+            out = call.run(call.x)
+            if phase[0] == "gate":
+                frozen[call.layer] = halves.mean(out) if both[0] else out
+            return out
+
+        def denoise(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            if phase[0] == "gate":
+                both[0] = halves.guided(backbone.guided, halves.first((args, kwargs)))
+            if phase[0] != "gated" or not both[0]:
+                return forward(*args, **kwargs)
+            args, kwargs = halves.conditional((args, kwargs), len(halves.first((args, kwargs))))
+            return halves.twice(forward(*args, **kwargs))
+
+        with ExitStack() as stack:
+            stack.enter_context(backbone.on_begin(begin))
+            stack.enter_context(backbone.on_step(follow))
+            stack.enter_context(backbone.advise("cross_attention", cross))
+            stack.enter_context(backbone.around(denoise))
+            yield
+
+
+def gated_steps(share: float, count: int) -> int:
+    """How many of `count` sampling steps run gated; the first one never does."""
+    return min(round(share * count), count - 1)
