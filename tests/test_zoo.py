@@ -35,6 +35,8 @@ def test_everything_is_safetensors_and_small(folder: Path) -> None:
     assert {p.suffix for p in weights + adapters if p.stat().st_size > 100_000} == {".safetensors"}
     assert sum(p.stat().st_size for p in weights) <= 16 * 2**20
     assert all(p.stat().st_size <= 2**20 for p in adapters)
+    for path in (p for p in weights if p.suffix == ".json"):
+        assert '"_name_or_path"' not in path.read_text(), f"{path} tells where it was made"
 
 
 @pytest.mark.parametrize("strategy", ["whole", "lazy"])

@@ -50,6 +50,10 @@ def make(recipe: Recipe, work: Path, out: Path, accelerator: Accelerator) -> Non
     LazyInpaintPipeline(
         start.tokenizer, text.cpu(), vae.cpu(), networks_.decoder.cpu(), start.scheduler, networks_.encoder.cpu()
     ).save_pretrained(out / "pipeline")
+    for path in (out / "pipeline").glob("*/config.json"):
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)  # where `shapes` lay on the machine that made it
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     facts |= {"inpaints": True, "fit": {"regions": 10}}  # as in the paper's inpainting
     facts["call"] = {k: facts["call"][k] for k in ("clean_caption", "max_sequence_length")}
     (out / "pipeline" / "harness.json").write_text(json.dumps(facts, indent=2) + "\n")
