@@ -17,13 +17,12 @@ from torch import Tensor, nn
 from harness.backbones.base import Backbone
 from harness.method import FittedSettings, Fitting, Method, MethodSettings, Training, Watch
 from harness.spec import State
-from harness.tokens import kept_count
 
 _BATCHES = 32
 
 
 class Importance(NamedTuple):
-    """heads: (layers, heads). channels: (layers, channels)."""
+    """heads: (layers, heads). channels: (layers, channels). What goes is the nearest number to the ratio's share."""
 
     heads: Tensor
     channels: Tensor
@@ -31,7 +30,7 @@ class Importance(NamedTuple):
     def kept(self, ratio: float) -> tuple[list[Tensor], list[Tensor]]:
         """The indices that stay, layer by layer, ascending."""
         return tuple(  # type: ignore[return-value]
-            [row.topk(kept_count(ratio, len(row))).indices.sort().values for row in scores] for scores in self
+            [row.topk(_left(ratio, len(row))).indices.sort().values for row in scores] for scores in self
         )
 
     def masks(self, ratio: float) -> tuple[list[Tensor], list[Tensor]]:
@@ -107,6 +106,10 @@ class WidthFT(Width):
             log=lambda: {"ratio": now[0]},
             state=lambda: State(found[0]._asdict(), {"batches": _BATCHES}),
         )
+
+
+def _left(ratio: float, count: int) -> int:
+    return max(1, count - round(ratio * count))
 
 
 def measured(backbone: Backbone, watch: Watch) -> Importance:

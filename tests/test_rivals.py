@@ -151,6 +151,14 @@ def width_state() -> State:
     return State({"heads": heads, "channels": channels})
 
 
+def test_width_drops_the_nearest_number_and_keeps_one() -> None:
+    scores = Importance(torch.tensor([[4.0, 1.0, 3.0, 2.0]]), torch.arange(10.0)[None])
+    for ratio, heads, channels in [(0.1, 4, 9), (0.2, 3, 8), (0.3, 3, 7), (0.5, 2, 5), (0.9, 1, 1)]:
+        kept = scores.kept(ratio)
+        assert (len(kept[0][0]), len(kept[1][0])) == (heads, channels)
+    assert scores.kept(0.2)[0][0].tolist() == [0, 2, 3]
+
+
 def test_width_takes_heads_and_channels_out(model: Model) -> None:
     method, state = Width(Width.Settings(ratio=0.5)), width_state()
     attention, mlp = 2 * TOKENS * TOKENS * WIDTH + 4 * TOKENS * WIDTH**2, 8 * TOKENS * WIDTH**2
