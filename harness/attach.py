@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+
+import torch
 
 from harness.backbones.base import Backbone
 from harness.method import Method
@@ -22,14 +24,25 @@ def check(method: Method | type[Method], family: type[Backbone]) -> str:
 
 @contextmanager
 def attached(backbone: Backbone, method: Method, state: State | None) -> Iterator[None]:
-    """The method is on inside this context; leaving it restores the model bit for bit, whatever was raised. A method at
-    ratio 0 that has no state is the model as it is."""
-    if state is None:
-        with nullcontext() if method.needs_state else method.attach(backbone, None):
-            yield
-        return
-    device = next(backbone.transformer.parameters()).device
-    tensors = {k: v.to(device) for k, v in state.tensors.items() if not k.startswith("lora.")}
-    moved = replace(state, tensors=tensors)
-    with lora.merged(backbone.transformer, state.tensors), method.attach(backbone, moved):
+    """The method is on inside this context; leaving it restores the model bit for bit, whatever was raised.
+
+    LoRA goes into the weights first, that of all parts of a composition, since a part may leave fewer weights behind.
+    """
+    with ExitStack() as stack:
+        if state is not None:
+            for one in (state, *state.parts.values()):
+                stack.enter_context(lora.merged(backbone.transformer, one.tensors))
+            state = _moved(state, next(backbone.transformer.parameters()).device)
+        stack.enter_context(put_on(backbone, method, state))
         yield
+
+
+def put_on(backbone: Backbone, method: Method, state: State | None) -> AbstractContextManager[None]:
+    """The method alone, without its LoRA. A method at ratio 0 that has no state is the model as it is."""
+    return nullcontext() if state is None and method.needs_state else method.attach(backbone, state)
+
+
+def _moved(state: State, device: torch.device) -> State:
+    tensors = {name: tensor.to(device) for name, tensor in state.tensors.items() if not name.startswith("lora.")}
+    parts = {name: _moved(part, device) for name, part in state.parts.items()}
+    return replace(state, tensors=tensors, parts=parts)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from pydantic import create_model
 
 from harness import registry
-from harness.attach import attached
+from harness.attach import put_on
 from harness.backbones.base import Backbone
 from harness.errors import UserError
 from harness.method import Fitting, Method, MethodSettings
@@ -82,7 +82,7 @@ class Composition(Method):
         states = state.parts if state is not None else {}
         with ExitStack() as stack:
             for one in sorted(self._members, key=lambda method: method.rank):
-                stack.enter_context(attached(backbone, one, states.get(one.name)))
+                stack.enter_context(put_on(backbone, one, states.get(one.name)))
             yield
 
     def reached(self, state: State | None) -> float | None:

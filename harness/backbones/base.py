@@ -73,6 +73,16 @@ class Backbone(ABC):
     def linear_names(self) -> list[str]:
         """Names below a block of the linear layers that LoRA adapts."""
 
+    def inputs(
+        self, rows: int, *, text_tokens: int = 120, size: int | None = None, tokens: int | None = None
+    ) -> dict[str, Any]:
+        """Random arguments of one call of the transformer, on its device and in its precision, for cost alone.
+
+        rows: samples, CFG halves included. size: side of the latents, by default the configured one. tokens: how many
+        image tokens, for families that generate subsets of their canvas. Raises UserError for what the family has not.
+        """
+        raise NotImplementedError
+
     def attend(self, call: Call) -> tuple[Tensor, Tensor]:
         """What a self-attention part gives, (B, N, D), and its attention map, (B, heads, N, N), at the cost of
         attention that is not fused. For families that offer "attention maps"."""

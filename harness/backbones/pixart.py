@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.backbones.base import Backbone
+from harness.errors import UserError
 from harness.spec import Call, Grid, Part
 
 _PARTS: dict[Part, str] = {"self_attention": "attn1", "cross_attention": "attn2", "mlp": "ff"}
@@ -46,6 +47,38 @@ class PixArt(Backbone):
     def linear_names(self) -> list[str]:
         attention = [f"{a}.{p}" for a in ("attn1", "attn2") for p in ("to_q", "to_k", "to_v", "to_out.0")]
         return [*attention, "ff.net.0.proj", "ff.net.2"]
+
+    def inputs(
+        self, rows: int, *, text_tokens: int = 120, size: int | None = None, tokens: int | None = None
+    ) -> dict[str, Any]:
+        if tokens is not None:
+            raise UserError(f"{type(self).__name__} generates all tokens of its canvas; give a size instead")
+        config: Any = self.transformer.config
+        side = size or config.sample_size
+        return {
+            "hidden_states": self._random(rows, config.in_channels, side, side),
+            **self._conditioned(rows, text_tokens),
+        }
+
+    def _conditioned(self, rows: int, text_tokens: int) -> dict[str, Any]:
+        """Text, timestep and image size for PixArt's forward."""
+        config: Any = self.transformer.config
+        sized = self.transformer.use_additional_conditions  # what a config leaves open depends on its size
+        like = self._random(rows)
+        return {
+            "encoder_hidden_states": self._random(rows, text_tokens, config.caption_channels),
+            "encoder_attention_mask": torch.ones(rows, text_tokens, device=like.device, dtype=like.dtype),
+            "timestep": torch.full((rows,), 500.0, device=like.device),
+            "added_cond_kwargs": {
+                "resolution": self._random(rows, 2) if sized else None,
+                "aspect_ratio": self._random(rows, 1) if sized else None,
+            },
+            "return_dict": False,
+        }
+
+    def _random(self, *shape: int) -> Tensor:
+        like = next(self.transformer.parameters())
+        return torch.randn(shape, device=like.device, dtype=like.dtype)
 
     def weighed(self, sizes: Tensor) -> dict[str, Any]:
         return {"attention_mask": sizes.log()[:, None]}  # (B, 1, N), added to the scores
