@@ -30,7 +30,7 @@ NEAR = 0.05
 """Relative distance within which the closest setting still runs, marked as not met."""
 _TRIES = 9
 _CASES = 4
-_ROUNDS = 10
+_ROUNDS = 6
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,15 @@ class Match:
 
 
 def resolved(sweep: Sweep, folder: Path, told: Callable[[str], None] = lambda _line: None) -> tuple[Sweep, list[Match]]:
-    """The sweep with every method at the settings that meet its budgets. What was found lies in `folder` and is not
-    searched again. Raises UserError for a sweep that cannot be matched."""
+    """The sweep with every method at the settings that meet its budgets. What was found lies in `folder`, method by
+    method, and is not searched again. Raises UserError for a sweep that cannot be matched."""
     kept = folder / "matched.json"
-    if kept.is_file():
-        matches = [Match(**one) for one in json.loads(kept.read_text())]
-    else:
-        matches = _search(sweep, told)
-        write_atomic(kept, json.dumps([asdict(one) for one in matches], indent=1))
+    known = [Match(**one) for one in json.loads(kept.read_text())] if kept.is_file() else []
+
+    def keep(found: Sequence[Match]) -> None:
+        write_atomic(kept, json.dumps([asdict(one) for one in found], indent=1))
+
+    matches = _search(sweep, known, keep, told)
     specs = [
         MethodSpec(name=one.method, settings={**one.settings, one.setting: one.strength})
         for one in matches
@@ -80,11 +81,16 @@ def resolved(sweep: Sweep, folder: Path, told: Callable[[str], None] = lambda _l
     return sweep.model_copy(update={"methods": unique}), matches
 
 
-def _search(sweep: Sweep, told: Callable[[str], None]) -> list[Match]:
+def _search(
+    sweep: Sweep, known: Sequence[Match], keep: Callable[[Sequence[Match]], None], told: Callable[[str], None]
+) -> list[Match]:
+    """Every method's matches, those known first. keep: called with all of them after each method."""
     specs = [spec for spec in sweep.methods if spec.name != config.DENSE]
     for spec in specs:
         if not method_class(spec.name).strength:
             raise UserError(f"method {spec.name!r} has no strength to tune to a budget; compose it with one that has")
+    if len(known) == len(specs) * len(sweep.budgets):
+        return list(known)
     plans = [made for made in plan.make(sweep.model_copy(update={"methods": (MethodSpec(name=config.DENSE),)}))]
     if len(plans) > 1:
         raise UserError(
@@ -93,14 +99,15 @@ def _search(sweep: Sweep, told: Callable[[str], None]) -> list[Match]:
         )
     (made,) = plans
     made = replace(made, cases=made.task.calibration(_CASES, made.sweep.cases, sweep.prompts, sweep.data))
-    found = []
-    for spec in specs:
+    found = list(known)
+    for spec in specs[len(known) // len(sweep.budgets) :]:
         costs: dict[float, float] = {}  # a method's budgets share what was measured
         ladder = _ladder(spec, made)
         for budget in sweep.budgets:
             match = _match(spec, made, sweep.match or "", budget, ladder, costs)
             told(str(match))
             found.append(match)
+        keep(found)
     return found
 
 

@@ -25,7 +25,7 @@ def found(monkeypatch: pytest.MonkeyPatch, small: dict[str, Any], budgets: list[
 
     monkeypatch.setattr(match, "relative_cost", relative)
     sweep = config.build({**small, "methods": "tome", "match": "gmacs", "budgets": budgets})
-    return match._search(sweep, lambda _line: None), measured
+    return match._search(sweep, [], lambda _found: None, lambda _line: None), measured
 
 
 @pytest.mark.parametrize("cost", [lambda r: 1 - r, lambda r: (1 - r) ** 3, lambda r: 1.2 - 0.7 * r])
@@ -60,6 +60,28 @@ def test_a_matched_run_from_end_to_end(small: dict[str, Any], tmp_path: Path) ->
     again = api.run(out=out, **sweep)
     assert [r.started for r in again.records] == [r.started for r in table.records]
     assert (out / "matched.json").stat().st_mtime_ns == stamp
+
+
+def test_what_an_interrupted_search_found_is_not_searched_again(
+    monkeypatch: pytest.MonkeyPatch, small: dict[str, Any], tmp_path: Path
+) -> None:
+    searched: list[str] = []
+
+    def relative(_made: plan.Plan, method: Method, _axis: str) -> float:
+        if method.name == "random" and "random" not in searched:
+            searched.append("random")
+            raise KeyboardInterrupt
+        searched.append(method.name)
+        return 1 - (method.ratio or 0.0)
+
+    monkeypatch.setattr(match, "relative_cost", relative)
+    sweep = config.build({**small, "methods": "tome,random", "match": "gmacs", "budgets": [0.9, 0.8]})
+    with pytest.raises(KeyboardInterrupt):
+        match.resolved(sweep, tmp_path)
+    searched[:] = ["random"]
+    _, matches = match.resolved(sweep, tmp_path)
+    assert "tome" not in searched
+    assert [(one.method, one.budget) for one in matches] == [(m, b) for m in ("tome", "random") for b in (0.9, 0.8)]
 
 
 def test_calibration_cases_are_not_the_evaluation_s(small: dict[str, Any], tmp_path: Path) -> None:
