@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import pickle
+import subprocess
+import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,6 +43,13 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#5
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 INK, FAINT = "#222222", "#8a8a8a"
 DPI = 160
+MANY = 20  # plots from which on a second process is worth its start
+_CHILD = """
+import pickle, sys
+from results.plots import Table, write_share
+records, folder = pickle.load(sys.stdin.buffer)
+write_share(Table(records), folder, 1, 2)
+"""
 FRONT: dict[str, Any] = {"color": "#6b6b6b", "linewidth": 1.8}
 LEVEL: dict[str, Any] = {"color": FAINT, "linewidth": 1, "linestyle": (0, (4, 3))}
 
@@ -78,16 +89,37 @@ def write_plots(table: Table, folder: str | Path) -> list[Path]:
     """Write every Pareto plot of the table as PNG and SVG into `folder`; returns the paths.
 
     One plot per cost axis, metric and group of comparable points; from the second group on, its number is in the
-    name: `pareto_gmacs_vs_kid_group-2.png`.
+    name: `pareto_gmacs_vs_kid_group-2.png`. Many plots are shared with a second process, which holds no model.
     """
+    if sum(1 for _ in _figures(table)) < MANY or (os.cpu_count() or 1) < 2:
+        return write_share(table, folder, 0, 1)
+    told = pickle.dumps((table.records, str(folder)))
+    with subprocess.Popen([sys.executable, "-c", _CHILD], stdin=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        child.stdin.write(told)
+        child.stdin.close()
+        own = write_share(table, folder, 0, 2)
+    if child.returncode:  # a lost child's share is drawn here
+        return own + write_share(table, folder, 1, 2)
+    return [Path(folder) / f"{name}.{kind}" for name, *_ in _figures(table) for kind in ("png", "svg")]
+
+
+def write_share(table: Table, folder: str | Path, place: int, of: int) -> list[Path]:
+    """Write every `of`-th plot, beginning with `place`."""
     written = []
-    for cost, quality, points in table.fronts():
-        for group, rows in parts(points, "group"):
-            suffix = "" if group == 1 else f"_group-{group}"
-            name = f"pareto_{slug(cost)}_vs_{slug(quality)}{suffix}"
+    for index, (name, cost, quality, rows) in enumerate(_figures(table)):
+        if index % of == place:
             for kind, content in _images(table, cost, quality, rows):
                 written.append(write_atomic(Path(folder) / f"{name}.{kind}", content))
     return written
+
+
+def _figures(table: Table) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
+    """Every figure: its name, cost axis, metric and points."""
+    for cost, quality, points in table.fronts():
+        for group, rows in parts(points, "group"):
+            suffix = "" if group == 1 else f"_group-{group}"
+            yield f"pareto_{slug(cost)}_vs_{slug(quality)}{suffix}", cost, quality, rows
 
 
 def looks(table: Table) -> dict[str, Look]:

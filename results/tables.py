@@ -90,10 +90,12 @@ class Table:
 
     def fronts(self) -> Iterator[tuple[str, str, pd.DataFrame]]:
         """Every cost axis with every metric: (cost, quality, `pareto(cost, quality)`), empty ones left out."""
-        for cost in self.costs:
-            for quality in self.qualities:
-                if len(points := self.pareto(cost, quality)):
-                    yield cost, quality, points
+        yield from self._fronts
+
+    @cached_property
+    def _fronts(self) -> list[tuple[str, str, pd.DataFrame]]:
+        pairs = [(cost, quality, self.pareto(cost, quality)) for cost in self.costs for quality in self.qualities]
+        return [(cost, quality, points) for cost, quality, points in pairs if len(points)]
 
     def failed(self) -> list[Record]:
         """The records of the points that failed, or lack a metric that failed."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from results import Table
+from results import Table, plots
 from results.files import slug
 from results.labels import along, place
 from results.plots import DENSE, image_grid, looks, pareto_figure, write_plots
@@ -175,3 +175,15 @@ def test_the_package_needs_no_torch_and_nothing_else_of_ours():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[0] == "[] False"
+
+
+def test_plots_shared_with_a_second_process_are_the_same(table, tmp_path, monkeypatch):
+    alone = plots.write_plots(table, tmp_path / "alone")
+    monkeypatch.setattr(plots, "MANY", 2)
+    shared = plots.write_plots(table, tmp_path / "shared")
+    assert [path.name for path in shared] == [path.name for path in alone] and len(alone) > 4
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(alone, shared, strict=True))
+    monkeypatch.setattr(plots, "_CHILD", "raise SystemExit(1)")
+    lost = plots.write_plots(table, tmp_path / "lost")
+    assert sorted(path.name for path in lost) == sorted(path.name for path in alone)
+    assert all(path.is_file() for path in lost)
