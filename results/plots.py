@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -96,8 +97,8 @@ def write_plots(table: Table, folder: str | Path) -> list[Path]:
     told = pickle.dumps((table.records, str(folder)))
     with subprocess.Popen([sys.executable, "-c", _CHILD], stdin=subprocess.PIPE) as child:
         assert child.stdin is not None
-        child.stdin.write(told)
-        child.stdin.close()
+        with suppress(BrokenPipeError), child.stdin as pipe:  # its exit status tells
+            pipe.write(told)
         own = write_share(table, folder, 0, 2)
     if child.returncode:  # a lost child's share is drawn here
         return own + write_share(table, folder, 1, 2)
