@@ -43,8 +43,8 @@ class Family:
     name: in the registry. about: its title in docs/backbones.md. make: a shrunken instance whose blocks matter (no gate
     near zero). noise: (model, B, (H, W)) -> what the sampler denoises, drawn from the global random state. call:
     (model, noise, timestep) -> arguments of a forward, where the text differs from sample to sample and depends on B
-    alone. macs: the hand count. scheduler, timesteps: the pipeline's kind of sampler, and what the pipeline gives to its
-    `set_timesteps` for so many steps. guided: whether its batches hold both CFG halves. image_at: which entry of a
+    alone. macs: the hand count. scheduler, timesteps: the pipeline's kind of sampler, and what the pipeline gives to
+    its `set_timesteps` for so many steps. guided: whether its batches hold both CFG halves. image_at: which entry of a
     block's output the image tokens are, None where it is a tensor. keys: for joint attention, image keys (B, N) -> all
     keys (B, S). masked: a context in which a block attends to some image tokens (B, N) alone, by default through fused
     attention's mask.
