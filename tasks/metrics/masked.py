@@ -17,6 +17,7 @@ from results.record import Estimate
 from results.statistics import bootstrap
 from tasks import inpainting_cases
 from tasks.metrics import features, fid, kid
+from tasks.metrics.references import Reference
 
 BAND = 2  # pixels inside the mask's border
 
@@ -98,10 +99,10 @@ class Square(Metric):
         masks = torch.stack([case.data["mask"] for case in sample.cases])
         x = features.read(_cut(sample.images, masks))[1]
         y = _squares(round(float(masks.float().mean()), 2))
-        what = "squares around masks of held-out renders, resized"
+        reference = Reference.of(y, "squares around masks of held-out renders, resized")
         return {
-            f"fid_square[{features.EXTRACTOR}]": fid.estimate(x, y, what),
-            f"kid_square[{features.EXTRACTOR}]": kid.estimate(x, y, what),
+            f"fid_square[{features.EXTRACTOR}]": fid.estimate(x, reference, features.EXTRACTOR),
+            f"kid_square[{features.EXTRACTOR}]": kid.estimate(x, reference, features.EXTRACTOR),
         }
 
 
