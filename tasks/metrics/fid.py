@@ -34,9 +34,9 @@ class FID(SetDistance):
     source = "Heusel et al., 2017; extractor and resizing of clean-fid, Parmar et al., 2022"
     weights = WEIGHTS
     remark = (
-        "Biased upwards at small N, the more so the wider the features: compare only at equal N, and take 10 000 images "
-        "or more for figures to stand beside published ones. The interval resamples images 100 times, 40 times where "
-        "both N and D are above 512, and is centred on the figure, since resampling itself is biased upwards."
+        "Biased upwards at small N, the more so the wider the features: compare only at equal N, and take 10 000 "
+        "images or more for figures to stand beside published ones. The interval resamples images 100 times, 40 times "
+        "where both N and D are above 512, and is centred on the figure, since resampling itself is biased upwards."
     )
 
     def distance(self, x: np.ndarray, reference: Reference, extractor: str) -> Estimate:

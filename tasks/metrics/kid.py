@@ -27,8 +27,8 @@ class KID(SetDistance):
     source = "Binkowski et al., 2018; extractor, resizing and kernel distance of clean-fid, Parmar et al., 2022"
     weights = WEIGHTS
     remark = (
-        "Unbiased: it may fall below zero, and figures of different N compare. A statistics file must hold the features "
-        "themselves (clean-fid's NAME_kid.npz, also found beside NAME.npz)."
+        "Unbiased: it may fall below zero, and figures of different N compare. A statistics file must hold the "
+        "features themselves (clean-fid's NAME_kid.npz, also found beside NAME.npz)."
     )
     needs_features = True
 

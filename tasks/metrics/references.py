@@ -53,7 +53,7 @@ def check(path: Path, *, features: bool = False, statistics: bool = True) -> Non
     elif not statistics or path.suffix != ".npz":
         raise UserError(f"reference {path} is no folder; expected a folder of images{_or_file(statistics)}")
     else:
-        arrays = statistics_names(_features_file(path) if features else path)
+        arrays = _names(_features_file(path) if features else path)
         if features and "feats" not in arrays:
             raise UserError(
                 f"reference {path} holds no features (feats), which the kernel distance needs; name the folder of "
@@ -67,7 +67,7 @@ def _or_file(statistics: bool) -> str:
     return ", or a clean-fid statistics file (.npz)" if statistics else ""
 
 
-def statistics_names(path: Path) -> set[str]:
+def _names(path: Path) -> set[str]:
     """The names of the arrays in an .npz file, none of which is read. Raises UserError for a damaged file."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -79,7 +79,7 @@ def statistics_names(path: Path) -> set[str]:
 def _features_file(path: Path) -> Path:
     """clean-fid keeps the features for KID in a file beside the moments: NAME.npz and NAME_kid.npz."""
     beside = path.with_name(f"{path.stem}_kid.npz")
-    return beside if "feats" not in statistics_names(path) and beside.is_file() else path
+    return beside if "feats" not in _names(path) and beside.is_file() else path
 
 
 def from_statistics(path: Path, *, features: bool, width: int) -> Reference:
