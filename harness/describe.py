@@ -50,8 +50,8 @@ def metrics_markdown() -> str:
         "something. Settings are given as `--metric-set METRIC.NAME=VALUE`, several metrics at once as "
         "`--metric-set fid,kid.reference=FOLDER`, in a sweep file as `metric_settings: {fid: {reference: FOLDER}}`.\n\n"
         "Every column has `_low` and `_high` beside it: its 95 % bootstrap interval over images, resampled alike for "
-        "all points. Extractor, its weights, resizing and reference set are part of a record's fingerprint, and figures "
-        "whose fingerprints or cases differ never share a front."
+        "all points. Extractor, its weights, resizing and reference set are part of a record's fingerprint, and "
+        "figures whose fingerprints or cases differ never share a front."
     )
     sections = [_metric_section(cls) for cls in classes]
     return "\n\n".join([intro, _table(("metric", "what it is", "columns"), rows), *sections]) + "\n"

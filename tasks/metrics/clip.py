@@ -27,8 +27,8 @@ from tasks.metrics.inception import chunks
 _BATCH = 32
 WEIGHTS = (
     "Any CLIP that transformers saves as safetensors, named by `model`: a local folder, or a hub id that is in the "
-    "local cache already (`hf download ID`). A repository that holds pytorch_model.bin alone has to be saved anew once, "
-    "by `CLIPModel.from_pretrained(ID).save_pretrained(FOLDER)`, with the processor beside it."
+    "local cache already (`hf download ID`). A repository that holds pytorch_model.bin alone has to be saved anew "
+    "once, by `CLIPModel.from_pretrained(ID).save_pretrained(FOLDER)`, with the processor beside it."
 )
 
 
@@ -145,12 +145,16 @@ def processor_in(folder: Path) -> Any:
     """Raises UserError where the tokenizer or the image processor is absent."""
     from transformers import CLIPProcessor
 
+    held = {file.name for file in folder.iterdir()}
+    if not ("tokenizer.json" in held or {"vocab.json", "merges.txt"} <= held):  # an empty one would be made up
+        raise UserError(f"CLIP folder {folder} has no tokenizer: expected tokenizer.json, or vocab.json and merges.txt")
+    if not held & {"preprocessor_config.json", "processor_config.json"}:
+        raise UserError(f"CLIP folder {folder} has no image processor: expected preprocessor_config.json")
     try:
         return CLIPProcessor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
-            f"CLIP folder {folder} has no complete processor (tokenizer and preprocessor_config.json): "
-            f"{(str(error).splitlines() or [''])[0]}"
+            f"the processor in CLIP folder {folder} cannot be loaded: {(str(error).splitlines() or [''])[0]}"
         ) from error
 
 

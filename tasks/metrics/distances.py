@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -72,12 +73,13 @@ class SetDistance(Metric):
     def estimates(self, sample: Sample, dense: Sample | None) -> dict[str, Estimate]:
         return {
             f"{self.name}[{space.name}]": self.distance(space.features(sample), space.reference(), space.name)
-            for space in self._spaces()
+            for space in self._spaces
         }
 
     def fingerprint(self) -> dict[str, str]:
-        return {name: text for space in self._spaces() for name, text in space.prints.items()}
+        return {name: text for space in self._spaces for name, text in space.prints.items()}
 
+    @cached_property
     def _spaces(self) -> list[Space]:
         out = []
         if features.has_judge(self.model):
@@ -89,6 +91,7 @@ class SetDistance(Metric):
     def _inception(self, weights: Path, path: Path) -> Space:
         device, print_ = self.model.device, references.digest(path)
 
+        @cache  # its moments and their root take seconds
         def reference() -> Reference:
             if not path.is_dir():
                 return references.from_statistics(path, features=self.needs_features, width=inception.WIDTH)
@@ -101,5 +104,6 @@ class SetDistance(Metric):
         return Space(inception.NAME, own, reference, {f"{self.name}[{inception.NAME}]": says})
 
 
+@cache
 def _renders() -> Reference:
     return Reference.of(features.reference(), "held-out renders")
