@@ -25,6 +25,7 @@ from transformers import (
 
 import harness
 from harness import config, plan, registry
+from harness.cli.options import by_metric
 from harness.errors import UserError
 from harness.metric import Sample
 from harness.models import Model
@@ -506,3 +507,14 @@ def test_the_example_plugin(small: dict[str, Any], clip_folder: Path) -> None:
     opened, cpu = clip.open_(str(clip_folder)), torch.device("cpu")
     cosine = opened.images(judged.images, cpu) * opened.texts([c.prompt for c in judged.cases], cpu)
     assert found.value == pytest.approx(opened.network.logit_scale.exp().item() * cosine.sum(1).mean(), rel=1e-5)
+
+
+def test_metric_settings_on_the_command_line() -> None:
+    texts = ["fid,kid.reference=a=b", "clip-score.model=openai/clip-vit-base-patch32"]
+    assert by_metric({"fid": {"weights": "w", "reference": "old"}}, texts) == {
+        "fid": {"weights": "w", "reference": "a=b"}, "kid": {"reference": "a=b"},
+        "clip-score": {"model": "openai/clip-vit-base-patch32"},
+    }  # fmt: skip
+    for text in ("fid.weights", "weights=a", ".weights=a", "fid.=a"):
+        with pytest.raises(UserError, match="--metric-set expects METRIC.NAME=VALUE, got"):
+            by_metric({}, [text])
