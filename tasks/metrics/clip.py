@@ -109,6 +109,8 @@ def folder_of(name: str) -> Path:
     """The folder of a local path or of a hub id that is in the local cache. Raises UserError."""
     if Path(name).is_dir():
         return Path(name)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UserError(f"CLIP folder {name} does not exist; give a folder that holds the model and its processor")
     found: Any = None
     with suppress(ValueError):  # not even the form of a hub id
         found = try_to_load_from_cache(name, "config.json")
