@@ -17,7 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from harness.compose import method_class
 from harness.errors import UserError, unknown
 from harness.method import Method, MethodSettings
+from harness.metric import Metric, MetricSettings
 from harness.registry import methods as registered
+from harness.registry import metrics as registered_metrics
 from harness.registry import tasks
 from harness.task import Task, TaskSettings
 
@@ -51,7 +53,8 @@ class Sweep(BaseModel):
     rounds: int = Field(6, ge=2, description="rounds of the interleaved latency measurement")
     prompts: Path | None = None
     data: Path | None = Field(None, description="folder of the user's own cases, for tasks that take one")
-    metrics: tuple[str, ...] | None = None
+    metrics: tuple[str, ...] | None = Field(None, description="none: all that apply, with their weights at hand")
+    metric_settings: dict[str, dict[str, Any]] = Field(default_factory=dict, description="settings by metric")
     device: str = "cpu"
     dtype: str = "float32"
     adapters: tuple[Path, ...] = ()
@@ -83,6 +86,12 @@ class Sweep(BaseModel):
             out.append(item)
         return out
 
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """Accept "a,b" as well as a list."""
+        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
     @field_validator("ratios")
     @classmethod
     def _ratios(cls, value: tuple[float, ...]) -> tuple[float, ...]:
@@ -112,6 +121,10 @@ def build(values: dict[str, Any], source: str = "") -> Sweep:
         raise UserError(one_line(error, Sweep, source)) from error
     if bool(sweep.match) != bool(sweep.budgets):
         raise UserError("a matched sweep needs both an axis and budgets, for instance --match latency=0.9,0.8")
+    for name in sweep.metric_settings:
+        metric_settings_of(registered_metrics.get(name), sweep.metric_settings[name])
+        if sweep.metrics is not None and name not in sweep.metrics:
+            raise UserError(f"metric {name!r} has settings but is not among the metrics ({', '.join(sweep.metrics)})")
     task: type[Task] = tasks.get(sweep.task)
     return sweep.model_copy(
         update={"model": sweep.model or task.default_model, "ratios": sweep.ratios or task.default_ratios}
@@ -161,6 +174,17 @@ def task_settings_of(task: type[Task], given: Mapping[str, Any], swept: Mapping[
     except ValidationError as error:
         raise UserError(f"task {task.name!r}: {one_line(error, task.Settings)}") from error
     return list(dict.fromkeys(chosen))
+
+
+def metric_settings_of(metric: type[Metric], given: Mapping[str, Any]) -> MetricSettings:
+    """A metric's settings. Raises UserError for an unknown one or a value that is no good."""
+    for name in given:
+        if name not in metric.Settings.model_fields:
+            raise unknown(f"setting of metric {metric.name!r}", str(name), metric.Settings.model_fields)
+    try:
+        return metric.Settings.model_validate(dict(given))
+    except ValidationError as error:
+        raise UserError(f"metric {metric.name!r}: {one_line(error, metric.Settings)}") from error
 
 
 def one_line(error: ValidationError, model: Any, source: str = "") -> str:

@@ -1,4 +1,4 @@
-"""What is registered, told from the classes themselves: for `list`, and for docs/methods.md."""
+"""What is registered, told from the classes themselves: for `list`, docs/methods.md and docs/metrics.md."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from harness import registry
 from harness.attach import check
 from harness.compose import refusal
 from harness.method import Method
+from harness.metric import Metric
 
 _TRAINING = {
     "free": "nothing",
@@ -33,6 +34,42 @@ def methods_markdown() -> str:
         "tunes to a budget. *Composes with*: how many of the others it runs together with, as `a+b`."
     )
     return "\n\n".join([intro, table(head, rows), *(_section(cls, classes) for cls in classes)]) + "\n"
+
+
+def metrics_markdown() -> str:
+    """The reference of all metrics: a table of all, then a section for each."""
+    classes: list[type[Metric]] = [registry.metrics.get(name) for name in registry.metrics]
+    rows = [
+        (f"[{cls.name}](#{cls.name})", cls.about, ", ".join(f"`{column.name}`" for column in cls.columns))
+        for cls in classes
+    ]
+    intro = (
+        "# Metrics\n\nWritten from the registry by `python -m harness list metrics --markdown`. Without `--metrics` "
+        "every metric runs that applies to the model and whose weights and reference set are named: nothing is "
+        "downloaded. `--metrics a,b` runs these and no others, and stops before anything runs where one of them lacks "
+        "something. Settings are given as `--metric-set METRIC.NAME=VALUE`, several metrics at once as "
+        "`--metric-set fid,kid.reference=FOLDER`, in a sweep file as `metric_settings: {fid: {reference: FOLDER}}`.\n\n"
+        "Every column has `_low` and `_high` beside it: its 95 % bootstrap interval over images, resampled alike for "
+        "all points. Extractor, its weights, resizing and reference set are part of a record's fingerprint, and "
+        "figures whose fingerprints or cases differ never share a front."
+    )
+    sections = [_metric_section(cls) for cls in classes]
+    return "\n\n".join([intro, _table(("metric", "what it is", "columns"), rows), *sections]) + "\n"
+
+
+def _metric_section(cls: type[Metric]) -> str:
+    facts = [
+        f"- Source: {cls.source or 'ours'}",
+        f"- Weights: {cls.weights or 'none'}",
+        *([f"- To know: {cls.remark}"] if cls.remark else []),
+    ]
+    rows = [(f"`{c.name}`", c.unit, c.better or "", c.about) for c in cls.columns]
+    columns = _table(("column", "unit", "better", "convention"), rows)
+    fields = [
+        (f"`{name}`", _default(field), field.description or "") for name, field in cls.Settings.model_fields.items()
+    ]
+    settings = _table(("setting", "default", "what it is"), fields) if fields else "No settings."
+    return "\n\n".join([f"## {cls.name}", _about(cls), "\n".join(facts), columns, settings])
 
 
 def _section(cls: type[Method], classes: Sequence[type[Method]]) -> str:

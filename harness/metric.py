@@ -5,9 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from harness.spec import Case
@@ -32,19 +34,53 @@ class Sample:
         return self._memo[name]
 
 
+class MetricSettings(BaseModel):
+    """What a user may set of a metric (`--metric-set METRIC.NAME=VALUE`): validated, frozen, unknown names refused.
+    Give every field a description."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Column(NamedTuple):
+    """What a metric writes into a table, for the reference of metrics. name: with "<...>" for what varies."""
+
+    name: str
+    unit: str
+    better: Literal["higher", "lower"] | None
+    about: str
+
+
 class Metric(ABC):
-    """Quality of a sample. A metric object belongs to one model."""
+    """Quality of a sample. A metric object belongs to one model.
+
+    A metric without settings of its own may leave `Settings` as it is; it is then made from the model alone. source:
+    the publication. weights: where the weights come from and how a local copy is named. remark: what to know before
+    figures are compared.
+    """
 
     name: ClassVar[str]
     about: ClassVar[str] = ""
+    Settings: ClassVar[type[MetricSettings]] = MetricSettings
+    columns: ClassVar[tuple[Column, ...]] = ()
+    source: ClassVar[str] = ""
+    weights: ClassVar[str] = ""
+    remark: ClassVar[str] = ""
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
+    def __init__(self, model: Model, settings: MetricSettings | None = None, data: Path | None = None) -> None:
+        """data: the folder of real images that the cases come from, what a metric with a reference set compares with
+        where its settings name none."""
+        self.model, self.data = model, data
+        self.settings: Any = settings if settings is not None else self.Settings()
 
     @classmethod
     def applies(cls, model: Model) -> bool:
         """Whether this metric can judge this model's images."""
         return True
+
+    def check(self) -> None:
+        """Called before anything runs. Raises UserError where weights or a reference set are absent: what is missing,
+        and how to give it. A metric that nobody asked for by name is then left out."""
+        return
 
     @abstractmethod
     def estimates(self, sample: Sample, dense: Sample | None) -> dict[str, Estimate]:
@@ -52,7 +88,8 @@ class Metric(ABC):
         cases, None for the reference itself."""
 
     def fingerprint(self) -> dict[str, str]:
-        """What must match for two figures to compare: extractor, resize mode, reference set."""
+        """What must match for two figures to compare: extractor, resize mode, reference set, and every setting that
+        changes a figure. Names are shared by all metrics: put the column's into them."""
         return {}
 
 

@@ -67,14 +67,8 @@ def make(sweep: Sweep) -> tuple[Plan, ...]:
 
     model = load(sweep.model, device=sweep.device, dtype=sweep.dtype, adapters=sweep.adapters)
     methods = [method for spec in [MethodSpec(name=DENSE), *specs] for method in _methods(spec, sweep.ratios, model)]
-    metrics = []
-    for cls in metric_classes:
-        if cls.applies(model):
-            metrics.append(cls(model))
-        elif sweep.metrics:
-            raise UserError(
-                f"metric {cls.name!r} cannot judge images of model {sweep.model!r}; leave it out of --metrics"
-            )
+    reference = task_class.reference(sweep.data)
+    metrics = [made for cls in metric_classes if (made := _metric(cls, sweep, model, reference)) is not None]
     chosen = config.task_settings_of(
         task_class, sweep.task_settings, task_class.swept(model, own=sweep.data is not None)
     )
@@ -124,6 +118,28 @@ def _plan(
         made = point(method, model, shared)
         points.setdefault(made.key, made)
     return Plan(sweep, model, task, cases, metrics, tuple(points.values()), prints, facts)
+
+
+def _metric(cls: type[Metric], sweep: Sweep, model: Model, reference: Path | None) -> Metric | None:
+    """A metric that can judge this model's images with what is at hand, or None. Raises UserError instead where the
+    user asked for it by name or by a setting."""
+    given = sweep.metric_settings.get(cls.name, {})
+    wanted = bool(given) or sweep.metrics is not None
+    if not cls.applies(model):
+        if wanted:
+            raise UserError(
+                f"metric {cls.name!r} cannot judge images of model {sweep.model!r}; leave it out of --metrics"
+            )
+        return None
+    own = cls.Settings is not Metric.Settings
+    made = cls(model, config.metric_settings_of(cls, given), reference) if own else cls(model)
+    try:
+        made.check()
+    except UserError as error:
+        if wanted:
+            raise UserError(f"metric {cls.name!r}: {error}") from error
+        return None
+    return made
 
 
 def _labelled(plans: Sequence[Plan]) -> tuple[Plan, ...]:

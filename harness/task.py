@@ -47,6 +47,11 @@ class Task(ABC):
         """Whether a sweep runs only dense at these settings. given: the settings that the user named."""
         return False
 
+    @classmethod
+    def reference(cls, data: Path | None) -> Path | None:
+        """The folder of real images among the user's own data that metrics may compare with, if there is one."""
+        return None
+
     @abstractmethod
     def cases(self, count: int, prompts: Path | None = None, data: Path | None = None) -> tuple[Case, ...]:
         """The first `count` cases; the same for every operating point. prompts: a file of the user's, data: a folder.

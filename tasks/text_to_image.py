@@ -13,10 +13,12 @@ from harness.errors import UserError
 from harness.spec import Case
 from harness.task import Task, TaskSettings
 from harness.zoo.shapes import scene
+from tasks import prompts as own_prompts
 
 
 class TextToImage(Task):
-    """One image per prompt. Prompts come from a text file, one per line, or from the model's own held-out scenes."""
+    """One image per prompt. Prompts come from a text file, one per line, from MS-COCO's captions file, from a folder of
+    images with captions, or from the model's own held-out scenes."""
 
     name = "text-to-image"
 
@@ -24,26 +26,28 @@ class TextToImage(Task):
         super().__init__(model, steps=steps, guidance=guidance, settings=settings)
         self._states: dict[str, tuple[Tensor, ...]] = {}
 
+    @classmethod
+    def reference(cls, data: Path | None) -> Path | None:
+        return data
+
     def cases(self, count: int, prompts: Path | None = None, data: Path | None = None) -> tuple[Case, ...]:
+        if data is not None and prompts is not None:
+            raise UserError("prompts come from --prompts or from --data, which brings its own; leave one of them out")
         if data is not None:
-            raise UserError("text-to-image takes no --data; give --prompts FILE, one per line")
+            return own_prompts.from_folder(data, count)
         if prompts is not None:
-            lines = [line.strip() for line in _read(prompts).splitlines() if line.strip()]
-            if len(lines) < count:
-                raise UserError(
-                    f"{prompts} holds {len(lines)} prompts, but {count} cases were asked for; lower --cases"
-                )
-            return tuple(Case(i, line, seed=i) for i, line in enumerate(lines[:count]))
+            return own_prompts.from_file(prompts, count)
         if self.model.facts.get("scenes") != "shapes":
             raise UserError(
-                f"model {self.model.name!r} brings no prompts of its own; give --prompts FILE, one per line"
+                f"model {self.model.name!r} brings no prompts of its own; give --prompts FILE, one per line, or "
+                "--data FOLDER"
             )
         return _scenes("evaluation", count)
 
     def calibration(
         self, count: int, after: int, prompts: Path | None = None, data: Path | None = None
     ) -> tuple[Case, ...]:
-        own = prompts is not None or self.model.facts.get("scenes") != "shapes"
+        own = prompts is not None or data is not None or self.model.facts.get("scenes") != "shapes"
         return super().calibration(count, after, prompts, data) if own else _scenes("calibration", count)
 
     def prepare(self, cases: Sequence[Case]) -> None:
@@ -79,10 +83,3 @@ class TextToImage(Task):
 def _scenes(split: scene.Split, count: int) -> tuple[Case, ...]:
     captions = scene.sample(split, range(count)).captions()
     return tuple(Case(i, caption, seed=i, data={"scene": i}) for i, caption in enumerate(captions))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"prompts file {path} cannot be read: {error}") from error

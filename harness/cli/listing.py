@@ -15,7 +15,7 @@ from harness.errors import UserError, unknown
 
 def list_(
     what: Annotated[str, typer.Argument(help="methods, tasks, models or metrics")],
-    markdown: Annotated[bool, typer.Option("--markdown", help="The whole reference of all methods.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="The whole reference, of methods or metrics.")] = False,
     plugin: Plugins = None,
 ) -> None:
     """List what is registered, with its settings."""
@@ -27,11 +27,12 @@ def list_(
         print("\n".join(names()))
         return
     if markdown:
-        from harness.describe import methods_markdown
+        from harness.describe import methods_markdown, metrics_markdown
 
-        if what != "methods":
-            raise UserError("--markdown is for methods: python -m harness list methods --markdown")
-        print(methods_markdown(), end="")
+        written = {"methods": methods_markdown, "metrics": metrics_markdown}
+        if what not in written:
+            raise UserError("--markdown is for methods and metrics: python -m harness list methods --markdown")
+        print(written[what](), end="")
         return
     if what not in kinds:
         raise unknown("kind", what, [*kinds, "models"])

@@ -48,6 +48,20 @@ def axes(texts: list[str]) -> dict[str, list[Any]]:
     return {name: [yaml.safe_load(value) for value in some] for name, some in zip(split, values, strict=True)}
 
 
+def by_metric(settings: dict[str, dict[str, Any]], texts: list[str]) -> dict[str, dict[str, Any]]:
+    """The settings by metric, with METRIC[,METRIC...].NAME=VALUE put over them. Values stay text, as folders and hub
+    names are; each metric's own settings turn them into numbers where they hold such."""
+    out = {name: dict(values) for name, values in settings.items()}
+    for text in texts:
+        name, found, value = text.partition("=")
+        names, dot, setting = name.rpartition(".")
+        if not (found and dot and names and setting):
+            raise UserError(f"--metric-set expects METRIC.NAME=VALUE, got {text!r}")
+        for metric in names.split(","):
+            out.setdefault(metric.strip(), {})[setting.strip()] = value
+    return out
+
+
 def validated(kind: Any, values: dict[str, Any]) -> Any:
     from pydantic import TypeAdapter, ValidationError
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 
-from harness.cli.options import Device, Plugins, axes, floats, load_plugins, pair
+from harness.cli.options import Device, Plugins, axes, by_metric, floats, load_plugins, pair
 from harness.errors import UserError
 
 console = Console(stderr=True)
@@ -53,8 +53,16 @@ def run(
     ] = None,
     batch: Annotated[int | None, typer.Option(help="Images per batch. [default: 16]", show_default=False)] = None,
     metrics: Annotated[str | None, typer.Option(help="Metrics. [default: all that apply]", show_default=False)] = None,
-    prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt per line.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of images, masks and captions, for inpainting.")] = None,
+    metric_setting: Annotated[
+        list[str] | None,
+        typer.Option("--metric-set", help="METRIC[,METRIC...].NAME=VALUE: weights, references; may be repeated."),
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Text file with one prompt per line, or MS-COCO captions as JSON.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with metadata.jsonl: images and captions; for inpainting, masks too.")
+    ] = None,
     adapters: Annotated[list[Path] | None, typer.Option(help="Folder of fitted adapters; may be repeated.")] = None,
     match: Annotated[
         str | None,
@@ -96,7 +104,7 @@ def run(
     given = {
         "methods": methods, "model": model, "task": task, "ratios": floats("--ratios", ratios), "cases": cases,
         "steps": steps, "guidance": guidance, "batch": batch, "prompts": prompts, "data": data, "device": device,
-        "dtype": dtype, "metrics": metrics.split(",") if metrics is not None else None, "adapters": adapters or None,
+        "dtype": dtype, "metrics": metrics, "adapters": adapters or None,
     }  # fmt: skip
     if match is not None:
         axis, _, budgets = match.partition("=")
@@ -105,6 +113,8 @@ def run(
     asked += ["binarize=true"] if binarize else []
     if asked:
         values["task_settings"] = {**values.get("task_settings", {}), **axes(asked)}
+    if metric_setting:
+        values["metric_settings"] = by_metric(values.get("metric_settings", {}), metric_setting)
     values |= {name: value for name, value in given.items() if value is not None}
     sweep = _with_settings(config.build(values, str(config_file or "")), setting or [])
     if fit:

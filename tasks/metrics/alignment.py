@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.metric import Metric, Sample
+from harness.metric import Column, Metric, Sample
 from harness.models import Model
 from harness.zoo.shapes import judge as judging
 from harness.zoo.shapes import scene
@@ -18,6 +18,13 @@ class Alignment(Metric):
 
     name = "alignment"
     about = "share of caption attributes that the judge finds in the image; higher is better"
+    columns = (
+        Column("alignment", "share", "higher", "mean over the attributes, each of which counts alike"),
+        Column("alignment_<attribute>", "share", None, "right answers over questions on this attribute"),
+    )
+    source = "ours"
+    weights = "The shapes judge comes with the repository."
+    remark = "A mean over images, so N does not bias it. Only for the model's own scenes: free prompts have no columns."
 
     @classmethod
     def applies(cls, model: Model) -> bool:

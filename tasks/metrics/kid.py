@@ -7,40 +7,45 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from harness.metric import Metric, Sample
-from harness.models import Model
+from harness.metric import Column
 from results.record import Estimate
 from results.statistics import centred_interval, resamples
-from tasks.metrics import features
+from tasks.metrics.distances import WEIGHTS, SetDistance
+from tasks.metrics.references import Reference
 
 
-class KID(Metric):
-    """kid[shapes-judge]: unbiased, so it may fall below zero and compares across N."""
+class KID(SetDistance):
+    """Squared maximum mean discrepancy, with a cubic kernel, between the features of the images and of a reference set;
+    in the same feature spaces as `fid`."""
 
     name = "kid"
-    about = "squared MMD (cubic kernel) to held-out renders, in judge features; lower is better"
+    about = "squared MMD (cubic kernel) to a reference set, in judge or Inception features; lower is better"
+    columns = (
+        Column("kid[shapes-judge]", "squared MMD", "lower", "as fid[shapes-judge]; not multiplied by 1000"),
+        Column("kid[inception]", "squared MMD", "lower", "as fid[inception]; not multiplied by 1000"),
+    )
+    source = "Binkowski et al., 2018; extractor, resizing and kernel distance of clean-fid, Parmar et al., 2022"
+    weights = WEIGHTS
+    remark = (
+        "Unbiased: it may fall below zero, and figures of different N compare. A statistics file must hold the "
+        "features themselves (clean-fid's NAME_kid.npz, also found beside NAME.npz)."
+    )
+    needs_features = True
 
-    @classmethod
-    def applies(cls, model: Model) -> bool:
-        return features.has_judge(model)
-
-    def estimates(self, sample: Sample, dense: Sample | None) -> dict[str, Estimate]:
-        return {
-            f"kid[{features.EXTRACTOR}]": estimate(features.features(sample), features.reference(), "held-out renders")
-        }
-
-    def fingerprint(self) -> dict[str, str]:
-        return features.fingerprint()
+    def distance(self, x: np.ndarray, reference: Reference, extractor: str) -> Estimate:
+        return estimate(x, reference, extractor)
 
 
-def estimate(x: np.ndarray, y: np.ndarray, what: str) -> Estimate:
-    """Between features x (N, D) and those of a reference set y (M, D); what: the reference set in words."""
+def estimate(x: np.ndarray, reference: Reference, extractor: str) -> Estimate:
+    """Between features x (N, D) and those of a reference set, by this extractor."""
+    y = reference.features
+    assert y is not None  # `needs_features`
     value = _distance(x, y, subsets=200)
     replicates = np.array([_distance(x[rows], y, subsets=10) for rows in resamples(len(x), replicates=100)])
     return Estimate(
         **centred_interval(value, replicates)._asdict(), n=len(x), unit="squared MMD", role="quality", better="lower",
-        convention=f"clean-fid kernel_distance on {features.EXTRACTOR} features (D = {x.shape[1]}), 200 subsets of at "
-        f"most 1000, against {len(y)} {what}; unbiased",
+        convention=f"clean-fid kernel_distance on {extractor} features (D = {x.shape[1]}), 200 subsets of at most "
+        f"1000, against {reference.what}; unbiased",
     )  # fmt: skip
 
 

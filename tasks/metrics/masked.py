@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.metric import Metric, Sample, images_to_uint8
+from harness.metric import Column, Metric, Sample, images_to_uint8
 from harness.models import Model
 from harness.models.regions import MARGIN, square
 from harness.zoo.shapes import scene
@@ -17,6 +17,7 @@ from results.record import Estimate
 from results.statistics import bootstrap
 from tasks import inpainting_cases
 from tasks.metrics import features, fid, kid
+from tasks.metrics.references import Reference
 
 BAND = 2  # pixels inside the mask's border
 
@@ -26,6 +27,13 @@ class Seam(Metric):
 
     name = "seam"
     about = "error in a band inside the mask's border, to the true image and to dense; lower is better"
+    columns = (
+        Column("seam_error[true]", "8-bit levels", "lower", f"mean absolute RGB difference in {BAND} pixels"),
+        Column("seam_error[dense]", "8-bit levels", "lower", f"the same to dense's image, in {BAND} pixels"),
+    )
+    source = "ours"
+    weights = "None."
+    remark = "Means over images with a masked border, so N does not bias them."
 
     def estimates(self, sample: Sample, dense: Sample | None) -> dict[str, Estimate]:
         if not all("mask" in case.data for case in sample.cases):
@@ -62,6 +70,10 @@ class MaskedAlignment(Metric):
 
     name = "masked-alignment"
     about = "share of caption attributes that the judge finds in the masked object; higher is better"
+    columns = (Column("alignment_masked", "share", "higher", "mean over presence and the attributes"),)
+    source = "ours"
+    weights = "The shapes judge comes with the repository."
+    remark = "A mean over images, so N does not bias it. Only for the model's own scenes."
 
     @classmethod
     def applies(cls, model: Model) -> bool:
@@ -87,6 +99,13 @@ class Square(Metric):
 
     name = "square"
     about = "FID and KID on the square around the mask, in judge features; lower is better"
+    columns = (
+        Column("fid_square[shapes-judge]", "squared feature distance", "lower", "as fid, resized to the judge's size"),
+        Column("kid_square[shapes-judge]", "squared MMD", "lower", "as kid, resized to the judge's size"),
+    )
+    source = "ours, from Heusel et al., 2017, and Binkowski et al., 2018"
+    weights = "The shapes judge comes with the repository."
+    remark = "As for `fid` and `kid`: the first is biased upwards at small N, the second is not."
 
     @classmethod
     def applies(cls, model: Model) -> bool:
@@ -98,10 +117,10 @@ class Square(Metric):
         masks = torch.stack([case.data["mask"] for case in sample.cases])
         x = features.read(_cut(sample.images, masks))[1]
         y = _squares(round(float(masks.float().mean()), 2))
-        what = "squares around masks of held-out renders, resized"
+        reference = Reference.of(y, "squares around masks of held-out renders, resized")
         return {
-            f"fid_square[{features.EXTRACTOR}]": fid.estimate(x, y, what),
-            f"kid_square[{features.EXTRACTOR}]": kid.estimate(x, y, what),
+            f"fid_square[{features.EXTRACTOR}]": fid.estimate(x, reference, features.EXTRACTOR),
+            f"kid_square[{features.EXTRACTOR}]": kid.estimate(x, reference, features.EXTRACTOR),
         }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.metric import Metric, Sample
+from harness.metric import Column, Metric, Sample
 from results.record import Estimate
 from results.statistics import bootstrap
 from tasks.metrics import features
@@ -17,6 +17,13 @@ class Paired(Metric):
 
     name = "paired"
     about = "PSNR and feature distance to dense at the same seed"
+    columns = (
+        Column("psnr_to_dense", "dB", "higher", f"mean over images, on 8-bit RGB, at most {_CEILING:.0f} dB each"),
+        Column("distance_to_dense[shapes-judge]", "feature distance", "lower", "mean over images, Euclidean"),
+    )
+    source = "ours"
+    weights = "PSNR needs none; the shapes judge comes with the repository."
+    remark = "Means over images, so N does not bias them. They tell how far from dense, not which is better."
 
     def estimates(self, sample: Sample, dense: Sample | None) -> dict[str, Estimate]:
         if dense is None:

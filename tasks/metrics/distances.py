@@ -1,0 +1,109 @@
+"""What distances between sets of features share: which extractors a model has, and what they are compared with."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from harness.errors import UserError
+from harness.metric import Metric, MetricSettings, Sample
+from results.record import Estimate
+from tasks.metrics import features, inception, references
+from tasks.metrics.references import Reference
+
+WEIGHTS = (
+    f"The shapes judge comes with the repository. Inception: [{inception.FILE}]({inception.URL}), named by `weights`. "
+    "It is TorchScript, not safetensors, and runs code of its own when it is loaded: name only a file that you trust. "
+    "`python -m tasks.metrics.inception FOLDER OUT.npz --weights FILE` keeps a reference folder's features."
+)
+
+
+class DistanceSettings(MetricSettings):
+    weights: Path | None = Field(None, description=f"{inception.FILE}, or the folder that holds it")
+    reference: Path | None = Field(
+        None, description="folder of real images, or a clean-fid statistics file (.npz); none: the images of `--data`"
+    )
+
+
+@dataclass(frozen=True)
+class Space:
+    """A feature extractor and the reference set in its features, both computed when they are first needed."""
+
+    name: str
+    features: Callable[[Sample], np.ndarray]
+    reference: Callable[[], Reference]
+    prints: dict[str, str] = field(default_factory=dict)
+
+
+class SetDistance(Metric):
+    """A distance between the images and a reference set, in every feature space that is at hand."""
+
+    Settings = DistanceSettings
+    settings: DistanceSettings
+    needs_features: ClassVar[bool] = False
+
+    @abstractmethod
+    def distance(self, x: np.ndarray, reference: Reference, extractor: str) -> Estimate:
+        """Between features x (N, D) and a reference set."""
+
+    @property
+    def _reference(self) -> Path | None:
+        return self.settings.reference or self.data
+
+    def check(self) -> None:
+        asked = f"--metric-set {self.name}"
+        if self.settings.weights is not None:
+            inception.file_of(self.settings.weights)
+            if self._reference is None:
+                raise UserError(f"no reference set; give {asked}.reference=FOLDER, or a clean-fid statistics file")
+            references.check(self._reference, features=self.needs_features)
+        elif self.settings.reference is not None or not features.has_judge(self.model):
+            raise UserError(
+                f"no Inception weights; save {inception.URL} and give {asked}.weights=FILE"
+                + (f" and {asked}.reference=FOLDER" if self._reference is None else "")
+            )
+
+    def estimates(self, sample: Sample, dense: Sample | None) -> dict[str, Estimate]:
+        return {
+            f"{self.name}[{space.name}]": self.distance(space.features(sample), space.reference(), space.name)
+            for space in self._spaces
+        }
+
+    def fingerprint(self) -> dict[str, str]:
+        return {name: text for space in self._spaces for name, text in space.prints.items()}
+
+    @cached_property
+    def _spaces(self) -> list[Space]:
+        out = []
+        if features.has_judge(self.model):
+            out.append(Space(features.EXTRACTOR, features.features, _renders, features.fingerprint()))
+        if self.settings.weights is not None and self._reference is not None:
+            out.append(self._inception(inception.file_of(self.settings.weights), self._reference))
+        return out
+
+    def _inception(self, weights: Path, path: Path) -> Space:
+        device, print_ = self.model.device, references.digest(path)
+
+        @cache  # its moments and their root take seconds
+        def reference() -> Reference:
+            if not path.is_dir():
+                return references.from_statistics(path, features=self.needs_features, width=inception.WIDTH)
+            return Reference.of(inception.of_folder(path, print_, weights, device), f"images of {path.name}")
+
+        def own(sample: Sample) -> np.ndarray:
+            return sample.once(inception.NAME, lambda: inception.features(sample.images, weights, device))
+
+        says = f"{references.digest(weights)[:12]}, resize {inception.RESIZE}, reference {print_[:12]}"
+        return Space(inception.NAME, own, reference, {f"{self.name}[{inception.NAME}]": says})
+
+
+@cache
+def _renders() -> Reference:
+    return Reference.of(features.reference(), "held-out renders")

@@ -1,0 +1,142 @@
+"""Reference sets of images: a folder, or the statistics file that clean-fid writes.
+
+Letters: M reference images, D feature width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from harness.errors import UserError
+
+_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Features of a reference set as moments: mean (D,) and covariance (D, D); features (M, D) where they are known.
+    what: the set in words."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    features: np.ndarray | None
+    what: str
+
+    @classmethod
+    def of(cls, features: np.ndarray, what: str) -> Reference:
+        """what: goes behind the number of images."""
+        return cls(features.mean(0), np.cov(features, rowvar=False), features, f"{len(features)} {what}")
+
+    @cached_property
+    def root(self) -> np.ndarray:
+        """The symmetric square root of the covariance (D, D)."""
+        values, vectors = np.linalg.eigh(self.covariance)
+        return (vectors * np.sqrt(values.clip(0))) @ vectors.T
+
+
+def check(path: Path, *, features: bool = False, statistics: bool = True) -> None:
+    """Raises UserError for a path that is no reference set. statistics: whether a statistics file will do; features:
+    whether it must hold the features themselves."""
+    if path.is_dir():
+        files(path)
+    elif not path.is_file():
+        raise UserError(f"reference {path} does not exist; expected a folder of images{_or_file(statistics)}")
+    elif not statistics or path.suffix != ".npz":
+        raise UserError(f"reference {path} is no folder; expected a folder of images{_or_file(statistics)}")
+    else:
+        arrays = _names(_features_file(path) if features else path)
+        if features and "feats" not in arrays:
+            raise UserError(
+                f"reference {path} holds no features (feats), which the kernel distance needs; name the folder of "
+                "images, or clean-fid's *_kid.npz"
+            )
+        if not features and not {"mu", "sigma"} <= arrays and "feats" not in arrays:
+            raise UserError(f"reference {path} holds {', '.join(sorted(arrays))}; expected mu and sigma, or feats")
+
+
+def _or_file(statistics: bool) -> str:
+    return ", or a clean-fid statistics file (.npz)" if statistics else ""
+
+
+def _names(path: Path) -> set[str]:
+    """The names of the arrays in an .npz file, none of which is read. Raises UserError for a damaged file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.removesuffix(".npy") for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"reference {path} is no readable .npz file: {error}") from error
+
+
+def _features_file(path: Path) -> Path:
+    """clean-fid keeps the features for KID in a file beside the moments: NAME.npz and NAME_kid.npz."""
+    beside = path.with_name(f"{path.stem}_kid.npz")
+    return beside if "feats" not in _names(path) and beside.is_file() else path
+
+
+def from_statistics(path: Path, *, features: bool, width: int) -> Reference:
+    """The moments or the features in a clean-fid statistics file. Raises UserError where their width is another."""
+    path = _features_file(path) if features else path
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name].astype(np.float64) for name in ("mu", "sigma", "feats") if name in stored}
+    except (OSError, ValueError) as error:
+        raise UserError(f"reference {path} is no readable .npz file: {error}") from error
+    if "feats" in arrays and (features or "mu" not in arrays):
+        made = Reference.of(arrays["feats"], f"features in {path.name}")
+    else:
+        made = Reference(arrays["mu"], arrays["sigma"], None, f"the moments in {path.name}")
+    if made.mean.shape != (width,) or made.covariance.shape != (width, width):
+        raise UserError(f"reference {path} has features of width {made.mean.size}; this extractor gives {width}")
+    return made
+
+
+def files(folder: Path) -> tuple[Path, ...]:
+    """The images of a folder in a fixed order: those that its metadata.jsonl lists, else all below it. Raises
+    UserError where there are fewer than two, or one is missing."""
+    table = folder / "metadata.jsonl"
+    if table.is_file():
+        found = []
+        for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
+            if not line.strip():
+                continue
+            try:
+                found.append(folder / json.loads(line)["file_name"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"line {number} of {table} has no file_name") from error
+            if not found[-1].is_file():
+                raise UserError(f"line {number} of {table} names {found[-1].name}, which is not there")
+    else:
+        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGES)
+    if len(found) < 2:
+        raise UserError(f"reference {folder} holds {len(found)} images; a reference set needs two at least, and a "
+                        "distance that means something needs thousands")  # fmt: skip
+    return tuple(found)
+
+
+def images(folder: Path) -> Iterator[np.ndarray]:
+    """The images of a folder, (H, W, 3) uint8, of whatever sizes. Raises UserError for an unreadable one."""
+    for path in files(folder):
+        try:
+            with Image.open(path) as image:
+                yield np.asarray(image.convert("RGB"))
+        except OSError as error:
+            raise UserError(f"{path} is no readable image: {error}") from error
+
+
+@cache
+def digest(path: Path) -> str:
+    """sha256 over the contents of a file, or of a folder's images in their order; read once per process."""
+    total = hashlib.sha256()
+    for one in files(path) if path.is_dir() else (path,):
+        with open(one, "rb") as handle:
+            total.update(hashlib.file_digest(handle, "sha256").digest())
+    return total.hexdigest()

@@ -1,0 +1,87 @@
+"""Prompts of a user's own: a text file, the captions file of MS-COCO, or a folder of images with captions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.errors import UserError
+from harness.spec import Case
+
+COCO_SEED = 0
+"""Of the generator that shuffles COCO's images and draws one caption for each."""
+
+
+def from_file(path: Path, count: int) -> tuple[Case, ...]:
+    """The first `count` prompts of a file: one per line, or MS-COCO's annotations where its name ends in .json. Raises
+    UserError."""
+    found = coco(path) if path.suffix == ".json" else _lines(path)
+    if len(found) < count:
+        raise UserError(f"{path} holds {len(found)} prompts, but {count} cases were asked for; lower --cases")
+    return tuple(Case(i, prompt, seed=i, data=data) for i, (prompt, data) in enumerate(found[:count]))
+
+
+def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    return [(line.strip(), {}) for line in _read(path).splitlines() if line.strip()]
+
+
+def coco(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """One caption per image of MS-COCO's captions_*.json, with the image's id. Images come in an order shuffled with a
+    fixed seed, so that the first few are a random sample, and the first N of more are the same."""
+    try:
+        held = json.loads(_read(path))
+        captions: dict[int, list[tuple[int, str]]] = {}
+        for row in held["annotations"]:
+            captions.setdefault(int(row["image_id"]), []).append((int(row["id"]), " ".join(row["caption"].split())))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is no MS-COCO captions file: expected JSON with annotations, each with image_id, id and caption "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    rng = np.random.Generator(np.random.Philox(COCO_SEED))
+    images = sorted(captions)
+    draws = rng.random(len(images))  # per image, by id: the choice does not hang on the file's order
+    chosen = []
+    for image, draw in zip(images, draws, strict=True):
+        own = sorted(captions[image])
+        chosen.append((own[int(draw * len(own))][1], {"image_id": image}))
+    return [chosen[row] for row in rng.permutation(len(chosen))]
+
+
+def from_folder(folder: Path, count: int) -> tuple[Case, ...]:
+    """The first `count` captions of a folder's metadata.jsonl (file_name, text), in its order; every image that it
+    names has to be there, since metrics compare with all of them. Raises UserError."""
+    table = folder / "metadata.jsonl"
+    if not folder.is_dir():
+        raise UserError(f"data folder {folder} does not exist")
+    if not table.is_file():
+        raise UserError(
+            f"data folder {folder} holds no metadata.jsonl; expected one JSON object per line, with file_name and text"
+        )
+    found = []
+    for number, line in enumerate(_read(table).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            file, text = folder / row["file_name"], row["text"].strip()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"line {number} of {table} needs file_name and text") from error
+        if not text:
+            raise UserError(f"line {number} of {table} has an empty text")
+        if not file.is_file():
+            raise UserError(f"line {number} of {table} names {row['file_name']}, which is not there")
+        found.append((text, file))
+    if len(found) < count:
+        raise UserError(f"{table} holds {len(found)} captions, but {count} cases were asked for; lower --cases")
+    return tuple(Case(i, text, seed=i, data={"file": file}) for i, (text, file) in enumerate(found[:count]))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"prompts file {path} cannot be read: {error}") from error
