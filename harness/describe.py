@@ -54,7 +54,7 @@ def metrics_markdown() -> str:
         "figures whose fingerprints or cases differ never share a front."
     )
     sections = [_metric_section(cls) for cls in classes]
-    return "\n\n".join([intro, _table(("metric", "what it is", "columns"), rows), *sections]) + "\n"
+    return "\n\n".join([intro, table(("metric", "what it is", "columns"), rows), *sections]) + "\n"
 
 
 def _metric_section(cls: type[Metric]) -> str:
@@ -64,11 +64,11 @@ def _metric_section(cls: type[Metric]) -> str:
         *([f"- To know: {cls.remark}"] if cls.remark else []),
     ]
     rows = [(f"`{c.name}`", c.unit, c.better or "", c.about) for c in cls.columns]
-    columns = _table(("column", "unit", "better", "convention"), rows)
+    columns = table(("column", "unit", "better", "convention"), rows)
     fields = [
         (f"`{name}`", _default(field), field.description or "") for name, field in cls.Settings.model_fields.items()
     ]
-    settings = _table(("setting", "default", "what it is"), fields) if fields else "No settings."
+    settings = table(("setting", "default", "what it is"), fields) if fields else "No settings."
     return "\n\n".join([f"## {cls.name}", _about(cls), "\n".join(facts), columns, settings])
 
 
