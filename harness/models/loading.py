@@ -65,10 +65,11 @@ class Model:
         return dict(self.facts.get("call", {}))
 
     @torch.no_grad()
-    def encode(self, prompts: list[str], guided: bool = False) -> tuple[torch.Tensor, ...]:
-        """Prompt states (B, L, D) and mask (B, L), then, if guided, those of the negative prompt "", else None."""
-        options = {k: v for k, v in self.call.items() if k in ("clean_caption", "max_sequence_length")}
-        return self.pipeline.encode_prompt(prompts, do_classifier_free_guidance=guided, device=self.device, **options)
+    def encode(self, prompts: list[str], guided: bool = False) -> dict[str, torch.Tensor]:
+        """Prompt states by the names of the pipeline's arguments, see `harness.models.prompting.encode`."""
+        from harness.models import prompting
+
+        return prompting.encode(self.pipeline, prompts, self.call, guided)
 
     def adapter_files(self) -> dict[str, Path]:
         """Adapter states by name; an earlier folder wins."""
