@@ -57,7 +57,8 @@ def main() -> None:
         halves = 2 * batch  # CFG
         latents = torch.randn(halves, backbone.transformer.config.in_channels, 16, 16)
         text = {
-            name: part.expand(halves, *part.shape[1:]) for name, part in texts(model, ["a large red plain star"]).items()
+            name: part.expand(halves, *part.shape[1:])
+            for name, part in texts(model, ["a large red plain star"]).items()
         }
 
         def run(latents: Tensor = latents, text: dict[str, Tensor] = text) -> None:

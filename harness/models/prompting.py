@@ -20,8 +20,8 @@ class Way:
     """states: what `encode_prompt` gives, by the names of the call's arguments; "" is something that the call makes
     anew. halves: its batches hold both halves of classifier-free guidance, the unconditional one first, where guidance
     is above 1; otherwise the guidance scale goes into the denoiser as a number. fixed: further arguments of the call,
-    whose defaults contradict given states. learns: arguments of the denoiser by the states that they are, for fits; none
-    where fits do not know the family. sizes: a fit also tells the denoiser that there are no image sizes.
+    whose defaults contradict given states. learns: arguments of the denoiser by the states that they are, for fits;
+    none where fits do not know the family. sizes: a fit also tells the denoiser that there are no image sizes.
     """
 
     states: tuple[str, ...]
@@ -66,8 +66,8 @@ def encode(pipeline: Any, prompts: list[str], call: Mapping[str, Any], guided: b
     way = way_of(pipeline)
     if not way.halves and float(call.get("true_cfg_scale", 1.0)) > 1:
         raise UserError(
-            f"{type(pipeline).__name__} with true_cfg_scale runs its denoiser twice in each step, and methods count one "
-            "run as one step; leave true_cfg_scale out"
+            f"{type(pipeline).__name__} with true_cfg_scale runs its denoiser twice in each step, and methods count "
+            "one run as one step; leave true_cfg_scale out"
         )
     known = inspect.signature(pipeline.encode_prompt).parameters
     options = {name: call[name] for name in ("clean_caption", "max_sequence_length") if name in call and name in known}

@@ -55,7 +55,7 @@ def encode(model: Any, images: Tensor, captions: list[str]) -> dict[str, Tensor]
 
 @torch.no_grad()
 def texts(model: Any, captions: list[str]) -> dict[str, Tensor]:
-    """What captions are to the denoiser, by the names of its arguments: states (M, L, D), masks (M, L), pooled (M, D)."""
+    """What captions are to the denoiser, by its arguments' names: states (M, L, D), masks (M, L), pooled (M, D)."""
     states = model.encode(captions)
     return {name: states[state] for name, state in prompting.way_of(model.pipeline).learns.items()}
 
