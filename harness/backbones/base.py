@@ -65,6 +65,10 @@ class Backbone(ABC):
     def grid_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Grid:
         """The token grid of a call of the transformer."""
 
+    def parts_of(self, layer: int) -> frozenset[Part]:
+        """The parts of one layer, where some layers have more than `parts`, which all of them have."""
+        return self.parts
+
     def index_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
         """Which tokens of the grid (B, N) a call of the transformer is about; None: all of them."""
         return None
@@ -201,9 +205,10 @@ class Backbone(ABC):
     @contextmanager
     def advise(self, part: Part, advice: Advice, layers: Sequence[int] | None = None) -> Iterator[None]:
         """Put advice around a part of these layers (all by default). Of several, the first one is outermost."""
-        if part not in self.parts:
-            raise UserError(f"{type(self.transformer).__name__} has no separate {part!r} part to advise")
         chosen = list(range(self.layers)) if layers is None else list(layers)
+        if lacking := [layer for layer in chosen if part not in self.parts_of(layer)]:
+            where = "" if len(lacking) == self.layers else f" in layers {', '.join(map(str, lacking))}"
+            raise UserError(f"{type(self.transformer).__name__} has no separate {part!r} part to advise{where}")
         with self._watch():
             for layer in chosen:
                 self._install(layer, part)
