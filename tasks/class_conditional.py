@@ -27,8 +27,8 @@ class ClassConditional(Task):
         super().__init__(model, steps=steps, guidance=guidance, settings=settings)
         if model.kind != "DiTPipeline":
             raise UserError(
-                f"model {model.name!r} ({model.kind or 'no pipeline folder'}) is not conditioned on classes; expected a "
-                "DiTPipeline, or another --task"
+                f"model {model.name!r} ({model.kind or 'no pipeline folder'}) is not conditioned on classes; expected "
+                "a DiTPipeline, or another --task"
             )
 
     @property
@@ -70,7 +70,9 @@ class ClassConditional(Task):
                 return int(text)
             raise UserError(f"{source}: class numbers run from 0 to {_CLASSES - 1}, got {text}")
         known = {
-            name.strip().lower(): label for label, all_names in self.model.labels.items() for name in all_names.split(",")
+            name.strip().lower(): label
+            for label, all_names in self.model.labels.items()
+            for name in all_names.split(",")
         }
         whole = {all_names.lower(): label for label, all_names in self.model.labels.items()}
         if not known:
