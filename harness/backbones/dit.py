@@ -18,20 +18,13 @@ from harness.spec import Part
 class DiT(PixArt):
     """`DiTTransformer2DModel`.
 
-    Under guidance DiTPipeline's batches hold the conditional half first, so that `guided`, which promises the
-    unconditional one there, is always False: methods treat all samples alike.
+    Under guidance DiTPipeline's batches hold the conditional half first, where `guided` promises the unconditional one:
+    methods are told that there are no halves, and treat all samples alike.
     """
 
     classes = frozenset({"DiTTransformer2DModel"})
     parts: ClassVar[frozenset[Part]] = frozenset({"block", "self_attention", "mlp"})
-
-    @property
-    def guided(self) -> bool | None:
-        return False
-
-    @guided.setter
-    def guided(self, told: bool | None) -> None:
-        pass
+    halves = False
 
     def linear_names(self) -> list[str]:
         return [name for name in super().linear_names() if not name.startswith("attn2")]

@@ -102,7 +102,8 @@ def run(
     given = {
         "methods": methods, "model": model, "task": task, "ratios": floats("--ratios", ratios), "cases": cases,
         "steps": steps, "guidance": guidance, "batch": batch, "prompts": prompts, "data": data, "device": device,
-        "dtype": dtype, "variant": variant, "revision": revision, "metrics": metrics.split(",") if metrics is not None else None, "adapters": adapters or None,
+        "dtype": dtype, "variant": variant, "revision": revision,
+        "metrics": metrics.split(",") if metrics is not None else None, "adapters": adapters or None,
     }  # fmt: skip
     if match is not None:
         axis, _, budgets = match.partition("=")

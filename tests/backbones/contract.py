@@ -8,6 +8,7 @@ Letters: B batch (CFG halves included), N image tokens, K kept tokens, L text to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -58,6 +59,7 @@ class Family:
     scheduler: Callable[[], Any]
     timesteps: Callable[[int], dict[str, Any]] = lambda steps: {"num_inference_steps": steps}
     guided: bool = True
+    grid: tuple[int, int] = GRID
     image_at: int | None = None
     keys: Callable[[Tensor], Tensor] | None = None
     masked: Callable[[Family, nn.Module, Tensor], AbstractContextManager[None]] | None = None
@@ -70,11 +72,11 @@ class Family:
         backbone: Backbone = registry.backbones.get(self.name)(model)
         return backbone
 
-    def forward(self, backbone: Backbone, batch: int = 2, grid: tuple[int, int] = GRID) -> Tensor:
+    def forward(self, backbone: Backbone, batch: int = 2, grid: tuple[int, int] | None = None) -> Tensor:
         """One forward at the first step."""
         with torch.random.fork_rng():
             torch.manual_seed(batch)
-            x = self.noise(backbone.transformer, batch, grid)
+            x = self.noise(backbone.transformer, batch, grid or self.grid)
         with torch.no_grad(), backbone.at(Step(0, STEPS, 900.0)):
             out: Tensor = backbone.transformer(
                 **self.call(backbone.transformer, x, torch.full((batch,), 900.0)), return_dict=False
@@ -86,7 +88,7 @@ class Family:
         scheduler, model = self.scheduler(), backbone.transformer
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            x = self.noise(model, batch, GRID)
+            x = self.noise(model, batch, self.grid)
         with torch.no_grad(), follow(backbone, SimpleNamespace(scheduler=scheduler), guided=self.guided):
             scheduler.set_timesteps(**self.timesteps(steps))
             for t in scheduler.timesteps:
@@ -155,6 +157,8 @@ def slow_routing(
                 return 2 * (came[0] @ router[layer]).sigmoid()[..., None]
 
             def branch(_module: nn.Module, _args: Any, out: Tensor, score: Any = score) -> Tensor:
+                if out.ndim == 4:  # (B, D, h, w)
+                    return score().transpose(1, 2).unflatten(2, out.shape[2:]) * out
                 return score() * out
 
             def after(
@@ -206,8 +210,8 @@ class Contract:
         with backbone.advise("block", watch):
             self.family.forward(backbone, 3)
         assert [call.layer for call in seen] == list(range(backbone.layers))
-        assert all((call.grid.height, call.grid.width) == GRID for call in seen)
-        assert all(call.x.shape == (3, GRID[0] * GRID[1], backbone.width) for call in seen)
+        assert all((call.grid.height, call.grid.width) == self.family.grid for call in seen)
+        assert all(call.x.shape == (3, math.prod(self.family.grid), backbone.width) for call in seen)
 
     def test_idle_advice(self, backbone: Backbone) -> None:
         """idle advice is dense, bit for bit"""
@@ -230,7 +234,10 @@ class Contract:
     def test_absent_parts(self, backbone: Backbone) -> None:
         """absent parts are refused"""
         for part in {"block", "self_attention", "cross_attention", "mlp"} - type(backbone).parts:
-            with pytest.raises(UserError, match=f"has no separate '{part}'"), backbone.advise(part, lambda call: call.x):
+            with (
+                pytest.raises(UserError, match=f"has no separate '{part}'"),
+                backbone.advise(part, lambda call: call.x),
+            ):
                 pass
 
     def test_removal(self, backbone: Backbone) -> None:
@@ -268,7 +275,7 @@ class Contract:
         dense = self.family.forward(backbone, 3)
         with attached(backbone, method, state), backbone.advise("block", watch):
             fast = self.family.forward(backbone, 3)
-        tokens = GRID[0] * GRID[1]
+        tokens = math.prod(self.family.grid)
         assert [tuple(index.shape) for index in kept] == [(3, int((1 - RATIO) * tokens))] * backbone.layers
         assert not torch.equal(kept[0][0], kept[0][1])  # each sample its own
         with slow_routing(self.family, backbone, kept, state.tensors["router"], rescale):
@@ -278,7 +285,7 @@ class Contract:
 
     def test_flops(self, backbone: Backbone) -> None:
         """FLOPs equal a hand count"""
-        config, layers, tokens = backbone.transformer.config, backbone.layers, GRID[0] * GRID[1]
+        config, layers, tokens = backbone.transformer.config, backbone.layers, math.prod(self.family.grid)
         with counting() as dense:
             self.family.forward(backbone, 1)
         assert dense.total == self.family.macs(config, None) and not dense.unknown
@@ -318,7 +325,9 @@ class Contract:
             found = [dict(block.named_modules()).get(name) for block in backbone.blocks]
             assert any(isinstance(one, nn.Linear) for one in found), f"{name} is in no block"
         dense = self.family.forward(backbone)
-        inside = sum(name in dict(block.named_modules()) for block in backbone.blocks for name in backbone.linear_names())
+        inside = sum(
+            name in dict(block.named_modules()) for block in backbone.blocks for name in backbone.linear_names()
+        )
         trained = lora.inject(backbone, 2)
         assert len(trained) == 2 * inside
         assert torch.equal(self.family.forward(backbone), dense)  # B starts at zero
