@@ -93,8 +93,8 @@ class Method(ABC):
     """One way to make a backbone cheaper.
 
     name: how the registry knows it. Settings: its pydantic model. parts: which parts it puts advice around (a
-    backbone that lacks one refuses the method when the sweep is planned). needs: what a backbone must offer beside
-    them. needs_state: whether it runs only with an adapter state. FitSettings: options of its fit. compresses: False
+    backbone that lacks one in any layer refuses the method when the sweep is planned). needs: what a backbone must
+    offer beside them; both may depend on the settings. needs_state: whether it runs only with an adapter state. FitSettings: options of its fit. compresses: False
     for what spares no FLOPs.
 
     source: where it comes from. training: what its adapter takes ("free": no adapter). selects: it sends subsets of the

@@ -16,12 +16,16 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+from diffusers.models.transformers.sana_transformer import SanaTransformerBlock
 from torch import Tensor, nn
 
 from harness.backbones.base import Backbone
 from harness.errors import UserError
 from harness.spec import Advice, Call, Grid, Part
 
+# diffusers' caches look up blocks by class and lack this one, whose output is one tensor
+TransformerBlockRegistry.register(SanaTransformerBlock, TransformerBlockMetadata(return_hidden_states_index=0))
 _PARTS: dict[Part, str] = {"self_attention": "attn1", "cross_attention": "attn2", "mlp": "ff"}
 
 
