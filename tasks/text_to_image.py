@@ -24,6 +24,7 @@ class TextToImage(Task):
     def __init__(self, model: Any, *, steps: int, guidance: float, settings: TaskSettings | None = None) -> None:
         super().__init__(model, steps=steps, guidance=guidance, settings=settings)
         self._states: dict[str, dict[str, Tensor]] = {}
+        prompting.known(model.kind)
 
     @property
     def guided(self) -> bool:

@@ -167,7 +167,8 @@ class _Placed:
         q, k, v = (heads(one(hidden_states)) for one in (attn.to_q, attn.to_k, attn.to_v))
         q, k = attn.norm_q(q), attn.norm_k(k)
         if encoder_hidden_states is not None:
-            tq, tk, tv = (heads(one(encoder_hidden_states)) for one in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj))
+            added = (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
+            tq, tk, tv = (heads(one(encoder_hidden_states)) for one in added)
             q, k = torch.cat([attn.norm_added_q(tq), q], 2), torch.cat([attn.norm_added_k(tk), k], 2)
             v = torch.cat([tv, v], 2)
         q, k = _turn(q, cos, sin), _turn(k, cos, sin)

@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import pytest
 import torch
@@ -41,13 +41,14 @@ Macs = Callable[[Mapping[str, Any], Sequence[int] | None], int]
 class Family:
     """What the contract has to know about a family.
 
-    name: in the registry. make: a shrunken instance whose blocks matter (no gate near zero). noise: (model, B, (H, W))
-    -> what the sampler denoises, drawn from the global random state. call: (model, noise, timestep) -> arguments of a forward, where the text differs from
-    sample to sample and depends on B alone. macs: the hand count. scheduler, timesteps: the pipeline's kind of sampler,
-    and what the pipeline gives to its `set_timesteps` for so many steps. guided: whether its batches hold both CFG
-    halves. image_at: which entry of a block's output the image tokens are, None where it is a tensor. keys: for joint
-    attention, image keys (B, N) -> all keys (B, S). masked: a context in which a block attends to some image tokens
-    (B, N) alone, by default through fused attention's mask. lacks: check -> why this family has it not.
+    name: in the registry. about: its title in docs/backbones.md. make: a shrunken instance whose blocks matter (no gate
+    near zero). noise: (model, B, (H, W)) -> what the sampler denoises, drawn from the global random state. call:
+    (model, noise, timestep) -> arguments of a forward, where the text differs from sample to sample and depends on B
+    alone. macs: the hand count. scheduler, timesteps: the pipeline's kind of sampler, and what the pipeline gives to
+    its `set_timesteps` for so many steps. guided: whether its batches hold both CFG halves. image_at: which entry of a
+    block's output the image tokens are, None where it is a tensor. keys: for joint attention, image keys (B, N) -> all
+    keys (B, S). masked: a context in which a block attends to some image tokens (B, N) alone, by default through fused
+    attention's mask.
     """
 
     name: str
@@ -63,13 +64,9 @@ class Family:
     image_at: int | None = None
     keys: Callable[[Tensor], Tensor] | None = None
     masked: Callable[[Family, nn.Module, Tensor], AbstractContextManager[None]] | None = None
-    lacks: Mapping[str, str] = field(default_factory=dict)
 
     def backbone(self) -> Backbone:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            model = self.make().eval().requires_grad_(False)
-        backbone: Backbone = registry.backbones.get(self.name)(model)
+        backbone: Backbone = registry.backbones.get(self.name)(seeded(self.make))
         return backbone
 
     def forward(self, backbone: Backbone, batch: int = 2, grid: tuple[int, int] | None = None) -> Tensor:
@@ -100,6 +97,13 @@ class Family:
                     out = without + 2.0 * (with_text - without)
                 x = scheduler.step(out, t, x, return_dict=False)[0]
         return x
+
+
+def seeded(make: Callable[[], nn.Module]) -> nn.Module:
+    """A model for inference, the same every time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return make().eval().requires_grad_(False)
 
 
 def traces(model: nn.Module) -> list[Any]:
@@ -233,11 +237,9 @@ class Contract:
 
     def test_absent_parts(self, backbone: Backbone) -> None:
         """absent parts are refused"""
-        for part in {"block", "self_attention", "cross_attention", "mlp"} - type(backbone).parts:
-            with (
-                pytest.raises(UserError, match=f"has no separate '{part}'"),
-                backbone.advise(part, lambda call: call.x),
-            ):
+        for part in set(get_args(Part)) - type(backbone).parts:
+            absent = pytest.raises(UserError, match=f"has no separate '{part}'")
+            with absent, backbone.advise(part, lambda call: call.x):
                 pass
 
     def test_removal(self, backbone: Backbone) -> None:
@@ -325,9 +327,8 @@ class Contract:
             found = [dict(block.named_modules()).get(name) for block in backbone.blocks]
             assert any(isinstance(one, nn.Linear) for one in found), f"{name} is in no block"
         dense = self.family.forward(backbone)
-        inside = sum(
-            name in dict(block.named_modules()) for block in backbone.blocks for name in backbone.linear_names()
-        )
+        names = [name for block in backbone.blocks for name, _ in block.named_modules()]
+        inside = sum(name in backbone.linear_names() for name in names)
         trained = lora.inject(backbone, 2)
         assert len(trained) == 2 * inside
         assert torch.equal(self.family.forward(backbone), dense)  # B starts at zero
