@@ -49,7 +49,6 @@ class TestDiT(Contract):
         macs=macs,
         grid=GRID,
         scheduler=DPMSolverMultistepScheduler,
-        lacks={"odd grids": "the model puts images together from square grids alone"},
     )
 
     def test_no_method_is_told_of_halves(self) -> None:

@@ -73,8 +73,7 @@ def sana() -> Any:
 
 
 def dit() -> Any:
-    names = {str(label): f"thing {label}, object {label}" for label in range(1000)}
-    return DiTPipeline(make_dit(), pipelines.vae(), DDIMScheduler(), id2label=names)  # type: ignore[arg-type]
+    return DiTPipeline(make_dit(), pipelines.vae(), DDIMScheduler())  # type: ignore[arg-type]
 
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -95,9 +94,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             torch.manual_seed(0)
             pipeline = make()
             pipeline.save_pretrained(root / name)
-            if name == "dit":  # the pipeline keeps what it was given as a config
-                index = json.loads((root / name / "model_index.json").read_text())
-                assert index["id2label"]["7"] == "thing 7, object 7"
+            if name == "dit":  # as the published folders have it; saving leaves it out
+                place = root / name / "model_index.json"
+                labels = {str(label): f"thing {label}, object {label}" for label in range(1000)}
+                place.write_text(json.dumps(json.loads(place.read_text()) | {"id2label": labels}))
             (root / name / "harness.json").write_text(
                 json.dumps({"defaults": {"steps": 4, "guidance": 2.0}, "call": SIZES[name]})
             )
