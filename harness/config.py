@@ -51,6 +51,8 @@ class Sweep(BaseModel):
     guidance: float | None = Field(None, ge=0)
     batch: int = Field(16, ge=1)
     rounds: int = Field(6, ge=2, description="rounds of the interleaved latency measurement")
+    variant: str | None = Field(None, description="variant of the weights, for instance fp16")
+    revision: str | None = Field(None, description="branch, tag or commit of a model on the hub")
     prompts: Path | None = None
     data: Path | None = Field(None, description="folder of the user's own cases, for tasks that take one")
     metrics: tuple[str, ...] | None = Field(None, description="none: all that apply, with their weights at hand")

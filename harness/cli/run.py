@@ -25,10 +25,16 @@ def run(
         typer.Option(help="Methods, comma-separated; a+b; all. [default: diffcr,tome]", show_default=False),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Zoo model or pipeline folder. [default: the task's own]", show_default=False)
+        str | None,
+        typer.Option(help="Zoo model, pipeline folder or hub id. [default: the task's own]", show_default=False),
     ] = None,
+    variant: Annotated[str | None, typer.Option(help="Variant of the model's weights, for instance fp16.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")] = None,
     task: Annotated[
-        str | None, typer.Option(help="text-to-image or inpainting. [default: text-to-image]", show_default=False)
+        str | None,
+        typer.Option(
+            help="text-to-image, class-conditional or inpainting. [default: text-to-image]", show_default=False
+        ),
     ] = None,
     ratios: Annotated[
         str | None,
@@ -58,7 +64,7 @@ def run(
         typer.Option("--metric-set", help="METRIC[,METRIC...].NAME=VALUE: weights, references; may be repeated."),
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="Text file with one prompt per line, or MS-COCO captions as JSON.")
+        Path | None, typer.Option(help="Text file with one prompt (or class) per line, or MS-COCO captions as JSON.")
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder with metadata.jsonl: images and captions; for inpainting, masks too.")
@@ -104,7 +110,7 @@ def run(
     given = {
         "methods": methods, "model": model, "task": task, "ratios": floats("--ratios", ratios), "cases": cases,
         "steps": steps, "guidance": guidance, "batch": batch, "prompts": prompts, "data": data, "device": device,
-        "dtype": dtype, "metrics": metrics, "adapters": adapters or None,
+        "dtype": dtype, "variant": variant, "revision": revision, "metrics": metrics, "adapters": adapters or None,
     }  # fmt: skip
     if match is not None:
         axis, _, budgets = match.partition("=")

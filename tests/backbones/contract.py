@@ -8,6 +8,7 @@ Letters: B batch (CFG halves included), N image tokens, K kept tokens, L text to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ class Family:
     scheduler: Callable[[], Any]
     timesteps: Callable[[int], dict[str, Any]] = lambda steps: {"num_inference_steps": steps}
     guided: bool = True
+    grid: tuple[int, int] = GRID
     image_at: int | None = None
     keys: Callable[[Tensor], Tensor] | None = None
     masked: Callable[[Family, nn.Module, Tensor], AbstractContextManager[None]] | None = None
@@ -67,11 +69,11 @@ class Family:
         backbone: Backbone = registry.backbones.get(self.name)(seeded(self.make))
         return backbone
 
-    def forward(self, backbone: Backbone, batch: int = 2, grid: tuple[int, int] = GRID) -> Tensor:
+    def forward(self, backbone: Backbone, batch: int = 2, grid: tuple[int, int] | None = None) -> Tensor:
         """One forward at the first step."""
         with torch.random.fork_rng():
             torch.manual_seed(batch)
-            x = self.noise(backbone.transformer, batch, grid)
+            x = self.noise(backbone.transformer, batch, grid or self.grid)
         with torch.no_grad(), backbone.at(Step(0, STEPS, 900.0)):
             out: Tensor = backbone.transformer(
                 **self.call(backbone.transformer, x, torch.full((batch,), 900.0)), return_dict=False
@@ -83,7 +85,7 @@ class Family:
         scheduler, model = self.scheduler(), backbone.transformer
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            x = self.noise(model, batch, GRID)
+            x = self.noise(model, batch, self.grid)
         with torch.no_grad(), follow(backbone, SimpleNamespace(scheduler=scheduler), guided=self.guided):
             scheduler.set_timesteps(**self.timesteps(steps))
             for t in scheduler.timesteps:
@@ -159,6 +161,8 @@ def slow_routing(
                 return 2 * (came[0] @ router[layer]).sigmoid()[..., None]
 
             def branch(_module: nn.Module, _args: Any, out: Tensor, score: Any = score) -> Tensor:
+                if out.ndim == 4:  # (B, D, h, w)
+                    return score().transpose(1, 2).unflatten(2, out.shape[2:]) * out
                 return score() * out
 
             def after(
@@ -210,8 +214,8 @@ class Contract:
         with backbone.advise("block", watch):
             self.family.forward(backbone, 3)
         assert [call.layer for call in seen] == list(range(backbone.layers))
-        assert all((call.grid.height, call.grid.width) == GRID for call in seen)
-        assert all(call.x.shape == (3, GRID[0] * GRID[1], backbone.width) for call in seen)
+        assert all((call.grid.height, call.grid.width) == self.family.grid for call in seen)
+        assert all(call.x.shape == (3, math.prod(self.family.grid), backbone.width) for call in seen)
 
     def test_idle_advice(self, backbone: Backbone) -> None:
         """idle advice is dense, bit for bit"""
@@ -273,7 +277,7 @@ class Contract:
         dense = self.family.forward(backbone, 3)
         with attached(backbone, method, state), backbone.advise("block", watch):
             fast = self.family.forward(backbone, 3)
-        tokens = GRID[0] * GRID[1]
+        tokens = math.prod(self.family.grid)
         assert [tuple(index.shape) for index in kept] == [(3, int((1 - RATIO) * tokens))] * backbone.layers
         assert not torch.equal(kept[0][0], kept[0][1])  # each sample its own
         with slow_routing(self.family, backbone, kept, state.tensors["router"], rescale):
@@ -283,7 +287,7 @@ class Contract:
 
     def test_flops(self, backbone: Backbone) -> None:
         """FLOPs equal a hand count"""
-        config, layers, tokens = backbone.transformer.config, backbone.layers, GRID[0] * GRID[1]
+        config, layers, tokens = backbone.transformer.config, backbone.layers, math.prod(self.family.grid)
         with counting() as dense:
             self.family.forward(backbone, 1)
         assert dense.total == self.family.macs(config, None) and not dense.unknown
