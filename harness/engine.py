@@ -197,9 +197,20 @@ def _check_effect(point: Point, sample: Sample, gmacs: float, reference: Referen
 def counted(plan: Plan, point: Point) -> flops.FlopCount:
     """What the denoiser costs on the plan's typical case, per image and step of the sweep."""
     case = (plan.task.typical(plan.cases)[0],)
+    encoder = _encoder(plan)
     with _on(plan, point):
-        transformer, steps = plan.model.backbone.transformer, plan.task.steps
-        return flops.count(transformer, lambda: plan.task.generate(case), images=1, steps=steps)
+        return flops.count(
+            plan.model.backbone.transformer,
+            lambda: plan.task.generate(case),
+            images=1,
+            steps=plan.task.steps,
+            beside={} if encoder is None else {"encoder": encoder},
+        )
+
+
+def _encoder(plan: Plan) -> torch.nn.Module | None:
+    """What some models run once per image."""
+    return getattr(plan.model.pipeline, "encoder", None)
 
 
 def times(plan: Plan, point: Point, rounds: int) -> tuple[list[float], list[float]]:
@@ -232,8 +243,7 @@ def _cost(plan: Plan, point: Point, progress: Progress) -> tuple[dict[str, Estim
     progress(f"{point.label}: memory", 3)
     with _on(plan, point):
         peak = memory.peak(generate, device)
-        encoder = getattr(plan.model.pipeline, "encoder", None)  # what some models run once per image
-        encoded = flops.count(encoder, generate, images=1) if encoder is not None else None
+        encoder = _encoder(plan)
         vae = plan.model.pipeline.vae
         named: dict[str, latency.Part] = {"denoiser": plan.model.backbone.transformer, "vae": (vae, "decode")}
         with latency.PartTimer(named | ({"encoder": encoder} if encoder is not None else {}), device) as parts:
@@ -272,9 +282,9 @@ def _cost(plan: Plan, point: Point, progress: Progress) -> tuple[dict[str, Estim
             value=counts.gmacs_paper, n=counts.calls, unit="GMACs", role="cost", better="lower",
             convention=f"fvcore's count, without products inside fused attention, {per}",
         )  # fmt: skip
-    if encoded is not None:
+    if "encoder" in counts.beside:
         estimates["gmacs_encoder"] = Estimate(
-            value=encoded.gmacs * encoded.calls, n=1, unit="GMACs",
+            value=counts.beside["encoder"], n=1, unit="GMACs",
             convention=f"of the image encoder, per image, once; every matrix product{on}",
         )  # fmt: skip
     shares = {f"latency_{name}_s": seconds for name, seconds in parts.seconds.items()}

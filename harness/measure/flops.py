@@ -9,8 +9,10 @@ CFG halves are included in both, and both are averages over the steps.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,9 +43,18 @@ class FlopCount:
     """GMACs per image of each call, in order."""
     unknown: tuple[str, ...]
     """Matrix-like work that a column misses: "gmacs: <operator>" or "gmacs_paper: <operator or reason>"."""
+    beside: dict[str, float] = field(default_factory=dict)
+    """GMACs per image of further modules, over the whole generation."""
 
 
-def count(module: nn.Module, run: Callable[[], object], *, images: int, steps: int | None = None) -> FlopCount:
+def count(
+    module: nn.Module,
+    run: Callable[[], object],
+    *,
+    images: int,
+    steps: int | None = None,
+    beside: Mapping[str, nn.Module] | None = None,
+) -> FlopCount:
     """Count what `module.forward` costs in `run()`: a whole generation of `images` images, one call per sampling step.
 
     `run` is called twice and must do the same work both times. The first time, the executed operators of every call are
@@ -53,18 +64,36 @@ def count(module: nn.Module, run: Callable[[], object], *, images: int, steps: i
     The two counters check each other: where they differ by more than 0.5 %, `unknown` says so.
 
     steps: the sampling steps that the total is divided by, where a method may call the module less often than that.
-    What torch.compile has made runs uncompiled.
+    beside: further modules by name, whose matrix products are counted on the way. What torch.compile has made runs
+    uncompiled.
 
     Raises ValueError where `images` is not positive or `run` never calls the module, and what the first run raises.
     """
     if images < 1:
         raise ValueError(f"images must be at least 1, not {images}")
     with torch.compiler.set_stance("force_eager"):
-        return _count(module, run, images, steps)
+        return _count(module, run, images, steps, beside or {})
 
 
-def _count(module: nn.Module, run: Callable[[], object], images: int, steps: int | None) -> FlopCount:
-    calls, signatures = _executed(module, run)
+def _count(
+    module: nn.Module,
+    run: Callable[[], object],
+    images: int,
+    steps: int | None,
+    beside: Mapping[str, nn.Module],
+) -> FlopCount:
+    others = dict.fromkeys(beside, 0)
+
+    def tally(name: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with counting() as executed:
+            output = forward(*args, **kwargs)
+        others[name] += executed.total
+        return output
+
+    with ExitStack() as stack:
+        for name, other in beside.items():
+            stack.enter_context(wrapped(other, "forward", partial(tally, name)))
+        calls, signatures = _executed(module, run)
     if not calls:
         raise ValueError(f"the run never called the forward of {type(module).__name__}: nothing to count")
     unit, per = _GIGA * images, steps or len(calls)
@@ -88,6 +117,7 @@ def _count(module: nn.Module, run: Callable[[], object], images: int, steps: int
         by_operator={name: macs / per / unit for name, macs in sorted(operators.items())},
         per_call=tuple(call.total / unit for call in calls),
         unknown=tuple(sorted(unknown)),
+        beside={name: macs / unit for name, macs in others.items()},
     )
 
 
