@@ -20,6 +20,7 @@ from torch import Tensor
 from harness import registry
 from harness.backbones.lazy_pixart import LazyEncoder
 from harness.errors import UserError
+from harness.models import native, prompting
 from harness.models.regions import Strategy, covered, window
 from harness.spec import Case, Step
 from harness.task import Task, TaskSettings
@@ -30,8 +31,9 @@ from tasks import blending, inpainting_cases
 class InpaintingSettings(TaskSettings):
     strategy: Strategy = Field(
         "whole",
-        description="whole: every token is generated (RegenerateImage); crop: a square around the mask is, and nothing "
-        "outside is seen (RegenerateCrop); lazy: the tokens under the mask alone (Lazy Diffusion)",
+        description="whole: every token is generated (RegenerateImage); native: so, by diffusers' own inpainting "
+        "pipeline; crop: a square around the mask is generated, and nothing outside is seen (RegenerateCrop); lazy: the "
+        "tokens under the mask alone (Lazy Diffusion)",
     )
     mask_area: float | None = Field(
         None, gt=0, le=1, description="share of the image that is masked, for the model's own scenes (0.25 by default)"
@@ -59,7 +61,7 @@ class Inpainting(Task):
                 f"model {model.name!r} cannot inpaint with strategy {self.settings.strategy!r}; it can: "
                 f"{', '.join(_strategies(model))}"
             )
-        if self.settings.encoder_ratio and not _native(model):
+        if self.settings.encoder_ratio and not _lazy(model):
             raise UserError(f"model {model.name!r} has no image encoder; leave encoder_ratio out")
 
     @classmethod
@@ -78,6 +80,8 @@ class Inpainting(Task):
         if data is not None:
             if area is not None:
                 raise UserError("masks come from --data; leave --mask-area out")
+            if self.model.kind in native.KINDS:
+                native.check(self.model.pipeline)
             return inpainting_cases.from_folder(data, count, self._side, binarize=self.settings.binarize)
         if self.model.facts.get("scenes") != "shapes":
             raise UserError(f"model {self.model.name!r} brings no images of its own to inpaint; give --data FOLDER")
@@ -163,21 +167,36 @@ class Inpainting(Task):
     # -- how -------------------------------------------------------------------------------------------------
 
     @property
+    def _patch(self) -> int:
+        """Latents per token side: what the denoiser joins, and what is joined into its channels before it, as in Flux."""
+        vae, config = self.model.pipeline.vae.config, self.model.backbone.transformer.config
+        return int(config.patch_size * math.isqrt(config.in_channels // vae.latent_channels))
+
+    @property
+    def _scale(self) -> int:
+        """Pixels per side of a latent."""
+        return int(2 ** (len(self.model.pipeline.vae.config.block_out_channels) - 1))
+
+    @property
     def _factor(self) -> int:
         """Pixels per token side."""
-        vae, transformer = self.model.pipeline.vae, self.model.backbone.transformer
-        return int(2 ** (len(vae.config.block_out_channels) - 1) * transformer.config.patch_size)
+        return self._scale * self._patch
 
     @property
     def _multiple(self) -> int:
         """What the side and the corner of a crop are multiples of: text-to-image pipelines take no others."""
-        return self._factor if _native(self.model) else math.lcm(self._factor, 8)
+        return self._factor if _lazy(self.model) else math.lcm(self._factor, 8)
 
     @property
     def _side(self) -> int:
-        """Pixels per side of the images that the model was made for."""
-        transformer = self.model.backbone.transformer
-        return int(transformer.config.sample_size // transformer.config.patch_size * self._factor)
+        """Pixels per side of the images that the model makes: what its call says, or what it was made for."""
+        call, pipeline = self.model.call, self.model.pipeline
+        if (told := call.get("height")) is not None:
+            if call.get("width", told) != told:
+                raise UserError(f"inpainting takes square images, and {self.model.name!r} makes {told} x {call['width']}")
+            return int(told)
+        own = getattr(self.model.backbone.transformer.config, "sample_size", None)  # Flux's config names none
+        return int((own or pipeline.default_sample_size) * self._scale)
 
     def _fill(self, cases: Sequence[Case]) -> Tensor:
         """Images (B, 3, S, S) of cases that generate equally many tokens."""
@@ -185,33 +204,43 @@ class Inpainting(Task):
         states = [self._states[case.prompt] for case in cases]
         call = {
             **{name: torch.cat([state[name] for state in states]) for name in states[0]},
-            "num_inference_steps": self.steps, "guidance_scale": self.guidance, "negative_prompt": None,
-            **self.model.call,
+            **prompting.way_of(self.model.pipeline).fixed,
+            "num_inference_steps": self.steps, "guidance_scale": self.guidance, **self.model.call,
         }  # fmt: skip
-        if _native(self.model):
+        if _lazy(self.model):
             noise = self._noise(cases, images.shape[-1])
             strategy = self.settings.strategy
             return self.model.pipeline(image=images, mask_image=masks, latents=noise, strategy=strategy, **call).images
         windows = [window(self.settings.strategy, mask, self._multiple) for mask in masks]
         cut = torch.stack([where.of(image) for where, image in zip(windows, images, strict=True)])
         hidden = torch.stack([where.of(mask) for where, mask in zip(windows, masks, strict=True)])
-        made = blending.fill(self.model.pipeline, cut, hidden, self._noise(cases, cut.shape[-1]), **call)
+        fill = native.fill if self.model.kind in native.KINDS else blending.fill
+        made = fill(self.model.pipeline, cut, hidden, self._noise(cases, cut.shape[-1]), **call)
         for row, where in enumerate(windows):
             where.of(images[row]).copy_(made[row])
         return images
 
     def _noise(self, cases: Sequence[Case], side: int) -> Tensor:
         """(B, C, h, w), from the cases' seeds, on the CPU: the same on every device."""
-        config = self.model.backbone.transformer.config
-        shape = (config.in_channels, *(2 * (side * config.patch_size // self._factor,)))
+        shape = (self.model.pipeline.vae.config.latent_channels, *(2 * (side // self._scale,)))
         return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(c.seed)) for c in cases])
 
 
-def _native(model: Any) -> bool:
-    """Whether the model's own pipeline inpaints."""
+def _lazy(model: Any) -> bool:
+    """Whether the model is Lazy Diffusion's."""
     return "LazyPixArt" in model.family.classes
 
 
 def _strategies(model: Any) -> tuple[Strategy, ...]:
-    """What the model can do, the cheapest last."""
-    return ("whole", "crop", "lazy") if _native(model) else ("whole", "crop")
+    """What the model can do, the cheapest last. Raises UserError for one that cannot inpaint."""
+    if _lazy(model):
+        return ("whole", "crop", "lazy")
+    if model.kind in native.KINDS:
+        return ("native", "crop")  # "whole" would be "native" once more
+    if "PixArtTransformer2DModel" in model.family.classes:
+        return ("whole", "crop")
+    able = "LazyInpaintPipeline, PixArtAlphaPipeline, PixArtSigmaPipeline"
+    raise UserError(
+        f"model {model.name!r} cannot inpaint, as {model.kind or model.family.__name__}; those that can: "
+        f"{', '.join(sorted([*able.split(', '), *native.KINDS]))}"
+    )

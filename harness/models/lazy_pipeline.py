@@ -77,6 +77,8 @@ class LazyInpaintPipeline(PixArtSigmaPipeline):
         """
         if image is None or mask_image is None:
             raise ValueError("inpainting needs image and mask_image")
+        if strategy not in ("whole", "crop", "lazy"):
+            raise ValueError(f"strategy {strategy!r} is none of this pipeline's: whole, crop, lazy")
         self._check(image, mask_image)
         device, dtype = self._execution_device, self.transformer.dtype
         if prompt is not None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Strategy = Literal["whole", "crop", "lazy"]
+Strategy = Literal["whole", "native", "crop", "lazy"]
 GREY = 0.5  # what masked pixels are painted with before anything sees them
 MARGIN = 0.25  # of the tight square's side, on each side, for context
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, StableDiffusion3Pipeline
-from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from harness.zoo.shapes import networks, scene
@@ -26,23 +25,23 @@ def clip(kind: type[Any], width: int, projected: int) -> Any:
     ).eval()  # fmt: skip
 
 
-def vae() -> AutoencoderKL:
-    """40 x 56 pixels to 10 x 14 latents of four channels."""
+def vae(channels: int = 4) -> AutoencoderKL:
+    """40 x 56 pixels to 10 x 14 latents of so many channels."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(8, 16, 16), layers_per_block=1, latent_channels=4, norm_num_groups=4, sample_size=64,
+        block_out_channels=(8, 16, 16), layers_per_block=1, latent_channels=channels, norm_num_groups=4, sample_size=64,
         mid_block_add_attention=False, scaling_factor=1.5, shift_factor=0.06,
     ).eval()  # fmt: skip
 
 
-def sd3(transformer: nn.Module) -> StableDiffusion3Pipeline:
-    """joint_attention_dim 96, pooled_projection_dim 20, four latent channels."""
+def sd3(transformer: Any) -> StableDiffusion3Pipeline:
+    """joint_attention_dim 96, pooled_projection_dim 20."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         pipeline = StableDiffusion3Pipeline(
             transformer=transformer,
             scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-            vae=vae(),
+            vae=vae(transformer.config.in_channels),
             text_encoder=clip(CLIPTextModelWithProjection, 24, 10),
             tokenizer=networks.tokenizer(),
             text_encoder_2=clip(CLIPTextModelWithProjection, 24, 10),
@@ -54,14 +53,14 @@ def sd3(transformer: nn.Module) -> StableDiffusion3Pipeline:
     return pipeline
 
 
-def flux(transformer: nn.Module) -> FluxPipeline:
-    """joint_attention_dim 96, pooled_projection_dim 20, four latent channels: 16 per token."""
+def flux(transformer: Any) -> FluxPipeline:
+    """joint_attention_dim 96, pooled_projection_dim 20, a quarter of the transformer's channels in each latent."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         pipeline = FluxPipeline(
             transformer=transformer,
             scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-            vae=vae(),
+            vae=vae(transformer.config.in_channels // 4),
             text_encoder=clip(CLIPTextModel, 20, 20),
             tokenizer=networks.tokenizer(),
             text_encoder_2=networks.text_encoder().eval(),
