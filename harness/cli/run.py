@@ -140,7 +140,9 @@ def _fitted(sweep: Any, dry_run: bool) -> Any:
         names = ", ".join(method.adapter() for method in request.methods)
         console.print(f"{'to fit' if dry_run else 'fitting'}: {names}", highlight=False, markup=False)
         if not dry_run:
-            request.run(sweep.model, sweep.adapters[0], device=sweep.device)
+            request.run(
+                sweep.model, sweep.adapters[0], device=sweep.device, variant=sweep.variant, revision=sweep.revision
+            )
     return None if dry_run and requests else sweep
 
 
