@@ -23,13 +23,14 @@ class Backbone(ABC):
     """One DiT. A family says which module each part is, and how the part's tensors go in and out.
 
     classes: names of the diffusers transformer classes that it serves. offers: which of the further views below it has.
-    guided: whether the batches of a generation hold
-    both CFG halves, the unconditional one first; None: unknown.
+    rows_per_image: samples of a batch that one image takes: both CFG halves, or 1 where the model is guided without.
+    guided: whether the batches of a generation hold both CFG halves, the unconditional one first; None: unknown.
     """
 
     classes: ClassVar[frozenset[str]]
     parts: ClassVar[frozenset[Part]] = frozenset({"block", "self_attention", "cross_attention", "mlp"})
     offers: ClassVar[frozenset[Ability]] = frozenset()
+    rows_per_image: ClassVar[int] = 2
 
     def __init__(self, transformer: nn.Module) -> None:
         self.transformer = transformer

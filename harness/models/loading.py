@@ -28,6 +28,8 @@ from harness.spec import State
 from harness.training import checkpoints
 
 _ZOO = Path(__file__).resolve().parent.parent / "zoo"
+RANDOM = "random:"  # before the name of an architecture
+KINDS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass
@@ -115,6 +117,10 @@ def folder_of(name: str) -> Path:
     """The pipeline folder of a zoo name or a local path. Raises UserError."""
     if name in names():
         return _ZOO / name.replace("-", "_") / "weights" / "pipeline"
+    if name.startswith(RANDOM):
+        raise UserError(
+            f"model {name!r} has random weights, which serve cost alone: use `python -m harness profile --model {name}`"
+        )
     path = Path(name)
     if not path.exists():
         if os.sep in name or name.startswith("."):
@@ -128,21 +134,26 @@ def folder_of(name: str) -> Path:
     return path
 
 
+def checked(device: str, dtype: str) -> torch.dtype:
+    """The precision of that name. Raises UserError for one that is unknown, and for a device that is not here."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"device {device!r} was asked for, but this machine has no CUDA device; use --device cpu")
+    if dtype not in KINDS:
+        raise unknown("dtype", dtype, KINDS)
+    return KINDS[dtype]
+
+
 def load(name: str, *, device: str = "cpu", dtype: str = "float32", adapters: tuple[Path, ...] = ()) -> Model:
     """A model on a device. Raises UserError for a name, folder, family, dtype or device that is no good."""
     folder = folder_of(name)
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"device {device!r} was asked for, but this machine has no CUDA device; use --device cpu")
-    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype not in kinds:
-        raise unknown("dtype", dtype, kinds)
+    kind = checked(device, dtype)
     parts = _read_json(folder / "model_index.json")
     notes = folder / "harness.json"
     places = (*adapters, folder / "adapters", folder.parent.parent / "adapters")
     return Model(
         name=name,
-        open=lambda: _from_pretrained(folder, device, kinds[dtype]),
-        family=_family(_class_of(parts, "transformer")),
+        open=lambda: _from_pretrained(folder, device, kind),
+        family=family_of(_class_of(parts, "transformer")),
         digest=digest_of(folder),
         scheduler=_class_of(parts, "scheduler"),
         device=torch.device(device),
@@ -194,11 +205,11 @@ def wrap(name: str, pipeline: Any, digest: str = "", adapters: tuple[Path, ...] 
     transformer = getattr(pipeline, "transformer", None)
     if transformer is None:
         raise UserError(f"{type(pipeline).__name__} has no transformer, so no method can make it cheaper")
-    family = _family(type(transformer).__name__)
+    family = family_of(type(transformer).__name__)
     return Model(name, lambda: pipeline, family, digest, device=transformer.device, adapters=adapters)
 
 
-def _family(kind: str) -> type[Backbone]:
+def family_of(kind: str) -> type[Backbone]:
     """The backbone adapter that serves a transformer class."""
     served: list[str] = []
     for name in backbones:
@@ -207,7 +218,8 @@ def _family(kind: str) -> type[Backbone]:
             return family
         served += family.classes
     raise UserError(
-        f"no backbone serves {kind or 'a pipeline without a transformer'}; served: {', '.join(sorted(served))}"
+        f"no backbone serves {kind or 'a pipeline without a transformer'}; served: {', '.join(sorted(served))}; to add "
+        "one, register a subclass of harness.backbones.base.Backbone whose `classes` name it (docs/backbones.md)"
     )
 
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from harness.errors import UserError, unknown
 
-PREFIX = "random:"
 _SEED = 0
 _DRAWN = 1_000_003  # a prime: rows of common widths do not line up with its period
 _SPREAD = 0.02
@@ -152,7 +151,7 @@ def _filled(made: Any, config: dict[str, Any], device: torch.device, dtype: torc
     size = sum(p.numel() for p in model.parameters()) * dtype.itemsize
     if size > (room := _room(device)):
         raise UserError(
-            f"{PREFIX}{name} in {str(dtype).removeprefix('torch.')} takes {size / 2**30:.1f} GiB of weights, and "
+            f"random:{name} in {str(dtype).removeprefix('torch.')} takes {size / 2**30:.1f} GiB of weights, and "
             f"{room / 2**30:.1f} GiB are free on {device}; take a smaller --dtype, or --device meta, which counts alone"
         )
     generator = torch.Generator(device).manual_seed(_SEED)
