@@ -30,6 +30,15 @@ def floats(name: str, text: str | None) -> tuple[float, ...] | None:
         raise UserError(f"{name} expects numbers separated by commas, got {text!r}") from error
 
 
+def whole(name: str, text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise UserError(f"{name} expects whole numbers separated by commas, got {text!r}") from error
+
+
 def pair(text: str) -> tuple[str, Any]:
     import yaml
 
