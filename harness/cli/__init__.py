@@ -8,7 +8,7 @@ import warnings
 
 import typer
 
-from harness.cli import fit, listing, maps, profile, run, train
+from harness.cli import fit, listing, maps, profile, published, run, train
 from harness.errors import UserError
 
 # Before torch loads: its profiler and allocator would write notes of their own between our lines.
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("profile")(profile.profile)
+app.command("published")(published.published)
 app.command("fit")(fit.fit)
 app.command("train")(train.train)
 app.command("maps")(maps.maps)

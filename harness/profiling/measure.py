@@ -109,31 +109,39 @@ def stepper(backbone: Backbone, candidate: Candidate, given: Mapping[str, Any]) 
     return run
 
 
+def executed(on: Subject, candidate: Candidate, setup: Setup) -> Executed:
+    """What all of the candidate's steps execute together."""
+    run = stepper(on.backbone, candidate, inputs(on.backbone, setup))
+    with torch.compiler.set_stance("force_eager"), _on(on.backbone, candidate), counting() as found:
+        run()
+    return found
+
+
 def count(on: Subject, candidate: Candidate, setup: Setup) -> tuple[Executed, dict[str, float]]:
-    """What all of the candidate's steps execute together, and the same by part, in MACs."""
+    """The same, and by part, in MACs."""
     backbone = on.backbone
     run = stepper(backbone, candidate, inputs(backbone, setup))
-    with torch.compiler.set_stance("force_eager"), counting() as executed:
-        shares = divided(backbone, _on(backbone, candidate), lambda: float(executed.so_far()), run)
-    return executed, shares
+    with torch.compiler.set_stance("force_eager"), counting() as found:
+        shares = divided(backbone, _on(backbone, candidate), lambda: float(found.so_far()), run)
+    return found, shares
 
 
 def _measured(
     profile: Profile, on: Subject, candidate: Candidate, setup: Setup
 ) -> tuple[dict[str, Estimate], dict[str, list[float]]]:
-    executed, shares = count(on, candidate, setup)
+    ran, shares = count(on, candidate, setup)
     per = _GIGA * setup.batch * candidate.steps
     halves = "both CFG halves" if on.backbone.rows_per_image > 1 else "one row per image"
     mean = f", mean over {candidate.steps} timestep regions" if candidate.steps > 1 else ""
     about = f"per image and sampling step, {halves}, {setup.text_tokens} text tokens{mean}"
-    notes = f"; not counted: {', '.join(sorted(executed.unknown))}" if executed.unknown else ""
+    notes = f"; not counted: {', '.join(sorted(ran.unknown))}" if ran.unknown else ""
     estimates = {
         "gmacs": Estimate(
-            value=executed.total / per, n=1, unit="GMACs", role="cost", better="lower",
+            value=ran.total / per, n=1, unit="GMACs", role="cost", better="lower",
             convention=f"every matrix product, fused attention included, {about}{notes}",
         ),
         "gmacs_paper": Estimate(
-            value=executed.paper / per, n=1, unit="GMACs", role="cost", better="lower",
+            value=ran.paper / per, n=1, unit="GMACs", role="cost", better="lower",
             convention=f"fvcore's count, from the operators that ran: no products inside fused attention, 4 operations "
             f"per element of a norm (5 with factors), {about}",
         ),
