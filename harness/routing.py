@@ -81,7 +81,7 @@ def random_routers(backbone: Backbone) -> State:
     """A state for cost alone: untrained routers, in the model's precision."""
     weight = Routers(backbone.layers, backbone.width).weight.detach()
     like = next(backbone.transformer.parameters())
-    return State({"router": weight.to(like.dtype)}, RoutingFit().model_dump())
+    return State({"router": weight.to(like.dtype)}, RoutingFit.model_validate({}).model_dump())
 
 
 class Routed:

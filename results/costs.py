@@ -59,7 +59,9 @@ def _setups(records: Sequence[Record]) -> Iterator[list[Record]]:
 def _costs(records: Sequence[Record], title: str) -> RichTable:
     shown = [name for name in _TITLES if any(name in r.estimates for r in records)]
     timed = "latency_s" in shown
-    drawn = RichTable("method", "ratio", *(_TITLES[name] for name in shown), title=title, box=box.SIMPLE, title_justify="left")
+    drawn = RichTable(
+        "method", "ratio", *(_TITLES[name] for name in shown), title=title, box=box.SIMPLE, title_justify="left"
+    )
     drawn.add_column("GMACs / dense", justify="right")
     if timed:
         drawn.add_column("latency / dense [95 %]", justify="right")
@@ -76,7 +78,9 @@ def _costs(records: Sequence[Record], title: str) -> RichTable:
 
 def _parts(records: Sequence[Record]) -> RichTable:
     names = [name.replace("_", "-") for name in _PARTS]
-    drawn = RichTable("method", "ratio", *names, title="GMACs by part, and seconds where timed", box=box.SIMPLE, title_justify="left")
+    drawn = RichTable(
+        "method", "ratio", *names, title="GMACs by part, and seconds where timed", box=box.SIMPLE, title_justify="left"
+    )
     for r in records:
         cells = []
         for name in _PARTS:

@@ -25,7 +25,8 @@ def list_(
         from harness.models import names, random_init
         from harness.models.loading import RANDOM
 
-        print("\n".join([*names(), *(f"{RANDOM}{name}  (random weights: profile alone)" for name in random_init.names())]))
+        unfit = (f"{RANDOM}{name}  (random weights: for profile alone)" for name in random_init.names())
+        print("\n".join([*names(), *unfit]))
         return
     if markdown:
         from harness.describe import methods_markdown

@@ -84,7 +84,9 @@ _KNOWN: dict[str, Architecture] = {
     ),
     "lazydiffusion-1024": Architecture(
         {
-            "transformer": ("harness.models.lazy.LazyPixArt", {**_PIXART, "sample_size": 128, "context_channels": 1152}),
+            "transformer": (
+                "harness.models.lazy.LazyPixArt", {**_PIXART, "sample_size": 128, "context_channels": 1152}
+            ),
             "encoder": (
                 "harness.models.lazy.LazyEncoder",
                 {"num_attention_heads": 16, "attention_head_dim": 72, "in_channels": 5, "num_layers": 28,

@@ -24,7 +24,9 @@ def profile(**values: Any) -> Table:
     return run(build(values))
 
 
-def run(asked: Profile, told: Callable[[str], None] = lambda _: None, done: Callable[[Record], None] = lambda _: None) -> Table:  # fmt: skip
+def run(
+    asked: Profile, told: Callable[[str], None] = lambda _: None, done: Callable[[Record], None] = lambda _: None
+) -> Table:
     """Every method at every batch and size, dense first. told: gets one line on what is missing here."""
     on = subject(asked)
     chosen = candidates(asked, on)

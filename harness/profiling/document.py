@@ -12,25 +12,30 @@ from harness.profiling.published import Cell, cells, deviation, published, spec_
 from results.markdown import rows
 
 _READING = """\
-Counted on the meta device by the command below, per image and step, both CFG halves, in GMACs (the papers' "GFLOPs"). Nothing is
-fitted to a published cell; an empty published cell is our prediction.
+Counted on the meta device by the command below, per image and step, both CFG halves, in GMACs (the papers'
+"GFLOPs"). Nothing is fitted to a published cell; an empty published cell is our prediction.
 
-- **published**: the paper's figure, per image (its GFLOPs column divided by the batch where it holds a whole batch).
-- **layers**: what linear layers and convolutions do, and 2 operations per element of a norm: what a counter sees that hooks layers.
-  No products inside attention, none of ToMe's matching; routers count as the linear layers that they are in the paper. The published
-  totals agree with this to their last digit, and with fvcore's rule for norms (4 per element) to 0.03 %.
-- **paper**: fvcore's count as the harness reports it everywhere (`gmacs_paper`): with ToMe's matching and 4 operations per element
-  of a norm. **true**: every matrix product (`gmacs`).
+- **published**: the paper's figure, per image (its GFLOPs column divided by the batch where it holds a whole
+  batch).
+- **layers**: what linear layers and convolutions do, and 2 operations per element of a norm: what a counter
+  sees that hooks layers. No products inside attention, none of ToMe's matching; routers count as the linear
+  layers that they are in the paper. The published totals whose mechanism is known agree with this to their
+  last printed digit (Table 2: without the context's projection), and with fvcore's rule for norms in its
+  place (4 per element) to 0.03 %.
+- **paper**: fvcore's count as the harness reports it everywhere (`gmacs_paper`): with ToMe's matching and 4
+  operations per element of a norm. **true**: every matrix product (`gmacs`).
 - **deviation**: of *layers* from *published*.
 """
 _BARE = """\
-- **without context**: *layers* without the product of our decoder that projects the encoder's context onto each token. The published
-  figures hold no such product: the difference between the two mask sizes leaves no room for width^2 per token. So ours is the costlier by
-  this product, which stands in the columns to its left.
+- **without context**: *layers* without the product of our decoder that projects the encoder's context onto
+  each token. The published figures hold no such product: the difference between the two mask sizes leaves no
+  room for width^2 per token. So ours is the costlier by this product, which stands in the columns to its
+  left.
 """
 _LEARNED = """\
-DiffCR's ratios are learned, so its cost cannot be predicted from the target. Its rows show what a table with the target ratio in all
-layers costs, and *implied kept*, the mean kept ratio at which the published figure would come out: a back-calculation, no prediction.
+DiffCR's ratios are learned, so its cost cannot be predicted from the target. Its rows show what a table with
+the target ratio in all layers costs, and *implied kept*, the mean kept ratio at which the published figure
+would come out: a back-calculation, no prediction.
 """
 
 
@@ -113,7 +118,7 @@ def _own(own: pd.DataFrame | None, cell: Cell, setup: dict[str, int]) -> list[st
 
 
 def _ratio(value: object, by: object) -> str:
-    """"OOM" and empty cells stay as they are."""
+    """ "OOM" and empty cells stay as they are."""
     try:
         ratio = float(value) / float(by)  # type: ignore[arg-type]
     except (TypeError, ValueError):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -31,7 +31,7 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Setup:
-    """The inputs of a step: images per batch, side of the latents, and tokens to generate where the model takes some."""
+    """The inputs of a step: images per batch, side of the latents, tokens to generate where the model takes some."""
 
     batch: int
     size: int | None
@@ -48,7 +48,8 @@ def record(
     method = candidate.method
     estimates: dict[str, Estimate] = {}
     samples: dict[str, list[float]] = {}
-    outcome, reason = "ok", ""
+    outcome: Literal["ok", "failed"] = "ok"
+    reason = ""
     try:
         estimates, samples = _measured(profile, on, candidate, setup)
         reason = _idle(candidate, estimates, dense)
@@ -147,7 +148,9 @@ def _measured(
         ),
     }  # fmt: skip
     for name, macs in shares.items():
-        estimates[f"gmacs_{name}"] = Estimate(value=macs / per, n=1, unit="GMACs", convention=f"share of gmacs, {about}")
+        estimates[f"gmacs_{name}"] = Estimate(
+            value=macs / per, n=1, unit="GMACs", convention=f"share of gmacs, {about}"
+        )
     if on.device.type == META:
         return estimates, {}
     with _place(on, candidate) as backbone:

@@ -59,13 +59,14 @@ def subject(profile: Profile) -> Subject:
             *_text(profile, known.text_tokens, known.text_source), digest="random weights",
         )  # fmt: skip
     if profile.device == META:
-        raise UserError(f"device meta is for models with random weights, {', '.join(RANDOM + n for n in random_init.names())}; "
-                        f"got model {profile.model!r}")  # fmt: skip
+        known_names = ", ".join(RANDOM + name for name in random_init.names())
+        raise UserError(f"device meta is for models with random weights, {known_names}; got model {profile.model!r}")
     model = load(profile.model, device=profile.device, dtype=profile.dtype, adapters=profile.adapters)
     most = int(model.call.get("max_sequence_length", 120))
     size = getattr(model.pipeline.transformer.config, "sample_size", None)
     return Subject(
-        model.backbone, model.device, size, *_text(profile, most, "the model's maximum"), digest=model.digest, model=model
+        model.backbone, model.device, size, *_text(profile, most, "the model's maximum"), digest=model.digest,
+        model=model,
     )  # fmt: skip
 
 
@@ -99,7 +100,9 @@ def _refusal(method: Method, backbone: Backbone) -> str:
     if reason := check(method, type(backbone)):
         return reason
     if method.reuses or method.least_steps > 1:
-        return "it reuses earlier sampling steps, so that one step says nothing of its cost; use `python -m harness run`"
+        return (
+            "it reuses earlier sampling steps, so that one step says nothing of its cost; use `python -m harness run`"
+        )
     return ""
 
 
@@ -110,7 +113,9 @@ def _candidate(method: Method, on: Subject, ratios: Any, path: Path | None) -> C
         told = "; ".join(f"{name}: {one.told}" for name, one in made.items() if one.told)
         return Candidate(method, State(parts=states) if states else None, told)
     if ratios is not None:
-        return Candidate(method, method.cost_state(on.backbone, ratios), f"random routers, ratios of {path}", ratios.shape[1])
+        return Candidate(
+            method, method.cost_state(on.backbone, ratios), f"random routers, ratios of {path}", ratios.shape[1]
+        )
     if not method.needs_state or method.ratio == 0:
         return Candidate(method, None, "")
     if on.model is not None:

@@ -42,7 +42,9 @@ def read(path: Path, layers: int) -> Tensor:
     expected = [(layer, region) for layer in range(layers) for region in range(regions)]
     for place in expected:
         if place not in found:
-            raise UserError(f"ratio table {path} lacks layer {place[0]}, region {place[1]}; the model has {layers} layers")
+            raise UserError(
+                f"ratio table {path} lacks layer {place[0]}, region {place[1]}; the model has {layers} layers"
+            )
     if not expected or len(found) > len(expected):
         raise UserError(f"ratio table {path} has rows for {len({p[0] for p in found})} layers; the model has {layers}")
     return torch.tensor([[found[layer, region] for region in range(regions)] for layer in range(layers)])
