@@ -28,14 +28,14 @@ def main() -> None:
     (made,) = plan.make(config.build({"methods": "dense", "cases": args.cases, "batch": 8}))
     model, batch = made.model, made.sweep.batch
     states = [model.encode([case.prompt], guided=True) for case in made.cases]
-    names = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
 
     def bare() -> None:
         for start in range(0, args.cases, batch):
-            parts = [torch.cat(part) for part in zip(*states[start : start + batch], strict=True)]
+            some = states[start : start + batch]
+            text = {name: torch.cat([state[name] for state in some]) for name in some[0]}
             seeds = [torch.Generator().manual_seed(case.seed) for case in made.cases[start : start + batch]]
             model.pipeline(
-                **dict(zip(names, parts, strict=True)), negative_prompt=None, generator=seeds, output_type="pt",
+                **text, negative_prompt=None, generator=seeds, output_type="pt",
                 num_inference_steps=made.task.steps, guidance_scale=made.task.guidance, **model.call,
             )  # fmt: skip
 

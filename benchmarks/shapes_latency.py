@@ -23,6 +23,7 @@ from harness.measure.latency import interleave
 from harness.models import load
 from harness.spec import Call, Step
 from harness.tokens import kept_count
+from harness.training.data import texts
 from results.statistics import paired_ratio
 
 
@@ -55,11 +56,14 @@ def main() -> None:
     for batch in map(int, args.batch.split(",")):
         halves = 2 * batch  # CFG
         latents = torch.randn(halves, backbone.transformer.config.in_channels, 16, 16)
-        text, mask = (part.expand(halves, *part.shape[1:]) for part in model.encode(["a large red plain star"])[:2])
+        text = {
+            name: part.expand(halves, *part.shape[1:])
+            for name, part in texts(model, ["a large red plain star"]).items()
+        }
 
-        def run(latents: Tensor = latents, text: Tensor = text, mask: Tensor = mask) -> None:
+        def run(latents: Tensor = latents, text: dict[str, Tensor] = text) -> None:
             backbone.transformer(
-                latents, encoder_hidden_states=text, encoder_attention_mask=mask, added_cond_kwargs={},
+                latents, **text, added_cond_kwargs={},
                 timestep=torch.full((len(latents),), 500.0), return_dict=False,
             )  # fmt: skip
 

@@ -20,6 +20,7 @@ from harness.method import Fitting
 from harness.models import load
 from harness.spec import Step
 from harness.training import lora
+from harness.training.data import texts
 from results.statistics import paired_ratio
 
 
@@ -31,7 +32,9 @@ def main() -> None:
     model = load("shapes")
     backbone = model.backbone
     lora.inject(backbone, 16)
-    states, mask = (part.expand(8, *part.shape[1:]) for part in model.encode(["a red star at the top left"])[:2])
+    text = {
+        name: part.expand(8, *part.shape[1:]) for name, part in texts(model, ["a red star at the top left"]).items()
+    }
     x = torch.randn(8, int(backbone.transformer.config.in_channels), 16, 16)  # type: ignore[union-attr,arg-type]
 
     def fitting(name: str, **options: object) -> Fitting:
@@ -50,7 +53,7 @@ def main() -> None:
             count[0] += 1
             with backbone.at(Step(0, 20, 500.0)), made.attach():
                 out = backbone.transformer(
-                    x, encoder_hidden_states=states, encoder_attention_mask=mask, timestep=torch.full((8,), 500.0),
+                    x, **text, timestep=torch.full((8,), 500.0),
                     added_cond_kwargs={}, return_dict=False,
                 )[0]  # fmt: skip
             (out.square().mean() + sum(made.losses().values(), torch.zeros(()))).backward()

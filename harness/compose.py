@@ -70,6 +70,8 @@ class Composition(Method):
         for cls in self.classes:
             own = {field: values[_field(self.classes, cls, field)] for field in cls.Settings.model_fields}
             self._members.append(cls(cls.Settings.model_validate(own)))
+        self.parts = frozenset().union(*(one.parts for one in self._members))  # type: ignore[misc]
+        self.needs = frozenset().union(*(one.needs for one in self._members))  # type: ignore[misc]
 
     def members(self) -> Sequence[Method]:
         return self._members

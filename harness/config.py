@@ -43,6 +43,8 @@ class Asked(BaseModel):
     model: str = Field("", description="zoo model or pipeline folder; empty: the task's own default")
     ratios: tuple[float, ...] = Field((), description="compression ratios; none: the task's own default")
     rounds: int = Field(6, ge=2, description="rounds of the interleaved latency measurement")
+    variant: str | None = Field(None, description="variant of the weights, for instance fp16")
+    revision: str | None = Field(None, description="branch, tag or commit of a model on the hub")
     device: str = "cpu"
     dtype: str = "float32"
     adapters: tuple[Path, ...] = ()

@@ -32,7 +32,7 @@ def methods_markdown() -> str:
         "be computed once per model. *Strength*: the setting that makes a method cheaper as it grows, which `--match` "
         "tunes to a budget. *Composes with*: how many of the others it runs together with, as `a+b`."
     )
-    return "\n\n".join([intro, _table(head, rows), *(_section(cls, classes) for cls in classes)]) + "\n"
+    return "\n\n".join([intro, table(head, rows), *(_section(cls, classes) for cls in classes)]) + "\n"
 
 
 def _section(cls: type[Method], classes: Sequence[type[Method]]) -> str:
@@ -53,7 +53,7 @@ def _section(cls: type[Method], classes: Sequence[type[Method]]) -> str:
     fields = [
         (f"`{name}`", _default(field), field.description or "") for name, field in cls.Settings.model_fields.items()
     ]
-    settings = _table(("setting", "default", "what it is"), fields) if fields else "No settings."
+    settings = table(("setting", "default", "what it is"), fields) if fields else "No settings."
     return "\n\n".join([f"## {cls.name}", _about(cls), "\n".join(facts), settings])
 
 
@@ -74,6 +74,6 @@ def _default(field: Any) -> str:
     return f"`{field.default}`"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -117,7 +117,7 @@ def _on(plan: Plan, point: Point) -> Iterator[None]:
     """The point's method is on."""
     backbone = plan.model.backbone
     with (
-        follow(backbone, plan.model.pipeline, guided=plan.task.guidance > 1),
+        follow(backbone, plan.model.pipeline, guided=plan.task.guided),
         attached(backbone, point.method, point.state),
     ):
         yield
@@ -136,7 +136,7 @@ def _ready(plan: Plan, point: Point) -> Iterator[Callable[[], AbstractContextMan
     def swapped() -> Iterator[None]:
         pipeline.transformer = twin.transformer
         try:
-            with follow(twin, pipeline, guided=plan.task.guidance > 1):
+            with follow(twin, pipeline, guided=plan.task.guided):
                 yield
         finally:
             pipeline.transformer = original

@@ -92,10 +92,10 @@ class Fitting:
 class Method(ABC):
     """One way to make a backbone cheaper.
 
-    name: how the registry knows it. Settings: its pydantic model. parts: which parts it puts advice around (a
-    backbone that lacks one refuses the method when the sweep is planned). needs: what a backbone must offer beside
-    them. needs_state: whether it runs only with an adapter state. FitSettings: options of its fit. compresses: False
-    for what spares no FLOPs.
+    name: how the registry knows it. Settings: its pydantic model. parts: which parts it puts advice around in every
+    layer (a backbone that lacks one in any layer refuses the method when the sweep is planned). needs: what a backbone
+    must offer beside them. Both may depend on the settings, and are then set on the object. needs_state: whether it
+    runs only with an adapter state. FitSettings: options of its fit. compresses: False for what spares no FLOPs.
 
     source: where it comes from. training: what its adapter takes ("free": no adapter). selects: it sends subsets of the
     tokens through parts of a block, always the same ones or other ones at each step. reuses: what it keeps from one

@@ -65,7 +65,10 @@ def make(sweep: Sweep) -> tuple[Plan, ...]:
     task_class = registry.tasks.get(sweep.task)
     metric_classes = [registry.metrics.get(name) for name in (sweep.metrics or registry.metrics)]
 
-    model = load(sweep.model, device=sweep.device, dtype=sweep.dtype, adapters=sweep.adapters)
+    model = load(
+        sweep.model, device=sweep.device, dtype=sweep.dtype, adapters=sweep.adapters, variant=sweep.variant,
+        revision=sweep.revision,
+    )  # fmt: skip
     methods = [method for spec in [MethodSpec(name=DENSE), *specs] for method in _methods(spec, sweep.ratios, model)]
     metrics = []
     for cls in metric_classes:

@@ -9,6 +9,8 @@ Letters: B batch, N tokens, K kept tokens, D width.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -85,10 +87,11 @@ def random_routers(backbone: Backbone) -> State:
 
 
 class Routed:
-    """The advice pair of a routed block: put `block` around blocks and `mlp` around MLPs.
+    """Routed blocks: `on` puts an advice around blocks that calls `block`, and the score around their MLPs.
 
     rescale: what the score multiplies, so that the router gets a gradient. "mlp": the gated MLP branch, as in the
-    authors' pseudocode; "update": everything that the block adds; "none": nothing (the router stays as it is).
+    authors' pseudocode, or, in layers that fuse it with attention (Flux's single blocks), everything that they add;
+    "update": everything that the block adds; "none": nothing (the router stays as it is).
     scale: the score's factor. 1 is the paper's; 2 makes an untrained router (score 1/2) leave the block as it is, so
     that a fit starts from the dense model's own blocks.
     """
@@ -96,6 +99,18 @@ class Routed:
     def __init__(self, rescale: Rescale = "mlp", scale: float = 2.0) -> None:
         self.rescale, self.scale = rescale, scale
         self._factor: Tensor | None = None
+        self._split: set[int] = set()  # layers with an MLP of their own
+
+    @contextmanager
+    def on(
+        self, backbone: Backbone, block: Callable[[Call], Tensor], layers: Sequence[int] | None = None
+    ) -> Iterator[None]:
+        """`block` is around the blocks of these layers, all by default."""
+        chosen = range(backbone.layers) if layers is None else layers
+        split = [layer for layer in chosen if "mlp" in backbone.parts_of(layer)]
+        self._split = set(split)
+        with backbone.advise("block", block, chosen), backbone.advise("mlp", self._mlp, split):
+            yield
 
     def block(self, call: Call, weight: Tensor, k: int) -> Tensor:
         """Run the block on the k tokens with the highest score. weight: (D,). All tokens kept: the original path."""
@@ -106,7 +121,7 @@ class Routed:
         index = top_k(scores.detach(), k)  # (B, K)
         kept = take(x, index)  # (B, K, D)
         factor = (scores.gather(1, index) * self.scale)[..., None]  # (B, K, 1)
-        if self.rescale == "update":
+        if self.rescale == "update" or (self.rescale == "mlp" and call.layer not in self._split):
             out = kept + factor * (call.run(kept, index) - kept)
         else:
             self._factor = factor if self.rescale == "mlp" else None
@@ -116,7 +131,7 @@ class Routed:
                 self._factor = None
         return scatter(x, index, out)
 
-    def mlp(self, call: Call) -> Tensor:
+    def _mlp(self, call: Call) -> Tensor:
         """The MLP branch, times the score of its tokens inside a routed block."""
         out = call.run(call.x)
         return out if self._factor is None else out * self._factor

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 
 Part = Literal["block", "self_attention", "cross_attention", "mlp"]
-Ability = Literal["attention maps", "narrower blocks"]
+Ability = Literal["attention maps", "narrower blocks", "weighed keys"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,9 @@ class Call:
 
     x: (B, N, D) what goes in. run: the original part, on all tokens or on a subset. conditioning: what else the
     part was given (text states, timestep embedding), by the backbone's own names. index: (B, N) which tokens of the
-    grid x holds, where an outer advice or the model itself took a subset; None: all of them.
+    grid x holds, where an outer advice or the model itself took a subset; None: all of them. text: (B, L, D) the text
+    stream that a joint part takes along; None elsewhere. Advice leaves it alone: it comes out as the last `run` left
+    it, and where nothing ran, a block passes it on as it came and another part adds nothing to it.
     """
 
     x: Tensor
@@ -60,6 +62,7 @@ class Call:
     run: Run
     conditioning: Mapping[str, Any] = field(default_factory=dict)
     index: Tensor | None = None
+    text: Tensor | None = None
 
 
 Advice = Callable[[Call], Tensor]

@@ -36,6 +36,11 @@ class Task(ABC):
         self.model, self.steps, self.guidance = model, steps, guidance
         self.settings = settings if settings is not None else self.Settings()
 
+    @property
+    def guided(self) -> bool:
+        """Whether the denoiser's batches hold both halves of classifier-free guidance, the unconditional one first."""
+        return self.guidance > 1
+
     @classmethod
     def swept(cls, model: Model, *, own: bool) -> dict[str, tuple[Any, ...]]:
         """The values that a sweep takes on this model where the user names none, by setting. own: whether the cases are

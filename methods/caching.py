@@ -107,7 +107,9 @@ def _refuse_foreign(backbone: Backbone, name: str) -> None:
 
 
 def _parts(backbone: Backbone, *parts: Part) -> list[nn.Module]:
-    return [backbone.module(layer, part) for layer in range(backbone.layers) for part in parts]
+    """These parts of all layers that have them."""
+    layers = range(backbone.layers)
+    return [backbone.module(layer, part) for layer in layers for part in parts if part in backbone.parts_of(layer)]
 
 
 class Cache(Method):
@@ -157,7 +159,11 @@ class FBCache(Cache):
             apply_first_block_cache(backbone.transformer, FirstBlockCacheConfig(threshold=settings.threshold))
             return _parts(backbone, "block")
 
-        with fresh_hooks(backbone, self.name, put_on):
+        def idle(call: Call) -> Tensor:
+            return call.run(call.x)
+
+        # A joint family's last block may give no text, which diffusers would subtract from; under advice it does.
+        with backbone.advise("block", idle, [backbone.layers - 1]), fresh_hooks(backbone, self.name, put_on):
             yield
 
 
@@ -276,7 +282,7 @@ class PAB(Cache):
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
         settings: PABSettings = self.settings  # type: ignore[assignment]
         within = (settings.above, settings.below)
-        own, cross = _parts(backbone, "self_attention"), _crosses(backbone)
+        own, cross = _parts(backbone, "self_attention"), _parts(backbone, "cross_attention")
 
         def put_on() -> list[nn.Module]:
             config = PyramidAttentionBroadcastConfig(
@@ -301,7 +307,8 @@ class TaylorSeerSettings(MethodSettings):
 
 class TaylorSeer(Cache):
     """Between full computations, every attention, cross-attention and MLP output is extrapolated from the differences
-    between the computed steps."""
+    between the computed steps. Blocks that fuse attention and MLP (Flux's single ones) have their attention alone
+    extrapolated."""
 
     name = "taylorseer"
     Settings = TaylorSeerSettings
@@ -313,7 +320,7 @@ class TaylorSeer(Cache):
     @contextmanager
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
         settings: TaylorSeerSettings = self.settings  # type: ignore[assignment]
-        chosen = _parts(backbone, "self_attention", "mlp") + _crosses(backbone)
+        chosen = _parts(backbone, "self_attention", "mlp", "cross_attention")
 
         def put_on() -> list[nn.Module]:
             wanted = {id(module) for module in chosen}
@@ -396,7 +403,7 @@ class FasterCache(Cache):
             )
             with _without_notice():
                 apply_faster_cache(transformer, config)
-            registries = [vars(one)[_MARK] for one in (transformer, *chosen) if _MARK in vars(one)]
+            registries = [vars(one)[_MARK] for one in transformer.modules() if _MARK in vars(one)]
             hooks[:] = [hook for registry in registries for hook in registry.hooks.values()]
             _put_back(transformer, own)  # `denoise` calls that hook, so that whatever wraps the transformer nests
             return chosen
@@ -424,11 +431,6 @@ class FasterCache(Cache):
 
         with backbone.around(denoise), fresh_hooks(backbone, self.name, put_on):
             yield
-
-
-def _crosses(backbone: Backbone) -> list[nn.Module]:
-    """The cross-attentions, where the family has any."""
-    return _parts(backbone, "cross_attention") if "cross_attention" in backbone.parts else []
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from tomesd.merge import bipartite_soft_matching_random2d
 from torch import Tensor
 
 from harness.backbones.base import Backbone
-from harness.method import Method, RatioSettings
+from harness.method import Method, MethodSettings, RatioSettings
 from harness.spec import Call, State
 
 
@@ -54,9 +54,14 @@ class ToMe(Method):
 
     name = "tome"
     Settings = ToMeSettings
-    parts = frozenset({"mlp", "self_attention", "block"})
     source = "Bolya and Hoffman, 2023, Token Merging for Fast Stable Diffusion"
     selects = "changing"
+
+    def __init__(self, settings: MethodSettings | None = None) -> None:
+        super().__init__(settings)
+        chosen: ToMeSettings = self.settings  # type: ignore[assignment]
+        self.parts = frozenset({chosen.around, *(("self_attention",) if chosen.proportional else ())})  # type: ignore[misc]
+        self.needs = frozenset({"weighed keys"} if chosen.proportional else ())  # type: ignore[misc]
 
     @contextmanager
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
@@ -80,12 +85,14 @@ class ToMe(Method):
                 x, width, height, across, down, merged, no_rand=not settings.random, generator=generator
             )
             fewer = merge(x)  # (B, N - merged, D)
+            # A merged token stands where the first of its tokens does, for those who ask.
+            index = merge(_places(x), mode="amin")[..., 0].long() if backbone.placed else None  # (B, N - merged)
             sizes = merge(x.new_ones(*x.shape[:2], 1), mode="sum")[..., 0] if settings.proportional else None
             if call.part != "block":
-                return unmerge(call.run(fewer, sizes=sizes))
+                return unmerge(call.run(fewer, index, sizes))
             weights[:] = [] if sizes is None else [sizes]
             try:
-                return x + unmerge(call.run(fewer) - fewer)
+                return x + unmerge(call.run(fewer, index) - fewer)
             finally:
                 weights.clear()
 
@@ -103,6 +110,11 @@ class ToMe(Method):
 
     def reached(self, state: State | None) -> float | None:
         return self.ratio if self.settings.everywhere else None  # type: ignore[attr-defined]
+
+
+def _places(x: Tensor) -> Tensor:
+    """0 to N - 1 for tokens (B, N, D): (B, N, 1)."""
+    return torch.arange(x.shape[1], device=x.device, dtype=torch.float32)[None, :, None].expand(len(x), -1, -1)
 
 
 def _merging(settings: ToMeSettings, call: Call) -> bool:

@@ -21,7 +21,6 @@ class Uniform(Method):
     name = "uniform"
     Settings = FittedSettings
     FitSettings = RoutingFit
-    parts = frozenset({"block", "mlp"})
     needs_state = True
     source = "Raposo et al., 2024, Mixture-of-Depths; You et al., 2025, DiffCR, Sec. 3.1"
     training = "trained"
@@ -63,5 +62,5 @@ def _advised(backbone: Backbone, routed: Routed, weight: Tensor, ratio: object) 
     def block(call: Call) -> Tensor:
         return routed.block(call, weight[call.layer], kept_count(ratio(), call.x.shape[1], "floor"))  # type: ignore[operator]
 
-    with backbone.advise("block", block), backbone.advise("mlp", routed.mlp):
+    with routed.on(backbone, block):
         yield

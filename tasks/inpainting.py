@@ -53,7 +53,7 @@ class Inpainting(Task):
 
     def __init__(self, model: Any, *, steps: int, guidance: float, settings: TaskSettings | None = None) -> None:
         super().__init__(model, steps=steps, guidance=guidance, settings=settings)
-        self._states: dict[str, tuple[Tensor, ...]] = {}
+        self._states: dict[str, dict[str, Tensor]] = {}
         if self.settings.strategy not in _strategies(model):
             raise UserError(
                 f"model {model.name!r} cannot inpaint with strategy {self.settings.strategy!r}; it can: "
@@ -182,11 +182,11 @@ class Inpainting(Task):
     def _fill(self, cases: Sequence[Case]) -> Tensor:
         """Images (B, 3, S, S) of cases that generate equally many tokens."""
         images, masks = (torch.stack([case.data[name] for case in cases]) for name in ("image", "mask"))
-        parts = [torch.cat(part) for part in zip(*(self._states[case.prompt] for case in cases), strict=True)]
-        names = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
+        states = [self._states[case.prompt] for case in cases]
         call = {
-            **dict(zip(names, parts, strict=True)), "num_inference_steps": self.steps, "guidance_scale": self.guidance,
-            "negative_prompt": None, **self.model.call,
+            **{name: torch.cat([state[name] for state in states]) for name in states[0]},
+            "num_inference_steps": self.steps, "guidance_scale": self.guidance, "negative_prompt": None,
+            **self.model.call,
         }  # fmt: skip
         if _native(self.model):
             noise = self._noise(cases, images.shape[-1])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import UserError
+from harness.models import prompting
 from harness.spec import Case
 from harness.task import Task, TaskSettings
 from harness.zoo.shapes import scene
@@ -22,7 +23,12 @@ class TextToImage(Task):
 
     def __init__(self, model: Any, *, steps: int, guidance: float, settings: TaskSettings | None = None) -> None:
         super().__init__(model, steps=steps, guidance=guidance, settings=settings)
-        self._states: dict[str, tuple[Tensor, ...]] = {}
+        self._states: dict[str, dict[str, Tensor]] = {}
+        prompting.known(model.kind)
+
+    @property
+    def guided(self) -> bool:
+        return prompting.guided(self.model.pipeline, self.guidance)
 
     def cases(self, count: int, prompts: Path | None = None, data: Path | None = None) -> tuple[Case, ...]:
         if data is not None:
@@ -55,18 +61,17 @@ class TextToImage(Task):
         return self._encode(cases)
 
     @torch.no_grad()
-    def _encode(self, cases: Sequence[Case]) -> tuple[Tensor, ...]:
-        """Prompt states, mask, negative states, mask, as the pipeline takes them."""
+    def _encode(self, cases: Sequence[Case]) -> dict[str, Tensor]:
+        """Prompt states as the pipeline takes them."""
         return self.model.encode([case.prompt for case in cases], guided=True)
 
     @torch.no_grad()
     def generate(self, cases: Sequence[Case]) -> Tensor:
         self.prepare(cases)
-        parts = [torch.cat(part) for part in zip(*(self._states[case.prompt] for case in cases), strict=True)]
-        names = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
+        states = [self._states[case.prompt] for case in cases]
         return self.model.pipeline(
-            **dict(zip(names, parts, strict=True)),
-            negative_prompt=None,
+            **{name: torch.cat([state[name] for state in states]) for name in states[0]},
+            **prompting.way_of(self.model.pipeline).fixed,
             num_inference_steps=self.steps,
             guidance_scale=self.guidance,
             # seeds on the CPU: the same noise on every device

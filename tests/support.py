@@ -23,8 +23,7 @@ def state_for(method: Method, backbone: Backbone) -> State | None:
         "channels": torch.rand(backbone.layers, 4 * backbone.width, generator=generator),
         "gates": torch.rand(6, backbone.layers, 3, generator=generator),
         "mag_ratios": torch.ones(6),
-        "lora.transformer_blocks.0.attn1.to_q.A": torch.zeros(2, backbone.width),
-        "lora.transformer_blocks.0.attn1.to_q.B": torch.zeros(backbone.width, 2),
+        **_idle_lora(backbone),
     }
     return State(tensors, {"rescale": "mlp", "score_scale": 2.0, "steps": 4})
 
@@ -39,3 +38,14 @@ def build(name: str, ratio: float) -> Method:
         return cls()
     low = next(one.ge for one in fields[cls.strength].metadata if hasattr(one, "ge"))
     return cls(cls.Settings.model_validate({cls.strength: low}))
+
+
+def _idle_lora(backbone: Backbone) -> dict[str, torch.Tensor]:
+    """LoRA that changes nothing, on the first linear layer that the family adapts."""
+    name = backbone.linear_names()[0]
+    linear = backbone.blocks[0].get_submodule(name)
+    place = next(where for where, module in backbone.transformer.named_modules() if module is linear)
+    return {
+        f"lora.{place}.A": torch.zeros(2, linear.in_features),
+        f"lora.{place}.B": torch.zeros(linear.out_features, 2),
+    }

@@ -119,6 +119,13 @@ def test_on_meta_the_same_is_counted(on: Subject) -> None:
             nn.init.normal_(parameter.detach(), std=0.02)
 
 
+def test_dit_costs_what_its_paper_says() -> None:
+    """Peebles and Xie, 2023, Table 6 and Sec. 5.1: 118.64 and 524.60 Gflops (MACs) per forward, attention included."""
+    for size, gflops in ((256, 118.64), (512, 524.60)):
+        made = harness.profile(model=f"random:dit-xl-2-{size}", methods=["dense"], device="meta").records[0]
+        assert made.estimates["gmacs"].value == pytest.approx(2 * gflops, rel=0.001)
+
+
 def test_parts_by_hand(on: Subject) -> None:
     tokens, width, text, layers, rows = 64, 32, 7, 3, 2
     found, shares = count(on, candidate("dense", on), Setup(1, 16, text, None))

@@ -7,6 +7,7 @@ keys and weights stay as they were, so the model is restored bit for bit.
 from __future__ import annotations
 
 import functools
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,14 +23,19 @@ from harness.spec import Ability, Advice, Call, Grid, Part, Step
 class Backbone(ABC):
     """One DiT. A family says which module each part is, and how the part's tensors go in and out.
 
-    classes: names of the diffusers transformer classes that it serves. offers: which of the further views below it has.
-    rows_per_image: samples of a batch that one image takes: both CFG halves, or 1 where the model is guided without.
+    classes: names of the diffusers transformer classes that it serves. parts: what every layer has (`parts_of` tells of
+    layers that have more). offers: which of the further views below it has. halves: False where guidance is distilled
+    into the model, so that no batch holds CFG halves. placed: its blocks turn tokens by their places (rotary
+    embeddings), so that `run` on a subset has to be told the index. rows_per_image: samples of a guided step's
+    batch that one image takes.
     guided: whether the batches of a generation hold both CFG halves, the unconditional one first; None: unknown.
     """
 
     classes: ClassVar[frozenset[str]]
     parts: ClassVar[frozenset[Part]] = frozenset({"block", "self_attention", "cross_attention", "mlp"})
     offers: ClassVar[frozenset[Ability]] = frozenset()
+    halves: ClassVar[bool] = True
+    placed: ClassVar[bool] = False
     rows_per_image: ClassVar[int] = 2
 
     def __init__(self, transformer: nn.Module) -> None:
@@ -65,6 +71,10 @@ class Backbone(ABC):
     @abstractmethod
     def grid_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Grid:
         """The token grid of a call of the transformer."""
+
+    def parts_of(self, layer: int) -> frozenset[Part]:
+        """The parts of one layer, where some layers have more than `parts`, which all of them have."""
+        return self.parts
 
     def index_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
         """Which tokens of the grid (B, N) a call of the transformer is about; None: all of them."""
@@ -202,9 +212,10 @@ class Backbone(ABC):
     @contextmanager
     def advise(self, part: Part, advice: Advice, layers: Sequence[int] | None = None) -> Iterator[None]:
         """Put advice around a part of these layers (all by default). Of several, the first one is outermost."""
-        if part not in self.parts:
-            raise UserError(f"{type(self.transformer).__name__} has no separate {part!r} part to advise")
         chosen = list(range(self.layers)) if layers is None else list(layers)
+        if lacking := [layer for layer in chosen if part not in self.parts_of(layer)]:
+            where = "" if len(lacking) == self.layers else f" in layers {', '.join(map(str, lacking))}"
+            raise UserError(f"{type(self.transformer).__name__} has no separate {part!r} part to advise{where}")
         with self._watch():
             for layer in chosen:
                 self._install(layer, part)
@@ -247,9 +258,13 @@ class Backbone(ABC):
             raise UserError(f"the {part} of layer {layer} is patched by something else; remove that first")
         self._advice[layer, part] = []
         original = module.forward
+        names = list(inspect.signature(original).parameters)[1:]
 
-        def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
             chain = tuple(self._advice[layer, part])
+            kwargs = dict(zip(names, args, strict=False)) | kwargs  # gradient checkpointing gives them by position
+            image, text = self.apart(layer, part, hidden_states, kwargs)
+            texts = [self.unchanged(part, text)]
 
             def run_from(depth: int, held: Tensor | None, given: dict[str, Any]) -> Callable[..., Tensor]:
                 def run(x: Tensor, index: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
@@ -257,25 +272,56 @@ class Backbone(ABC):
                     now = held if index is None else index if held is None else held.gather(1, index)
                     told = given if sizes is None else given | self.weighed(sizes)
                     if depth == len(chain):
-                        return original(x, *args, **self.on_subset(told, now))
+                        out, texts[0] = self.run_part(layer, part, original, x, text, told, now)
+                        return out
                     rest = run_from(depth + 1, now, told)
-                    return chain[depth](Call(x, layer, part, self.step, self.grid, rest, told, now))
+                    return chain[depth](Call(x, layer, part, self.step, self.grid, rest, told, now, text))
 
                 return run
 
-            out = run_from(0, self._index, kwargs)(hidden_states)
-            if out.shape != hidden_states.shape:
+            out = run_from(0, self._index, kwargs)(image)
+            if out.shape != image.shape:
                 raise ValueError(
                     f"the {part} of layer {layer} gave a tensor of shape {tuple(out.shape)}, "
-                    f"expected {tuple(hidden_states.shape)}"
+                    f"expected {tuple(image.shape)}"
                 )
-            return out
+            return self.together(layer, part, out, texts[0])
 
         module.forward = forward  # type: ignore[method-assign]
 
+    # -- joint blocks: image and text in one part --------------------------------------------------------------
+
+    def apart(
+        self, layer: int, part: Part, hidden_states: Tensor, kwargs: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Image tokens and text of what a part is given."""
+        return hidden_states, None
+
+    def unchanged(self, part: Part, text: Tensor | None) -> Tensor | None:
+        """The text behind a part that did not run: as it came behind a block, no update behind another part."""
+        return text if text is None or part == "block" else torch.zeros_like(text)
+
+    def run_part(
+        self,
+        layer: int,
+        part: Part,
+        original: Callable[..., Any],
+        x: Tensor,
+        text: Tensor | None,
+        kwargs: Mapping[str, Any],
+        index: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The original part on tokens x (B, K, D), which stand at index (B, K), None for all: its image tokens and its
+        text."""
+        return original(x, **self.on_subset(kwargs, index)), None
+
+    def together(self, layer: int, part: Part, image: Tensor, text: Tensor | None) -> Any:
+        """What the part gives to the model: the inverse of `apart`, for outputs."""
+        return image
+
     def weighed(self, sizes: Tensor) -> dict[str, Any]:
-        """Arguments of self-attention that make each key count `sizes` (B, N) times. Raises UserError where the family
-        has none."""
+        """Arguments of self-attention that make each key count `sizes` (B, N) times, for families that offer "weighed
+        keys"; others raise UserError."""
         raise UserError(f"{type(self).__name__} cannot weigh the keys of its attention")
 
     @contextmanager
@@ -309,14 +355,25 @@ class Backbone(ABC):
 
 @contextmanager
 def follow(backbone: Backbone, pipeline: Any, guided: bool | None = None) -> Iterator[None]:
-    """Tell the backbone of every new image that this pipeline starts, and the sampler how many steps to take."""
+    """Tell the backbone of every new image that this pipeline starts, and the sampler how many steps to take.
+
+    guided: whether the pipeline works with guidance; a family with distilled guidance has no halves all the same.
+    """
     scheduler = pipeline.scheduler
     original = scheduler.set_timesteps
-    before, backbone.guided = backbone.guided, guided
+    signature = inspect.signature(original)
+    before, backbone.guided = backbone.guided, guided if backbone.halves else False
 
-    def set_timesteps(num_inference_steps: int | None = None, *args: Any, **kwargs: Any) -> Any:
-        count = None if num_inference_steps is None else backbone.sampler_steps(num_inference_steps)
-        out = original(count, *args, **kwargs)
+    @functools.wraps(original)  # pipelines look into the signature for what they may give
+    def set_timesteps(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs)
+        asked = given.arguments
+        for name in ("sigmas", "timesteps"):
+            if asked.get(name) is not None:
+                asked[name] = _spaced(asked[name], backbone.sampler_steps(len(asked[name])))
+        if asked.get("num_inference_steps") is not None:
+            asked["num_inference_steps"] = backbone.sampler_steps(asked["num_inference_steps"])
+        out = original(*given.args, **given.kwargs)
         backbone.begin(torch.as_tensor(scheduler.timesteps).tolist())
         return out
 
@@ -326,3 +383,13 @@ def follow(backbone: Backbone, pipeline: Any, guided: bool | None = None) -> Ite
     finally:
         del scheduler.set_timesteps
         backbone.guided = before
+
+
+def _spaced(levels: Sequence[float], count: int) -> Sequence[float]:
+    """Noise levels, which fall to 0 behind the last one, at this count: spread over the same curve."""
+    if count == len(levels):
+        return levels
+    curve = torch.tensor([*map(float, levels), 0.0], dtype=torch.float64)
+    place = torch.arange(count, dtype=torch.float64) * len(levels) / count
+    left = place.long()
+    return torch.lerp(curve[left], curve[left + 1], place - left).tolist()  # type: ignore[no-any-return]

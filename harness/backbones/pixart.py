@@ -24,7 +24,7 @@ class PixArt(Backbone):
     """`PixArtTransformer2DModel`."""
 
     classes = frozenset({"PixArtTransformer2DModel"})
-    offers = frozenset({"attention maps", "narrower blocks"})
+    offers = frozenset({"attention maps", "narrower blocks", "weighed keys"})
 
     @property
     def blocks(self) -> Sequence[nn.Module]:

@@ -25,10 +25,16 @@ def run(
         typer.Option(help="Methods, comma-separated; a+b; all. [default: diffcr,tome]", show_default=False),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Zoo model or pipeline folder. [default: the task's own]", show_default=False)
+        str | None,
+        typer.Option(help="Zoo model, pipeline folder or hub id. [default: the task's own]", show_default=False),
     ] = None,
+    variant: Annotated[str | None, typer.Option(help="Variant of the model's weights, for instance fp16.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")] = None,
     task: Annotated[
-        str | None, typer.Option(help="text-to-image or inpainting. [default: text-to-image]", show_default=False)
+        str | None,
+        typer.Option(
+            help="text-to-image, class-conditional or inpainting. [default: text-to-image]", show_default=False
+        ),
     ] = None,
     ratios: Annotated[
         str | None,
@@ -53,7 +59,7 @@ def run(
     ] = None,
     batch: Annotated[int | None, typer.Option(help="Images per batch. [default: 16]", show_default=False)] = None,
     metrics: Annotated[str | None, typer.Option(help="Metrics. [default: all that apply]", show_default=False)] = None,
-    prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt per line.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt (or class) per line.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of images, masks and captions, for inpainting.")] = None,
     adapters: Annotated[list[Path] | None, typer.Option(help="Folder of fitted adapters; may be repeated.")] = None,
     match: Annotated[
@@ -96,7 +102,8 @@ def run(
     given = {
         "methods": methods, "model": model, "task": task, "ratios": floats("--ratios", ratios), "cases": cases,
         "steps": steps, "guidance": guidance, "batch": batch, "prompts": prompts, "data": data, "device": device,
-        "dtype": dtype, "metrics": metrics.split(",") if metrics is not None else None, "adapters": adapters or None,
+        "dtype": dtype, "variant": variant, "revision": revision,
+        "metrics": metrics.split(",") if metrics is not None else None, "adapters": adapters or None,
     }  # fmt: skip
     if match is not None:
         axis, _, budgets = match.partition("=")

@@ -1,8 +1,9 @@
-"""Models by name: `shapes` and other zoo models, or a local folder that diffusers' `from_pretrained` loads.
+"""Models by name: `shapes` and other zoo models, a local folder that diffusers' `from_pretrained` loads, or a
+hub id.
 
 A model folder may hold `harness.json` beside `model_index.json`: defaults of the sampler and the pipeline call, and
 what the tasks may use (`judge`, `prompts`). Adapter states lie in `adapters/` beside it or in folders that the user
-names. Weights load from safetensors only, and nothing here waits for a network.
+names. Weights load from safetensors only, and nothing here waits for a network, unless HF_HUB_OFFLINE=0 is set.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from safetensors import SafetensorError
 
 from harness.backbones.base import Backbone
 from harness.errors import UserError, unknown
+from harness.models import hub, pretrained
 from harness.registry import backbones
 from harness.spec import State
 from harness.training import checkpoints
 
+_OLD = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
 _ZOO = Path(__file__).resolve().parent.parent / "zoo"
 RANDOM = "random:"  # before the name of an architecture
 KINDS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -36,7 +38,8 @@ KINDS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.
 class Model:
     """A pipeline, loaded when it is first needed: a finished sweep is drawn again without it.
 
-    digest: sha256 over all weight and config files, "" where there is no folder to read. scheduler: its class's name.
+    digest: sha256 over all weight and config files, "" where there is no folder to read. kind, scheduler: the names of
+    the pipeline's and the scheduler's class. labels: names of the classes that the pipeline is conditioned on, if any.
     `pipeline` raises UserError for weights that cannot be loaded.
     """
 
@@ -45,6 +48,8 @@ class Model:
     family: type[Backbone]
     digest: str
     scheduler: str = ""
+    kind: str = ""
+    labels: dict[int, str] = field(default_factory=dict)
     device: torch.device = torch.device("cpu")
     facts: dict[str, Any] = field(default_factory=dict)
     adapters: tuple[Path, ...] = ()
@@ -67,10 +72,11 @@ class Model:
         return dict(self.facts.get("call", {}))
 
     @torch.no_grad()
-    def encode(self, prompts: list[str], guided: bool = False) -> tuple[torch.Tensor, ...]:
-        """Prompt states (B, L, D) and mask (B, L), then, if guided, those of the negative prompt "", else None."""
-        options = {k: v for k, v in self.call.items() if k in ("clean_caption", "max_sequence_length")}
-        return self.pipeline.encode_prompt(prompts, do_classifier_free_guidance=guided, device=self.device, **options)
+    def encode(self, prompts: list[str], guided: bool = False) -> dict[str, torch.Tensor]:
+        """Prompt states by the names of the pipeline's arguments, see `harness.models.prompting.encode`."""
+        from harness.models import prompting
+
+        return prompting.encode(self.pipeline, prompts, self.call, guided)
 
     def adapter_files(self) -> dict[str, Path]:
         """Adapter states by name; an earlier folder wins."""
@@ -113,8 +119,10 @@ def names() -> list[str]:
     return sorted(p.parent.parent.parent.name.replace("_", "-") for p in found)
 
 
-def folder_of(name: str) -> Path:
-    """The pipeline folder of a zoo name or a local path. Raises UserError."""
+def folder_of(name: str, revision: str | None = None, variant: str | None = None) -> Path:
+    """The pipeline folder of a zoo name, a local path or a hub id. Raises UserError."""
+    if not name:
+        raise UserError("this task has no model of its own: give --model, a pipeline folder or a hub id")
     if name in names():
         return _ZOO / name.replace("-", "_") / "weights" / "pipeline"
     if name.startswith(RANDOM):
@@ -122,10 +130,12 @@ def folder_of(name: str) -> Path:
             f"model {name!r} has random weights, which serve cost alone: use `python -m harness profile --model {name}`"
         )
     path = Path(name)
+    if not path.exists() and hub.is_id(name):
+        path = hub.snapshot(name, revision, variant)
     if not path.exists():
         if os.sep in name or name.startswith("."):
             raise UserError(f"model folder {name} does not exist; expected a folder that holds model_index.json")
-        raise unknown("model", name, [*names(), "FOLDER (a local diffusers pipeline)"])
+        raise unknown("model", name, [*names(), "FOLDER (a local diffusers pipeline)", "OWNER/NAME (on the hub)"])
     if not (path / "model_index.json").is_file():
         raise UserError(
             f"model folder {name} is not a diffusers pipeline: it holds no model_index.json; save one with "
@@ -143,45 +153,39 @@ def checked(device: str, dtype: str) -> torch.dtype:
     return KINDS[dtype]
 
 
-def load(name: str, *, device: str = "cpu", dtype: str = "float32", adapters: tuple[Path, ...] = ()) -> Model:
-    """A model on a device. Raises UserError for a name, folder, family, dtype or device that is no good."""
-    folder = folder_of(name)
+def load(
+    name: str,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    adapters: tuple[Path, ...] = (),
+    variant: str | None = None,
+    revision: str | None = None,
+) -> Model:
+    """A model on a device. variant: of the weights ("fp16" loads files named so, where a part of the pipeline has any).
+    revision: branch, tag or commit of a hub model. Raises UserError for a name, folder, family, dtype or device that is
+    no good."""
+    folder = folder_of(name, revision, variant)
+    if revision and (name in names() or Path(name).exists()):
+        raise UserError(f"--revision is for models on the hub, and {name} is a local one; leave it out")
+    if variant and not any(folder.rglob(f"*.{variant}*.safetensors")):
+        raise UserError(f"model {name!r} has no weights of variant {variant!r}; leave --variant out")
     kind = checked(device, dtype)
     parts = _read_json(folder / "model_index.json")
     notes = folder / "harness.json"
     places = (*adapters, folder / "adapters", folder.parent.parent / "adapters")
     return Model(
         name=name,
-        open=lambda: _from_pretrained(folder, device, kind),
-        family=family_of(_class_of(parts, "transformer")),
-        digest=digest_of(folder),
+        open=lambda: pretrained.pipeline(folder, device, kind, variant),
+        family=family_of(_transformer_of(folder, parts)),
+        digest=digest_of(folder, variant),
         scheduler=_class_of(parts, "scheduler"),
+        kind=str(parts.get("_class_name", "")),
+        labels={int(label): str(name) for label, name in (parts.get("id2label") or {}).items()},
         device=torch.device(device),
         facts=_read_json(notes) if notes.is_file() else {},
         adapters=tuple(p for p in places if p.is_dir()),
     )
-
-
-def _from_pretrained(folder: Path, device: str, dtype: torch.dtype) -> Any:
-    from diffusers import DiffusionPipeline  # slow to import, and a finished sweep does not need it
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
-    kind = DiffusionPipeline
-    if _read_json(folder / "model_index.json").get("_class_name") == "LazyInpaintPipeline":
-        from harness.models.lazy_pipeline import LazyInpaintPipeline as kind  # type: ignore[assignment,no-redef]
-    try:
-        pipeline = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True)
-    except SafetensorError as error:
-        raise UserError(f"a weights file of {folder} is damaged ({error}); restore the folder") from error
-    except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
-        text = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"model folder {folder} cannot be loaded: {text}") from error
-    pipeline.to(device)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -200,13 +204,22 @@ def _class_of(index: dict[str, Any], part: str) -> str:
     return str(entry[1]) if isinstance(entry, list) and len(entry) == 2 else ""
 
 
+def _transformer_of(folder: Path, index: dict[str, Any]) -> str:
+    """The class name of the denoiser; older folders say Transformer2DModel, and its config which one that is today."""
+    kind = _class_of(index, "transformer")
+    if kind == "Transformer2DModel":
+        norm = _read_json(folder / "transformer" / "config.json").get("norm_type")
+        return _OLD.get(str(norm), kind)
+    return kind
+
+
 def wrap(name: str, pipeline: Any, digest: str = "", adapters: tuple[Path, ...] = ()) -> Model:
     """A pipeline that is loaded already. Raises UserError for a family that no backbone serves."""
     transformer = getattr(pipeline, "transformer", None)
     if transformer is None:
         raise UserError(f"{type(pipeline).__name__} has no transformer, so no method can make it cheaper")
-    family = family_of(type(transformer).__name__)
-    return Model(name, lambda: pipeline, family, digest, device=transformer.device, adapters=adapters)
+    family, kind = family_of(type(transformer).__name__), type(pipeline).__name__
+    return Model(name, lambda: pipeline, family, digest, kind=kind, device=transformer.device, adapters=adapters)
 
 
 def family_of(kind: str) -> type[Backbone]:
@@ -218,22 +231,31 @@ def family_of(kind: str) -> type[Backbone]:
             return family
         served += family.classes
     raise UserError(
-        f"no backbone serves {kind or 'a pipeline without a transformer'}; served: {', '.join(sorted(served))}; to add "
-        "one, register a subclass of harness.backbones.base.Backbone whose `classes` name it (docs/backbones.md)"
+        f"no backbone serves {kind or 'a pipeline without a transformer'}; served: {', '.join(sorted(served))}. To add "
+        "one, write an adapter and register it in the entry-point group harness.backbones: see docs/backbones.md"
     )
 
 
-def digest_of(folder: Path) -> str:
-    """sha256 over names and contents of what the pipeline loads."""
-    total = hashlib.sha256()
+def digest_of(folder: Path, variant: str | None = None) -> str:
+    """sha256 over names and contents of what the pipeline loads, and the variant."""
+    total = hashlib.sha256(f"variant {variant}".encode() if variant else b"")
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         if (
             path.is_file()
             and inside.parts[0] != "adapters"
             and path.suffix in (".safetensors", ".json", ".model", ".txt")
+            and (len(inside.parts) > 1 or path.suffix != ".safetensors")  # single-file copies of the whole model
         ):
             total.update(str(inside.as_posix()).encode() + b"\0")
-            with open(path, "rb") as handle:
-                total.update(hashlib.file_digest(handle, "sha256").digest())
+            total.update(_sha256(path))
     return total.hexdigest()
+
+
+def _sha256(path: Path) -> bytes:
+    """Of a file; a large one in the hub's cache is a link to a file that is named so."""
+    name = path.resolve().name
+    if path.is_symlink() and len(name) == 64 and path.resolve().parent.name == "blobs":
+        return bytes.fromhex(name)
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").digest()

@@ -89,7 +89,7 @@ def steps_of(candidate: Candidate) -> list[Step]:
 
 @contextmanager
 def _on(backbone: Backbone, candidate: Candidate) -> Iterator[None]:
-    before, backbone.guided = backbone.guided, backbone.rows_per_image > 1
+    before, backbone.guided = backbone.guided, backbone.halves
     try:
         with attached(backbone, candidate.method, candidate.state):
             yield
@@ -132,7 +132,7 @@ def _measured(
 ) -> tuple[dict[str, Estimate], dict[str, list[float]]]:
     ran, shares = count(on, candidate, setup)
     per = _GIGA * setup.batch * candidate.steps
-    halves = "both CFG halves" if on.backbone.rows_per_image > 1 else "one row per image"
+    halves = "both CFG halves" if on.backbone.rows_per_image == 2 else "one row per image"
     mean = f", mean over {candidate.steps} timestep regions" if candidate.steps > 1 else ""
     about = f"per image and sampling step, {halves}, {setup.text_tokens} text tokens{mean}"
     notes = f"; not counted: {', '.join(sorted(ran.unknown))}" if ran.unknown else ""

@@ -27,8 +27,12 @@ def divided(
     (`routing`: scores, gathering, merging); `rest` is everything else: norms and modulation inside the blocks, and what
     lies outside of them. A part that the family does not set apart is in `rest`.
     """
-    inner: dict[Part, float] = dict.fromkeys(backbone.parts, 0.0)
-    outer: dict[Part, float] = dict.fromkeys(backbone.parts, 0.0)
+    places: dict[Part, list[int]] = {}
+    for layer in range(backbone.layers):
+        for part in sorted(backbone.parts_of(layer)):
+            places.setdefault(part, []).append(layer)
+    inner: dict[Part, float] = dict.fromkeys(places, 0.0)
+    outer: dict[Part, float] = dict.fromkeys(places, 0.0)
 
     def metered(sums: dict[Part, float], part: Part) -> Advice:
         def advice(call: Call) -> Tensor:
@@ -42,8 +46,8 @@ def divided(
     @contextmanager
     def around(sums: dict[Part, float]) -> Iterator[None]:
         with ExitStack() as stack:
-            for part in sorted(backbone.parts):
-                stack.enter_context(backbone.advise(part, metered(sums, part)))
+            for part, layers in places.items():
+                stack.enter_context(backbone.advise(part, metered(sums, part), layers))
             yield
 
     with around(outer), on, around(inner):

@@ -61,7 +61,10 @@ def subject(profile: Profile) -> Subject:
     if profile.device == META:
         known_names = ", ".join(RANDOM + name for name in random_init.names())
         raise UserError(f"device meta is for models with random weights, {known_names}; got model {profile.model!r}")
-    model = load(profile.model, device=profile.device, dtype=profile.dtype, adapters=profile.adapters)
+    model = load(
+        profile.model, device=profile.device, dtype=profile.dtype, adapters=profile.adapters, variant=profile.variant,
+        revision=profile.revision,
+    )  # fmt: skip
     most = int(model.call.get("max_sequence_length", 120))
     size = getattr(model.pipeline.transformer.config, "sample_size", None)
     return Subject(

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from harness.errors import UserError
+from harness.models import prompting
 from harness.training import checkpoints
 from harness.training.options import FitOptions
 
@@ -46,24 +47,36 @@ def encode(model: Any, images: Tensor, captions: list[str]) -> dict[str, Tensor]
     vae = model.pipeline.vae
     pixels = images.to(model.device, next(vae.parameters()).dtype) * 2 - 1
     shift = getattr(vae.config, "shift_factor", None) or 0.0
-    latents = (vae.encode(pixels).latent_dist.mode() - shift) * vae.config.scaling_factor
-    states, masks = model.encode(captions)[:2]
-    return {"latents": latents, "states": states, "masks": masks}
+    found = vae.encode(pixels)
+    # deep compression autoencoders have no distribution
+    latents = found.latent_dist.mode() if hasattr(found, "latent_dist") else found.latent
+    return {"latents": (latents - shift) * vae.config.scaling_factor, **texts(model, captions)}
+
+
+@torch.no_grad()
+def texts(model: Any, captions: list[str]) -> dict[str, Tensor]:
+    """What captions are to the denoiser, by its arguments' names: states (M, L, D), masks (M, L), pooled (M, D)."""
+    states = model.encode(captions)
+    return {name: states[state] for name, state in prompting.way_of(model.pipeline).learns.items()}
 
 
 def prompts(rows: Mapping[str, Tensor], empty: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-    """The text arguments of a batch from encoded rows, some of their captions dropped."""
+    """The text arguments of a batch from encoded rows, some of their captions dropped. empty: those of "", which also
+    says which of the rows are text."""
     device = generator.device
-    dropped = torch.rand(len(rows["states"]), generator=generator, device=device) < _DROPPED
-    states = torch.where(dropped[:, None, None], empty["states"].to(device), rows["states"].to(device))
-    masks = torch.where(dropped[:, None], empty["masks"].to(device), rows["masks"].to(device))
-    return {"encoder_hidden_states": states, "encoder_attention_mask": masks}
+    count = len(rows[next(iter(empty))])
+    dropped = torch.rand(count, generator=generator, device=device) < _DROPPED
+    return {
+        name: torch.where(dropped.view(-1, *[1] * (none.ndim - 1)), none.to(device), rows[name].to(device))
+        for name, none in empty.items()
+    }
 
 
-def drawn(rows: Mapping[str, Tensor], empty: Mapping[str, Tensor], generator: torch.Generator) -> Batch:
+def drawn(model: Any, rows: Mapping[str, Tensor], empty: Mapping[str, Tensor], generator: torch.Generator) -> Batch:
     """A batch of whole images from encoded rows."""
     sizes = {"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}}
-    return Batch(rows["latents"].to(generator.device), {**prompts(rows, empty, generator), **sizes})
+    fixed = sizes if prompting.way_of(model.pipeline).sizes else {}
+    return Batch(rows["latents"].to(generator.device), {**prompts(rows, empty, generator), **fixed})
 
 
 class FolderData:
@@ -91,19 +104,20 @@ class FolderData:
             )
         self.model, self.pairs, self.skipped = model, usable, bad
         name = [(str(p), p.stat().st_size, c) for p, c in usable]
-        self.cache = cache / hashlib.sha256(json.dumps([model.digest, name]).encode()).hexdigest()[:12]
+        self.cache = cache / hashlib.sha256(json.dumps([2, model.digest, name]).encode()).hexdigest()[:12]
         self._encode()
 
     def batch(self, size: int, generator: torch.Generator) -> Batch:
         pick = torch.randint(len(self.pairs), (size,), generator=generator, device=generator.device).tolist()
         found = [self._row(row) for row in pick]
-        rows = {name: torch.cat([row[name] for row in found]).float() for name in ("latents", "states")}
-        return drawn(rows | {"masks": torch.cat([row["masks"] for row in found])}, self._empty, generator)
+        rows = {name: torch.cat([row[name] for row in found]) for name in found[0]}
+        rows = {name: part.float() if part.is_floating_point() else part for name, part in rows.items()}
+        return drawn(self.model, rows, self._empty, generator)
 
     def _row(self, row: int) -> dict[str, Tensor]:
         shard, place = divmod(row, _SHARD)
         with safe_open(self._shard(shard), framework="pt") as handle:
-            return {name: handle.get_slice(name)[place : place + 1] for name in ("latents", "states", "masks")}
+            return {name: handle.get_slice(name)[place : place + 1] for name in handle.keys()}  # noqa: SIM118
 
     def _shard(self, index: int) -> Path:
         return self.cache / f"{index:06d}.safetensors"
@@ -117,16 +131,19 @@ class FolderData:
             some = self.pairs[start : start + _SHARD]
             parts = [encode(self.model, _image(p, size)[None], [caption]) for p, caption in some]
             rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-            checkpoints.save(path, rows | {k: rows[k].half() for k in ("latents", "states")}, {"files": len(some)})
-        states, masks = self.model.encode([""])[:2]
-        self._empty = {"states": states.float(), "masks": masks}
+            halved = {name: part.half() if part.is_floating_point() else part for name, part in rows.items()}
+            checkpoints.save(path, halved, {"files": len(some)})
+        empty = texts(self.model, [""])
+        self._empty = {name: part.float() if part.is_floating_point() else part for name, part in empty.items()}
 
 
 def data_for(
     model: Any, options: FitOptions, *, trains: bool, folder: Path | None, work: Path, skip_bad: bool = False
 ) -> Data:
     """A folder's images and captions, or the scenes that the zoo model was made from. Raises UserError where there is
-    neither."""
+    neither, and for a model that fits cannot train."""
+    if refusal := prompting.refusal(model.pipeline):
+        raise UserError(f"model {model.name!r} cannot be fitted: {refusal}")
     if model.facts.get("inpaints"):
         if folder is not None:
             raise UserError(f"model {model.name!r} is fitted on its own scenes and masks; give no --data")
@@ -179,8 +196,7 @@ def _readable(path: Path) -> bool:
 
 def _resolution(model: Any) -> int:
     """The side of the square images that the model was made for, in pixels."""
-    latent = int(model.backbone.transformer.config.sample_size)
-    return latent * 2 ** (len(model.pipeline.vae.config.block_out_channels) - 1)
+    return int(model.backbone.transformer.config.sample_size) * int(model.pipeline.vae_scale_factor)
 
 
 def _image(path: Path, size: int) -> Tensor:

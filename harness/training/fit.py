@@ -43,6 +43,7 @@ class _Trained(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, inputs: dict[str, Any]) -> Tensor:
         """What the model says for noised latents (B, C, H, W) or tokens (B, K, C) at timesteps (B,)."""
+        t = t * getattr(self.transformer.config, "timestep_scale", 1.0)
         out = self.transformer(x, timestep=t, return_dict=False, **inputs)[0]
         return out[:, : x.shape[1]] if x.ndim == 4 else out[..., : x.shape[-1]]  # a learned variance is not trained
 

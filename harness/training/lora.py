@@ -25,7 +25,7 @@ def inject(backbone: Backbone, rank: int, seed: int = 0, targets: Sequence[str] 
     """
     from peft import LoraConfig, inject_adapter_in_model  # slow to import, and only fits need it
 
-    known = backbone.linear_names()
+    known = backbone.linear_names()  # not every block needs to have them all
     for target in targets:
         if not any(_ends(name, target) for name in known):
             raise unknown("LoRA target", target, known)
@@ -35,6 +35,7 @@ def inject(backbone: Backbone, rank: int, seed: int = 0, targets: Sequence[str] 
         for prefix, block in backbone.transformer.named_modules()
         if any(block is b for b in backbone.blocks)
         for name in chosen
+        if name in dict(block.named_modules())
     ]
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=names, init_lora_weights=True)
     with torch.random.fork_rng():

@@ -17,11 +17,14 @@ class Objective:
     """Noised latents, timesteps and targets. steps: sampler steps, which divide the timesteps into regions."""
 
     def __init__(self, scheduler: Any, steps: int) -> None:
-        self.kind = scheduler.config.prediction_type
+        flows = not hasattr(scheduler, "alphas_cumprod")  # diffusers' flow matching schedulers do nothing else
+        self.kind = "flow_prediction" if flows else scheduler.config.prediction_type
         if self.kind not in ("flow_prediction", "epsilon"):
             raise UserError(f"fits know the prediction types flow_prediction and epsilon, not {self.kind!r}")
         self.horizon = scheduler.config.num_train_timesteps
-        self.alphas: Tensor = scheduler.alphas_cumprod
+        self.alphas: Tensor | None = None if flows else scheduler.alphas_cumprod
+        if flows and scheduler.config.get("use_dynamic_shifting"):
+            raise UserError("fits do not know timesteps that shift with the image's size (use_dynamic_shifting)")
         own = type(scheduler).from_config(scheduler.config)
         own.set_timesteps(steps)
         self.timesteps = torch.as_tensor(own.timesteps).float()  # (steps,), descending
@@ -54,5 +57,6 @@ class Objective:
         if self.kind == "flow_prediction":
             sigma = (timesteps / self.horizon).to(clean.dtype).view(-1, *[1] * (clean.ndim - 1))
             return torch.lerp(clean, noise, sigma), noise - clean
+        assert self.alphas is not None
         alpha = self.alphas.to(clean.device)[timesteps.long()].to(clean.dtype).view(-1, *[1] * (clean.ndim - 1))
         return alpha.sqrt() * clean + (1 - alpha).sqrt() * noise, noise

@@ -82,7 +82,8 @@ class Request:
 
 def missing(sweep: Sweep) -> list[Request]:
     """The fits that a sweep needs and its model has no adapters for, one per method and settings."""
-    found = set(load(sweep.model, adapters=sweep.adapters).adapter_files())
+    model = load(sweep.model, adapters=sweep.adapters, variant=sweep.variant, revision=sweep.revision)
+    found = set(model.adapter_files())
     stage = FitOptions.model_validate({}).stage
     wanted: dict[str, tuple[str, dict[str, Any], float]] = {}
     for spec in sweep.methods:

@@ -115,7 +115,7 @@ def fitting(backbone: Backbone, steps: int, by_timestep: bool, options: DiffCRFi
 
     @contextmanager
     def attach() -> Iterator[None]:
-        with backbone.advise("block", block), backbone.advise("mlp", routed.mlp):
+        with routed.on(backbone, block):
             yield
 
     def mean() -> Tensor:

@@ -32,7 +32,6 @@ class DiffCR(Method):
     name = "diffcr"
     Settings = DiffCRSettings
     FitSettings = DiffCRFit
-    parts = frozenset({"block", "mlp"})
     needs_state = True
     source = "You et al., 2025, Layer- and Timestep-Adaptive Differentiable Token Compression Ratios (DiffCR)"
     training = "trained"
@@ -63,11 +62,7 @@ class DiffCR(Method):
             kept = kept_count(table[call.layer][region], call.x.shape[1])
             return routed.block(call, weight[call.layer], kept)
 
-        with (
-            backbone.on_step(enter),
-            backbone.advise("block", block, layers),
-            backbone.advise("mlp", routed.mlp, layers),
-        ):
+        with backbone.on_step(enter), routed.on(backbone, block, layers):
             yield
 
     def reached(self, state: State | None) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.training.data import Batch, drawn, encode
+from harness.training.data import Batch, drawn, encode, texts
 from harness.zoo.shapes import scene
 
 
@@ -28,10 +28,9 @@ class SceneData:
 
     @cached_property
     def _empty(self) -> dict[str, Tensor]:
-        states, masks = self.model.encode([""])[:2]
-        return {"states": states, "masks": masks}
+        return texts(self.model, [""])
 
     def batch(self, size: int, generator: torch.Generator) -> Batch:
         """See `harness.training.data.Data`."""
         pick = torch.randint(self.count, (size,), generator=generator, device=generator.device)
-        return drawn({name: rows[pick] for name, rows in self._rows.items()}, self._empty, generator)
+        return drawn(self.model, {name: rows[pick] for name, rows in self._rows.items()}, self._empty, generator)

@@ -19,7 +19,7 @@ from harness import masks
 from harness.models.lazy import pack, pick
 from harness.models.regions import GREY, Strategy, places, square
 from harness.training import checkpoints
-from harness.training.data import Batch, prompts
+from harness.training.data import Batch, prompts, texts
 from harness.zoo.shapes import scene
 
 AREAS = (0.02, 0.6)  # of the image; drawn log-uniformly
@@ -100,25 +100,23 @@ class LazyData:
     def _rows(self) -> dict[str, Tensor]:
         pipeline = self.model.pipeline
         found = pairs(pipeline.vae, self.count, self.work / f"pairs-{self.count}-{self.model.digest[:12]}.safetensors")
-        states: list[Tensor] = []
-        masks: list[Tensor] = []
+        text: list[dict[str, Tensor]] = []
         context: list[Tensor] = []
         everywhere = torch.arange(found["share"][0].numel())
         for start in range(0, self.count, 128):
             part = {name: rows[start : start + 128].to(self.model.device) for name, rows in found.items()}
             captions = scene.sample("train", part["scene"].tolist()).captions()
-            for kept, each in zip((states, masks), self.model.encode(captions)[:2], strict=True):
-                kept.append(each)
+            text.append(texts(self.model, captions))
             tokens = pack(torch.cat([part["known"], part["share"][:, None]], 1).float(), 1)
             seen = everywhere.to(tokens.device).expand(len(tokens), -1)
             context.append(pipeline.encoder(tokens, seen).half())
-        rows = {"states": torch.cat(states), "masks": torch.cat(masks), "context": torch.cat(context)}
+        rows = {name: torch.cat([part[name] for part in text]) for name in text[0]}
+        rows["context"] = torch.cat(context)
         return rows | {name: found[name].to(self.model.device) for name in ("clean", "share")}
 
     @cached_property
     def _empty(self) -> dict[str, Tensor]:
-        states, masks = self.model.encode([""])[:2]
-        return {"states": states, "masks": masks}
+        return texts(self.model, [""])
 
     def batch(self, size: int, generator: torch.Generator) -> Batch:
         """See `harness.training.data.Data`. Samples with about as many masked tokens."""

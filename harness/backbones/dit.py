@@ -1,0 +1,45 @@
+"""DiT (Peebles and Xie, 2023): class-conditional single-stream blocks with adaLN-zero and no cross-attention.
+
+Its blocks are those of PixArt without the text, and each embeds timestep and class for itself, per sample: a block runs
+as it is on any subset of tokens. The model puts images together from square token grids alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+
+from harness.backbones.pixart import PixArt
+from harness.errors import UserError
+from harness.spec import Part
+
+
+class DiT(PixArt):
+    """`DiTTransformer2DModel`.
+
+    Under guidance DiTPipeline's batches hold the conditional half first, where `guided` promises the unconditional one:
+    methods are told that there are no halves, and treat all samples alike.
+    """
+
+    classes = frozenset({"DiTTransformer2DModel"})
+    parts: ClassVar[frozenset[Part]] = frozenset({"block", "self_attention", "mlp"})
+    halves = False
+
+    def linear_names(self) -> list[str]:
+        return [name for name in super().linear_names() if not name.startswith("attn2")]
+
+    def inputs(
+        self, rows: int, *, text_tokens: int = 120, size: int | None = None, tokens: int | None = None
+    ) -> dict[str, Any]:
+        if tokens is not None:
+            raise UserError(f"{type(self).__name__} generates all tokens of its canvas; give a size instead")
+        config: Any = self.transformer.config
+        side = size or config.sample_size
+        x = self._random(rows, config.in_channels, side, side)
+        return {
+            "hidden_states": x,
+            "timestep": torch.full((rows,), 500, device=x.device),
+            "class_labels": torch.arange(rows, device=x.device) % config.num_embeds_ada_norm,
+            "return_dict": False,
+        }

@@ -1,0 +1,109 @@
+"""How each diffusers pipeline is told its prompts: what its `encode_prompt` gives becomes arguments of its call.
+
+Letters: B prompts, L text tokens, D text width.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from harness.errors import UserError
+
+
+@dataclass(frozen=True)
+class Way:
+    """states: what `encode_prompt` gives, by the names of the call's arguments; "" is something that the call makes
+    anew. halves: its batches hold both halves of classifier-free guidance, the unconditional one first, where guidance
+    is above 1; otherwise the guidance scale goes into the denoiser as a number. fixed: further arguments of the call,
+    whose defaults contradict given states. learns: arguments of the denoiser by the states that they are, for fits;
+    none where fits do not know the family. sizes: a fit also tells the denoiser that there are no image sizes.
+    """
+
+    states: tuple[str, ...]
+    halves: bool = True
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    learns: Mapping[str, str] = field(default_factory=dict)
+    sizes: bool = False
+
+
+_MASKED = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
+_TEXT = {"encoder_hidden_states": "prompt_embeds", "encoder_attention_mask": "prompt_attention_mask"}
+_PIXART = Way(_MASKED, fixed={"negative_prompt": None}, learns=_TEXT, sizes=True)
+_WAYS = {
+    "PixArtAlphaPipeline": _PIXART,
+    "PixArtSigmaPipeline": _PIXART,
+    "LazyInpaintPipeline": _PIXART,
+    "SanaPipeline": Way(_MASKED, fixed={"negative_prompt": None}, learns=_TEXT),
+    "StableDiffusion3Pipeline": Way(
+        ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds"),
+        learns={"encoder_hidden_states": "prompt_embeds", "pooled_projections": "pooled_prompt_embeds"},
+    ),
+    "FluxPipeline": Way(("prompt_embeds", "pooled_prompt_embeds", ""), halves=False),
+}
+
+
+def way_of(pipeline: Any) -> Way:
+    """How this pipeline, or the one that it derives from, is told its prompts. Raises UserError."""
+    for kind in type(pipeline).__mro__:
+        if kind.__name__ in _WAYS:
+            return _WAYS[kind.__name__]
+    raise _refused(type(pipeline).__name__)
+
+
+def known(kind: str) -> None:
+    """Raises UserError for the name of a pipeline class that nobody here knows; "" is unknown yet, and passes."""
+    if kind and kind not in _WAYS:
+        raise _refused(kind)
+
+
+def _refused(kind: str) -> UserError:
+    hint = "; it is conditioned on classes: use --task class-conditional" if kind == "DiTPipeline" else ""
+    return UserError(
+        f"{kind} is no text-to-image pipeline that this harness can prompt; known: {', '.join(sorted(_WAYS))}{hint}"
+    )
+
+
+def encode(pipeline: Any, prompts: list[str], call: Mapping[str, Any], guided: bool) -> dict[str, Tensor]:
+    """Prompt states as arguments of the pipeline's call, each (B, ...): embeddings (B, L, D), masks (B, L), pooled
+    embeddings (B, D), and, if guided, those of the negative prompt "". call: the call's other arguments, some of which
+    are about prompts. Raises UserError for a pipeline that nobody here knows, and for guidance in two passes per step.
+    """
+    way = way_of(pipeline)
+    if not way.halves and float(call.get("true_cfg_scale", 1.0)) > 1:
+        raise UserError(
+            f"{type(pipeline).__name__} with true_cfg_scale runs its denoiser twice in each step, and methods count "
+            "one run as one step; leave true_cfg_scale out"
+        )
+    known = inspect.signature(pipeline.encode_prompt).parameters
+    options = {name: call[name] for name in ("clean_caption", "max_sequence_length") if name in call and name in known}
+    instruction = "complex_human_instruction"  # encode_prompt leaves it out unless told, and the call tells it
+    if instruction in known:
+        default = inspect.signature(type(pipeline).__call__).parameters[instruction].default
+        options[instruction] = call.get(instruction, default)
+    if "do_classifier_free_guidance" in known:
+        options["do_classifier_free_guidance"] = guided
+    options |= {name: None for name in ("prompt_2", "prompt_3") if name in known}
+    found = pipeline.encode_prompt(prompts, device=pipeline.device, **options)
+    return {name: x for name, x in zip(way.states, found, strict=True) if name and x is not None}
+
+
+def guided(pipeline: Any, guidance: float) -> bool:
+    """Whether the denoiser's batches hold both halves of classifier-free guidance."""
+    return way_of(pipeline).halves and guidance > 1
+
+
+def refusal(pipeline: Any) -> str:
+    """Why fits cannot train this pipeline's denoiser; "" where they can."""
+    kind = type(pipeline).__name__
+    learns = any(base.__name__ in _WAYS and _WAYS[base.__name__].learns for base in type(pipeline).__mro__)
+    if not learns:
+        known = sorted(name for name, way in _WAYS.items() if way.learns)
+        return f"fits do not know how {kind} conditions its denoiser; they know {', '.join(known)}"
+    if getattr(pipeline.transformer, "use_additional_conditions", False):
+        return f"fits do not know the image sizes that this {kind} conditions its denoiser on"
+    return ""

@@ -1,0 +1,107 @@
+"""Class-conditional generation: class labels and seeds in, images out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.errors import UserError, unknown
+from harness.spec import Case
+from harness.task import Task, TaskSettings
+
+_CLASSES = 1000  # DiTPipeline's label for "no class" is 1000, whatever the model
+
+
+class ClassConditional(Task):
+    """One image per case of a `DiTPipeline`: the classes in turn, evenly, or those of a file, one class name or number
+    per line."""
+
+    name = "class-conditional"
+    default_model = ""
+
+    def __init__(self, model: Any, *, steps: int, guidance: float, settings: TaskSettings | None = None) -> None:
+        super().__init__(model, steps=steps, guidance=guidance, settings=settings)
+        if model.kind != "DiTPipeline":
+            raise UserError(
+                f"model {model.name!r} ({model.kind or 'no pipeline folder'}) is not conditioned on classes; expected "
+                "a DiTPipeline, or another --task"
+            )
+
+    @property
+    def guided(self) -> bool:
+        return False  # its batches hold the conditional half first, which methods are not made for
+
+    def cases(self, count: int, prompts: Path | None = None, data: Path | None = None) -> tuple[Case, ...]:
+        if data is not None:
+            raise UserError("class-conditional takes no --data; give --prompts FILE, one class name or number per line")
+        if prompts is None:
+            return self._cases(_evenly(count))
+        try:
+            lines = [line.strip() for line in prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"classes file {prompts} cannot be read: {error}") from error
+        if len(lines) < count:
+            raise UserError(f"{prompts} holds {len(lines)} classes, but {count} cases were asked for; lower --cases")
+        return self._cases(self._label(line, prompts) for line in lines[:count])
+
+    def calibration(
+        self, count: int, after: int, prompts: Path | None = None, data: Path | None = None
+    ) -> tuple[Case, ...]:
+        """Evenly over the classes, too, with seeds of their own."""
+        if prompts is not None or data is not None:
+            return super().calibration(count, after, prompts, data)
+        return self._cases(_evenly(count), first_seed=after)
+
+    def _cases(self, labels: Iterable[int], first_seed: int = 0) -> tuple[Case, ...]:
+        names = self.model.labels
+        return tuple(
+            Case(i, names.get(label, f"class {label}"), seed=first_seed + i, data={"label": label}, digest=str(label))
+            for i, label in enumerate(labels)
+        )
+
+    def _label(self, text: str, source: Path) -> int:
+        """A class number. Raises UserError for a name or a number that no class has."""
+        if text.isdecimal():
+            if int(text) < _CLASSES:
+                return int(text)
+            raise UserError(f"{source}: class numbers run from 0 to {_CLASSES - 1}, got {text}")
+        known = {
+            name.strip().lower(): label
+            for label, all_names in self.model.labels.items()
+            for name in all_names.split(",")
+        }
+        whole = {all_names.lower(): label for label, all_names in self.model.labels.items()}
+        if not known:
+            raise UserError(f"{source}: model {self.model.name!r} names no classes; give numbers, got {text!r}")
+        try:
+            return (known | whole)[text.lower()]
+        except KeyError:
+            raise unknown(f"class in {source}", text, known) from None
+
+    def prepare(self, cases: Sequence[Case]) -> None:
+        pass  # labels are all there is to tell
+
+    def encode(self, cases: Sequence[Case]) -> Tensor:
+        """The labels (B,): there is no text encoder."""
+        return torch.tensor([case.data["label"] for case in cases], device=self.model.device)
+
+    @torch.no_grad()
+    def generate(self, cases: Sequence[Case]) -> Tensor:
+        images: Tensor = self.model.pipeline(
+            class_labels=[case.data["label"] for case in cases],
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance,
+            generator=[torch.Generator("cpu").manual_seed(case.seed) for case in cases],
+            output_type="pt",
+            **self.model.call,
+        ).images
+        return images
+
+
+def _evenly(count: int) -> list[int]:
+    """`count` labels spread over all classes, each as often as every other, give or take one."""
+    return [i * _CLASSES // count for i in range(count)]

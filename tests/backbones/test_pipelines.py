@@ -1,0 +1,250 @@
+"""Pipelines of every family, as folders: sweeps, prompts, fits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pipelines
+import pytest
+import torch
+from accelerate import Accelerator
+from diffusers import (
+    AutoencoderDC,
+    DDIMScheduler,
+    DiTPipeline,
+    DPMSolverMultistepScheduler,
+    FluxTransformer2DModel,
+    SanaPipeline,
+    SD3Transformer2DModel,
+)
+from test_dit import make as make_dit
+from test_sana import make as make_sana
+from torchvision.transforms.functional import to_pil_image
+from transformers import Gemma2Config, Gemma2Model
+
+import harness
+from harness import registry
+from harness.config import MethodSpec, settings_of
+from harness.errors import UserError
+from harness.models import Model, load, prompting
+from harness.training import checkpoints, fit
+from harness.training.data import data_for
+from harness.training.options import FitOptions
+from harness.zoo.shapes import networks, scene
+
+CAPTIONS = scene.sample("train", range(3)).captions()
+
+
+def sd3() -> Any:
+    return pipelines.sd3(
+        SD3Transformer2DModel(
+            sample_size=16, in_channels=4, out_channels=4, num_layers=2, num_attention_heads=2, attention_head_dim=16,
+            joint_attention_dim=96, caption_projection_dim=32, pooled_projection_dim=20, pos_embed_max_size=16,
+        )
+    )  # fmt: skip
+
+
+def flux() -> Any:
+    return pipelines.flux(
+        FluxTransformer2DModel(
+            in_channels=16, num_layers=1, num_single_layers=2, num_attention_heads=2, attention_head_dim=16,
+            joint_attention_dim=96, pooled_projection_dim=20, guidance_embeds=True, axes_dims_rope=(4, 6, 6),
+        )
+    )  # fmt: skip
+
+
+def sana() -> Any:
+    text = Gemma2Config(
+        vocab_size=len(scene.vocabulary()) + 3, hidden_size=24, intermediate_size=48, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=12, pad_token_id=0, bos_token_id=2, eos_token_id=1,
+    )  # fmt: skip
+    vae = AutoencoderDC(
+        in_channels=3, latent_channels=4, attention_head_dim=2, encoder_block_types=("ResBlock", "EfficientViTBlock"),
+        decoder_block_types=("ResBlock", "EfficientViTBlock"), encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8), encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1),
+        encoder_qkv_multiscales=((), (5,)), decoder_qkv_multiscales=((), (5,)), downsample_block_type="conv",
+        upsample_block_type="interpolate", decoder_norm_types="rms_norm", decoder_act_fns="silu", scaling_factor=0.4,
+    )  # fmt: skip
+    sampler = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    return SanaPipeline(networks.tokenizer(), Gemma2Model(text), vae, make_sana(), sampler)  # type: ignore[arg-type]
+
+
+def dit() -> Any:
+    return DiTPipeline(make_dit(), pipelines.vae(), DDIMScheduler())  # type: ignore[arg-type]
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "sd3": {**pipelines.PIXELS, "max_sequence_length": pipelines.TEXT_TOKENS},
+    "flux": {**pipelines.PIXELS, "max_sequence_length": pipelines.TEXT_TOKENS},
+    "sana": {"height": 32, "width": 32, "use_resolution_binning": False, "max_sequence_length": 16},
+    "dit": {},
+}
+MAKE: dict[str, Callable[[], Any]] = {"sd3": sd3, "flux": flux, "sana": sana, "dit": dit}
+TEXT = ["sd3", "flux", "sana"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("families")
+    with torch.random.fork_rng():
+        for name, make in MAKE.items():
+            torch.manual_seed(0)
+            pipeline = make()
+            pipeline.save_pretrained(root / name)
+            if name == "dit":  # as the published folders have it; saving leaves it out
+                place = root / name / "model_index.json"
+                labels = {str(label): f"thing {label}, object {label}" for label in range(1000)}
+                place.write_text(json.dumps(json.loads(place.read_text()) | {"id2label": labels}))
+            (root / name / "harness.json").write_text(
+                json.dumps({"defaults": {"steps": 4, "guidance": 2.0}, "call": SIZES[name]})
+            )
+    (root / "prompts.txt").write_text("\n".join(CAPTIONS))
+    return {name: root / name for name in MAKE}
+
+
+def opened(folder: Path) -> Model:
+    found = load(str(folder))
+    _ = found.pipeline
+    return found
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_a_sweep_end_to_end(folders: dict[str, Path], tmp_path: Path, name: str) -> None:
+    table = harness.run(
+        ["random", {"name": "tome"}, "fewer-steps"], model=str(folders[name]), ratios=[0.3], cases=2, rounds=2,
+        prompts=folders[name].parent / "prompts.txt", out=tmp_path / "run",
+    )  # fmt: skip
+    assert [(r.method, r.outcome, r.reason) for r in table.records] == [
+        (method, "ok", "") for method in ("dense", "random", "tome", "fewer-steps")
+    ]
+    assert (tmp_path / "run" / "tables" / "results.csv").is_file()
+    costs = {r.method: r.estimates["gmacs"].value for r in table.records}
+    assert costs["random"] < costs["dense"] and costs["tome"] < costs["dense"]
+
+
+def test_class_conditional_end_to_end(folders: dict[str, Path], tmp_path: Path) -> None:
+    table = harness.run(
+        ["tome", "random", {"name": "static", "sets": "strided"}],
+        model=str(folders["dit"]), task="class-conditional", ratios=[0.3], cases=2, rounds=2, out=tmp_path / "run",
+    )  # fmt: skip
+    assert {(r.outcome, r.reason) for r in table.records} == {("ok", "")} and len(table.records) == 4
+    assert (tmp_path / "run" / "tables" / "results.csv").is_file()
+
+
+@pytest.mark.parametrize("name", TEXT)
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_images_are_the_pipelines_own(folders: dict[str, Path], name: str, guidance: float) -> None:
+    """Cached states of two prompts in one batch make what the pipeline makes of the prompts themselves."""
+    model = opened(folders[name])
+    task = registry.tasks.get("text-to-image")(model, steps=2, guidance=guidance)
+    cases = task.cases(2, folders[name].parent / "prompts.txt")
+    ours = task.generate(cases)
+    theirs = model.pipeline(
+        [case.prompt for case in cases], num_inference_steps=2, guidance_scale=guidance, output_type="pt",
+        generator=[torch.Generator().manual_seed(case.seed) for case in cases], **model.call,
+    ).images  # fmt: skip
+    assert (ours - theirs).abs().max() < 1e-4 and not torch.equal(ours[0], ours[1])
+
+
+@pytest.mark.parametrize(("name", "told"), [("sd3", True), ("flux", False), ("sana", True)])
+def test_halves_are_the_pipelines_way(folders: dict[str, Path], name: str, told: bool) -> None:
+    model = opened(folders[name])
+    task = registry.tasks.get("text-to-image")(model, steps=2, guidance=3.0)
+    rows: list[int] = []
+    handle = model.backbone.transformer.register_forward_pre_hook(
+        lambda _m, args, kwargs: rows.append(len(args[0] if args else kwargs["hidden_states"])), with_kwargs=True
+    )
+    task.generate(task.cases(2, folders[name].parent / "prompts.txt"))
+    handle.remove()
+    assert task.guided is told and set(rows) == {4 if told else 2}
+    task.guidance = 1.0
+    assert task.guided is False
+
+
+def test_two_passes_per_step_are_refused(folders: dict[str, Path]) -> None:
+    model = opened(folders["flux"])
+    with pytest.raises(UserError, match="leave true_cfg_scale out"):
+        prompting.encode(model.pipeline, ["a"], {**model.call, "true_cfg_scale": 2.0}, guided=True)
+
+
+def test_tasks_refuse_models_of_the_other_kind(folders: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match=r"use --task class-conditional"):
+        registry.tasks.get("text-to-image")(opened(folders["dit"]), steps=2, guidance=2.0)
+    with pytest.raises(UserError, match=r"\(SanaPipeline\) is not conditioned on classes; expected a DiTPipeline"):
+        registry.tasks.get("class-conditional")(opened(folders["sana"]), steps=2, guidance=2.0)
+    with pytest.raises(UserError, match="give --model"):
+        harness.run("tome", task="class-conditional", cases=2)
+
+
+# -- classes ---------------------------------------------------------------------------------------------------------
+
+
+def test_classes_are_even_and_named(folders: dict[str, Path], tmp_path: Path) -> None:
+    model = load(str(folders["dit"]))
+    task = registry.tasks.get("class-conditional")(model, steps=2, guidance=2.0)
+    labels = [case.data["label"] for case in task.cases(10)]
+    assert labels == list(range(0, 1000, 100))
+    many = [case.data["label"] for case in task.cases(2500)]
+    assert {many.count(label) for label in range(1000)} == {2, 3}
+    tuned, judged = task.calibration(4, after=10), task.cases(10)
+    assert not {(c.data["label"], c.seed) for c in tuned} & {(c.data["label"], c.seed) for c in judged}
+    assert len({c.data["label"] for c in tuned}) == 4
+    lines = tmp_path / "classes.txt"
+    lines.write_text("7\nThing 12\nobject 5\n")
+    assert [(c.data["label"], c.prompt) for c in task.cases(3, lines)][1] == (12, "thing 12, object 12")
+    assert [c.data["label"] for c in task.cases(3, lines)] == [7, 12, 5]
+    for text, complaint in (("1000", "run from 0 to 999, got 1000"), ("thingg 12", "did you mean 'thing 12'")):
+        lines.write_text(text)
+        with pytest.raises(UserError, match=complaint):
+            task.cases(1, lines)
+    lines.write_text("3\n")
+    with pytest.raises(UserError, match="holds 1 classes, but 2"):
+        task.cases(2, lines)
+
+
+def test_an_image_is_the_pipelines_own(folders: dict[str, Path]) -> None:
+    model = opened(folders["dit"])
+    task = registry.tasks.get("class-conditional")(model, steps=2, guidance=2.0)
+    case = task.cases(3)[1]
+    theirs = model.pipeline(
+        class_labels=[333], guidance_scale=2.0, num_inference_steps=2, generator=torch.Generator().manual_seed(1),
+        output_type="pt",
+    ).images  # fmt: skip
+    assert torch.allclose(task.generate([case]), theirs, atol=1e-5)
+
+
+# -- fits ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    out = tmp_path / "data"
+    out.mkdir()
+    for i, (image, caption) in enumerate(zip(scene.render(scene.sample("train", range(3)))[0], CAPTIONS, strict=True)):
+        to_pil_image(image).save(out / f"{i}.png")
+        (out / f"{i}.txt").write_text(caption)
+    return out
+
+
+@pytest.mark.parametrize("name", ["sd3", "sana"])
+def test_rectified_flow_models_are_fitted(folders: dict[str, Path], pictures: Path, tmp_path: Path, name: str) -> None:
+    model = opened(folders[name])
+    options = FitOptions(steps=2, batch=2, lora_rank=2)
+    data = data_for(model, options, trains=True, folder=pictures, work=tmp_path)
+    methods = settings_of(MethodSpec(name="uniform"), (0.3,))
+    (path,) = fit.fit(
+        methods, model, options, data, tmp_path / "out", tmp_path / "work", accelerator=Accelerator(cpu=True)
+    )
+    tensors, _ = checkpoints.load(path)
+    assert any(tensor.abs().sum() > 0 for key, tensor in tensors.items() if key.endswith(".B"))
+    assert all(bool(tensor.isfinite().all()) for tensor in tensors.values())
+
+
+@pytest.mark.parametrize("name", ["flux", "dit"])
+def test_fits_of_others_are_refused(folders: dict[str, Path], pictures: Path, tmp_path: Path, name: str) -> None:
+    model = opened(folders[name])
+    with pytest.raises(UserError, match=r"cannot be fitted: fits do not know how (Flux|DiT)Pipeline conditions"):
+        data_for(model, FitOptions(), trains=True, folder=pictures, work=tmp_path)
