@@ -120,7 +120,7 @@ def test_on_meta_the_same_is_counted(on: Subject) -> None:
 
 
 def test_dit_costs_what_its_paper_says() -> None:
-    """Peebles and Xie, 2023, Table 6 and Sec. 5.1: 118.64 and 524.60 Gflops (MACs) per forward, attention included."""
+    """Peebles and Xie, 2023: 118.64 and 524.60 Gflops (MACs) per forward, attention included."""
     for size, gflops in ((256, 118.64), (512, 524.60)):
         made = harness.profile(model=f"random:dit-xl-2-{size}", methods=["dense"], device="meta").records[0]
         assert made.estimates["gmacs"].value == pytest.approx(2 * gflops, rel=0.001)
