@@ -13,10 +13,11 @@ from harness.registry import methods as methods
 from harness.registry import metrics, tasks
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "applied", "apply", "methods", "metrics", "remove", "run", "tasks"]
+__all__ = ["UserError", "applied", "apply", "methods", "metrics", "profile", "remove", "run", "tasks"]
 
 if TYPE_CHECKING:
     from harness.api import applied, apply, remove, run
+    from harness.profiling import profile
 
 
 def __getattr__(name: str) -> Any:
@@ -25,4 +26,8 @@ def __getattr__(name: str) -> Any:
         from harness import api
 
         return getattr(api, name)
+    if name == "profile":
+        from harness.profiling import profile
+
+        return profile
     raise AttributeError(f"module 'harness' has no attribute {name!r}")

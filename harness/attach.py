@@ -32,7 +32,8 @@ def attached(backbone: Backbone, method: Method, state: State | None) -> Iterato
         if state is not None:
             for one in (state, *state.parts.values()):
                 stack.enter_context(lora.merged(backbone.transformer, one.tensors))
-            state = _moved(state, next(backbone.transformer.parameters()).device)
+            host = frozenset[str]().union(*(one.host for one in method.members()))
+            state = _moved(state, next(backbone.transformer.parameters()).device, host)
         stack.enter_context(put_on(backbone, method, state))
         yield
 
@@ -42,7 +43,12 @@ def put_on(backbone: Backbone, method: Method, state: State | None) -> AbstractC
     return nullcontext() if state is None and method.needs_state else method.attach(backbone, state)
 
 
-def _moved(state: State, device: torch.device) -> State:
-    tensors = {name: tensor.to(device) for name, tensor in state.tensors.items() if not name.startswith("lora.")}
-    parts = {name: _moved(part, device) for name, part in state.parts.items()}
+def _moved(state: State, device: torch.device, host: frozenset[str]) -> State:
+    """Without LoRA, on the device, but for what is read on the host."""
+    tensors = {
+        name: tensor if name in host else tensor.to(device)
+        for name, tensor in state.tensors.items()
+        if not name.startswith("lora.")
+    }
+    parts = {name: _moved(part, device, host) for name, part in state.parts.items()}
     return replace(state, tensors=tensors, parts=parts)

@@ -36,40 +36,20 @@ class MethodSpec(BaseModel):
     ratios: tuple[float, ...] | None = None
 
 
-class Sweep(BaseModel):
-    """What to run. Every default stands here and nowhere else; None means the model's own default."""
+class Asked(BaseModel):
+    """What every command that measures methods takes. Every default stands here or in its heirs and nowhere else."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     methods: tuple[MethodSpec, ...] = (MethodSpec(name="diffcr"), MethodSpec(name="tome"))
     model: str = Field("", description="zoo model or pipeline folder; empty: the task's own default")
-    task: str = "text-to-image"
-    task_settings: dict[str, Any] = Field(default_factory=dict, description="a value or a list of values by setting")
     ratios: tuple[float, ...] = Field((), description="compression ratios; none: the task's own default")
-    cases: int = Field(64, ge=2, le=1_000_000)
-    steps: int | None = Field(None, ge=1, le=1000)
-    guidance: float | None = Field(None, ge=0)
-    batch: int = Field(16, ge=1)
     rounds: int = Field(6, ge=2, description="rounds of the interleaved latency measurement")
     variant: str | None = Field(None, description="variant of the weights, for instance fp16")
     revision: str | None = Field(None, description="branch, tag or commit of a model on the hub")
-    prompts: Path | None = None
-    data: Path | None = Field(None, description="folder of the user's own cases, for tasks that take one")
-    metrics: tuple[str, ...] | None = Field(None, description="none: all that apply, with their weights at hand")
-    metric_settings: dict[str, dict[str, Any]] = Field(default_factory=dict, description="settings by metric")
     device: str = "cpu"
     dtype: str = "float32"
     adapters: tuple[Path, ...] = ()
-    match: Literal["latency", "gmacs"] | None = Field(None, description="tune every method to budgets of this cost")
-    budgets: tuple[float, ...] = Field((), description="costs relative to dense; each tunes every method anew")
-
-    @field_validator("budgets")
-    @classmethod
-    def _budgets(cls, value: Any) -> Any:
-        for budget in value:
-            if not 0 < budget < 1:
-                raise ValueError(f"a budget is a share of dense's cost in (0, 1), got {budget:g}")
-        return value
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -88,18 +68,43 @@ class Sweep(BaseModel):
             out.append(item)
         return out
 
-    @field_validator("metrics", mode="before")
-    @classmethod
-    def _listed(cls, value: Any) -> Any:
-        """Accept "a,b" as well as a list."""
-        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-
     @field_validator("ratios")
     @classmethod
     def _ratios(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         for ratio in value:
             if not 0 <= ratio <= 0.9:
                 raise ValueError(f"a compression ratio must lie in [0, 0.9], got {ratio:g} (0.2 means 20 %)")
+        return value
+
+
+class Sweep(Asked):
+    """What to run. None means the model's own default."""
+
+    task: str = "text-to-image"
+    task_settings: dict[str, Any] = Field(default_factory=dict, description="a value or a list of values by setting")
+    cases: int = Field(64, ge=2, le=1_000_000)
+    steps: int | None = Field(None, ge=1, le=1000)
+    guidance: float | None = Field(None, ge=0)
+    batch: int = Field(16, ge=1)
+    prompts: Path | None = None
+    data: Path | None = Field(None, description="folder of the user's own cases, for tasks that take one")
+    metrics: tuple[str, ...] | None = Field(None, description="none: all that apply, with their weights at hand")
+    metric_settings: dict[str, dict[str, Any]] = Field(default_factory=dict, description="settings by metric")
+    match: Literal["latency", "gmacs"] | None = Field(None, description="tune every method to budgets of this cost")
+    budgets: tuple[float, ...] = Field((), description="costs relative to dense; each tunes every method anew")
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """Accept "a,b" as well as a list."""
+        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("budgets")
+    @classmethod
+    def _budgets(cls, value: Any) -> Any:
+        for budget in value:
+            if not 0 < budget < 1:
+                raise ValueError(f"a budget is a share of dense's cost in (0, 1), got {budget:g}")
         return value
 
     def canonical(self) -> str:

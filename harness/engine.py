@@ -17,11 +17,12 @@ from PIL import Image
 
 from harness.attach import attached
 from harness.backbones.base import follow
+from harness.estimates import timed
 from harness.measure import flops, latency, memory
 from harness.metric import Sample, images_to_uint8
 from harness.plan import Plan, Point
 from results.record import Estimate, Record
-from results.statistics import bootstrap, paired_ratio
+from results.statistics import bootstrap
 
 Progress = Callable[[str, int], None]
 """Called with what is being done and how many images were just made."""
@@ -252,9 +253,7 @@ def _cost(plan: Plan, point: Point, progress: Progress) -> tuple[dict[str, Estim
         progress(f"{point.label}: latency", 2)
     dense_s, own_s = times(plan, point, plan.sweep.rounds)
     progress(f"{point.label}: latency", 2 * (plan.sweep.rounds + 1))
-    ratio = paired_ratio(np.array(own_s), np.array(dense_s))
-    whole = bootstrap(np.array(own_s), np.median)
-    rounds, kind = plan.sweep.rounds, "device events" if device.type == "cuda" else "wall clock"
+    kind = latency.clock(device)
     total = memory.weights_bytes(plan.model.modules) + peak.bytes
     on = f"; {chosen}" if chosen else ""
     per = f"per image and sampling step, both CFG halves, mean over the steps{on}"
@@ -264,14 +263,7 @@ def _cost(plan: Plan, point: Point, progress: Progress) -> tuple[dict[str, Estim
             value=counts.gmacs, n=counts.calls, unit="GMACs", role="cost", better="lower",
             convention=f"every matrix product, fused attention included, {per}{notes}",
         ),
-        "latency_s": Estimate(
-            **whole._asdict(), n=rounds, unit="s", role="cost", better="lower",
-            convention=f"median, whole image at batch 1, prompt states given, {kind}{on}",
-        ),
-        "latency_ratio": Estimate(
-            **ratio._asdict(), n=rounds, unit="method / dense", role="cost", better="lower",
-            convention=f"median of ratios of interleaved pairs, whole image at batch 1, {kind}{on}",
-        ),
+        **timed(own_s, dense_s, f"whole image at batch 1, prompt states given, {kind}{on}"),
         "peak_memory_mb": Estimate(
             value=total / 2**20, n=1, unit="MiB", role="cost", better="lower",
             convention=f"weights, and {peak.convention}; one image{on}",

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from harness.attach import attached
@@ -105,7 +106,7 @@ def record(model: Model, task: Task, case: Case, method: Any, state: State | Non
         vae = model.pipeline.vae
         shift = getattr(vae.config, "shift_factor", None) or 0.0
         latents = [_on_canvas(x, there[0], backbone) if x.ndim == 3 else x for x in clean]
-        decoded = [vae.decode(x / vae.config.scaling_factor + shift).sample / 2 + 0.5 for x in latents]
+        decoded = [vae.decode(_unpacked(x, vae) / vae.config.scaling_factor + shift).sample / 2 + 0.5 for x in latents]
 
         steps = backbone.step.count
 
@@ -128,18 +129,42 @@ def _on_canvas(x: Tensor, index: Tensor, backbone: Backbone) -> Tensor:
     return unpack(canvas, patch, (grid.height * patch, grid.width * patch))
 
 
+def _unpacked(x: Tensor, vae: Any) -> Tensor:
+    """Latents (1, C, h, w) as the decoder takes them: some models pack squares of 2 x 2 of them into channels."""
+    return F.pixel_shuffle(x, 2) if x.shape[1] == 4 * vae.config.latent_channels else x
+
+
 @contextmanager
 def _expected(scheduler: Any) -> Iterator[list[Tensor]]:
-    """The clean latents that the sampler expects at every step, for samplers that keep them (DPM-Solver++)."""
+    """The clean latents of the first sample that the sampler expects at every step."""
     seen: list[Tensor] = []
-    original = scheduler.convert_model_output
+    keeps = hasattr(scheduler, "convert_model_output")  # DPM-Solver++: its own word
+    name = "convert_model_output" if keeps else "step"
+    original = getattr(scheduler, name)
 
-    def convert(*args: Any, **kwargs: Any) -> Tensor:
-        seen.append(original(*args, **kwargs))
-        return seen[-1]
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        clean = None if keeps else _clean(scheduler, *args[:3])
+        out = original(*args, **kwargs)
+        seen.append((out if clean is None else clean)[:1])
+        return out
 
-    scheduler.convert_model_output = convert
+    setattr(scheduler, name, watched)
     try:
         yield seen
     finally:
-        del scheduler.convert_model_output
+        delattr(scheduler, name)
+
+
+def _clean(scheduler: Any, said: Tensor, timestep: Any, x: Tensor) -> Tensor:
+    """What noised latents x are without their noise, by what the model said: velocity on flow matching schedulers, else
+    by the scheduler's prediction type."""
+    at = int((scheduler.timesteps - timestep).abs().argmin())
+    if not hasattr(scheduler, "alphas_cumprod"):
+        return x - scheduler.sigmas[at].to(x) * said
+    alpha = scheduler.alphas_cumprod[int(timestep)].to(x)
+    kind = scheduler.config.prediction_type
+    if kind == "sample":
+        return said
+    if kind == "v_prediction":
+        return alpha.sqrt() * x - (1 - alpha).sqrt() * said
+    return (x - (1 - alpha).sqrt() * said) / alpha.sqrt()

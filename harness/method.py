@@ -103,7 +103,8 @@ class Method(ABC):
     outside of any part. refuses: methods that it cannot work with, and why, beyond what follows from selects, reuses
     and training. lasting: putting it on is slow, so that it stays on (a copy of the model) while latency is measured.
     strength: the setting that makes it cheaper as it grows. sweep: its default values, for a strength that is no ratio.
-    least_steps: how few sampling steps it works with.
+    least_steps: how few sampling steps it works with. tabled: its ratios are a table by layer and timestep region.
+    host: names of the state's tensors whose values Python reads, so that they stay in main memory.
     """
 
     name: ClassVar[str]
@@ -121,6 +122,8 @@ class Method(ABC):
     refuses: ClassVar[Mapping[str, str]] = {}
     lasting: ClassVar[bool] = False
     least_steps: ClassVar[int] = 1
+    tabled: ClassVar[bool] = False
+    host: ClassVar[frozenset[str]] = frozenset()
     strength: ClassVar[str] = "ratio"
     sweep: ClassVar[tuple[Any, ...]] = ()
 
@@ -164,6 +167,15 @@ class Method(ABC):
     @contextmanager
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
         """Make the backbone cheaper inside this context."""
+
+    def cost_state(self, backbone: Backbone, table: Tensor | None = None) -> State | None:
+        """A made-up adapter state at which the method costs what it would with a fitted one; None: it needs none.
+        table: (layers, regions), compression ratios for a method that is `tabled`. Raises UserError where cost depends
+        on what a fit finds."""
+        if not self.needs_state:
+            return None
+        raise UserError(f"what method {self.name!r} costs depends on its adapter, and no cost is made up for it; fit "
+                        "one and use `python -m harness run`")  # fmt: skip
 
     def reached(self, state: State | None) -> float | None:
         """The mean compression ratio that really runs, where it may differ from the one asked for."""

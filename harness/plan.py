@@ -25,7 +25,7 @@ from harness.task import Task, TaskSettings
 from results.variants import point_names
 
 _ROOT = Path(harness.__file__).resolve().parent.parent
-_PACKAGES = tuple(_ROOT / name for name in ("harness", "methods", "tasks", "results"))
+PACKAGES = tuple(_ROOT / name for name in ("harness", "methods", "tasks", "results"))
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _plan(
     cases = task.cases(sweep.cases, sweep.prompts, sweep.data)
     facts = environment.describe(model.device)
     prints = {
-        "code": environment.code_digest(_PACKAGES),
+        "code": environment.code_digest(PACKAGES),
         "weights": model.digest,
         "cases": _sha([(case.prompt, case.seed, case.digest) for case in cases]),
         "sampler": f"{model.scheduler} {steps} steps, guidance {guidance:g}",

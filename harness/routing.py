@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from harness.backbones.base import Backbone
 from harness.method import MethodSettings, Watch
-from harness.spec import Call
+from harness.spec import Call, State
 from harness.tokens import scatter, take, top_k
 
 Rescale = Literal["mlp", "update", "none"]
@@ -77,6 +77,13 @@ class Routers(nn.Module):
             power = (weight @ gram[layer] @ weight / tokens[layer]).sqrt().clamp(min=1e-12)
             with torch.no_grad():
                 self.weight[layer] = (weight * spread / power).to(self.weight.dtype)
+
+
+def random_routers(backbone: Backbone) -> State:
+    """A state for cost alone: untrained routers, in the model's precision."""
+    weight = Routers(backbone.layers, backbone.width).weight.detach()
+    like = next(backbone.transformer.parameters())
+    return State({"router": weight.to(like.dtype)}, RoutingFit.model_validate({}).model_dump())
 
 
 class Routed:

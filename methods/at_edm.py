@@ -138,7 +138,7 @@ def recovered(start: Tensor, out: Tensor, index: Tensor, what: Literal["update",
     """Tokens (B, N, D) behind a group whose kept ones stand at index (B, K): each pruned one gets what the kept one had
     that was most similar to it (cosine) in front of the group's pruning blocks, start (B, N, D)."""
     pruned = torch.ones(start.shape[:2], dtype=torch.bool, device=start.device).scatter(1, index, False)
-    others = pruned.nonzero()[:, 1].view(len(start), -1)  # (B, N - K)
+    others = top_k(pruned.float(), start.shape[1] - index.shape[1])  # (B, N - K); nonzero would wait for the device
     if not others.shape[1]:
         return out
     there, like = F.normalize(take(start, others), dim=-1), F.normalize(take(start, index), dim=-1)

@@ -25,6 +25,7 @@ class Depth(Method):
 
     name = "depth"
     needs_state = True
+    host = frozenset({"order"})
     source = "Kim et al., 2024, BK-SDM: A Lightweight, Fast, and Cheap Version of Stable Diffusion"
     training: ClassVar[Training] = "calibrated"
 
@@ -46,6 +47,9 @@ class Depth(Method):
             return self.ratio
         order = state.tensors["order"]
         return len(self._dropped(order)) / len(order)
+
+    def cost_state(self, backbone: Backbone, table: Tensor | None = None) -> State:
+        return State({"order": torch.arange(backbone.layers)})
 
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:
         order: list[int] = []

@@ -74,7 +74,8 @@ class ToMe(Method):
             merged = int(settings.ratio * x.shape[1])
             if not merged or not _merging(settings, call):
                 return call.run(x)
-            generator = generators.setdefault(x.device, torch.Generator(x.device).manual_seed(0))
+            where = torch.device("cpu") if x.is_meta else x.device  # the meta device draws nothing
+            generator = generators.setdefault(where, torch.Generator(where).manual_seed(0))
             # A subset of the grid is a line of tokens, with windows as large as the squares.
             side, line = settings.stride, call.index is not None
             width, height, across, down = (

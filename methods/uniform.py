@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.backbones.base import Backbone
 from harness.method import FittedSettings, Fitting, Method, MethodSettings
-from harness.routing import Routed, Routers, RoutingFit
+from harness.routing import Routed, Routers, RoutingFit, random_routers
 from harness.spec import Call, State
 from harness.tokens import kept_count
 
@@ -32,6 +32,9 @@ class Uniform(Method):
         routed = Routed(state.facts["rescale"], state.facts["score_scale"])
         with _advised(backbone, routed, state.tensors["router"], lambda: self.ratio or 0.0):
             yield
+
+    def cost_state(self, backbone: Backbone, table: Tensor | None = None) -> State:
+        return random_routers(backbone)
 
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:
         chosen = RoutingFit.model_validate(options.model_dump() if options else {})

@@ -36,20 +36,20 @@ def render(table: Table) -> str:
 
 def summary(table: Table) -> str:
     """One row per operating point, training seeds taken together, and what each column means."""
-    rows = seeds.pooled(table.records)
-    columns = [name for name in (*_COSTS, *table.qualities) if name in rows]
+    pooled = seeds.pooled(table.records)
+    columns = [name for name in (*_COSTS, *table.qualities) if name in pooled]
     told = {name: estimate for record in table.records for name, estimate in record.estimates.items()}
     head = ["point", *(["seeds"] if (many := seeds.several(table.records)) else []), *columns]
     cells = (
         [row["point"], *([str(row["seeds"])] if many else []), *(_bounded(row, name) for name in columns)]
-        for row in rows.to_dict("records")
+        for row in pooled.to_dict("records")
     )
     groups = "\n".join(f"- {setup(group[0])}" for group in table.groups)
     legend = [f"- `{name}`: {_axis(told[name])}; {DIRECTIONS[told[name].better or 'lower']}" for name in columns]
     spans = "cases and training seeds" if many else "cases"
     note = f"[low, high]: 95 % bootstrap interval, over {spans} for quality, over interleaved pairs for latency."
     failed = [_failed(table.failed())] if table.failed() else []
-    return "\n\n".join(["# Summary", groups, _rows(head, cells), note + "\n\n" + "\n".join(legend), *failed]) + "\n"
+    return "\n\n".join(["# Summary", groups, rows(head, cells), note + "\n\n" + "\n".join(legend), *failed]) + "\n"
 
 
 def _bounded(row: dict[Any, Any], name: str) -> str:
@@ -65,10 +65,10 @@ def _section(table: Table, cost: str, quality: str, points: pd.DataFrame) -> str
         f"- Cost: `{cost}` in {_axis(table.costs[cost])}, lower is better\n"
         f"- Quality: `{quality}` in {_axis(metric)}, {DIRECTIONS[metric.better or 'lower']}",
     ]
-    for group, rows in parts(points, "group"):
+    for group, members in parts(points, "group"):
         sample = f"n = {table.sample_size(quality, group)} for the metric"
         sample += f", n = {table.sample_size(cost, group)} for the cost"
-        lines += [f"### Group {group} ({sample})", _rows(_HEADINGS, map(_cells, rows.to_dict("records")))]
+        lines += [f"### Group {group} ({sample})", rows(_HEADINGS, map(_cells, members.to_dict("records")))]
     shown = set(points["key"])
     absent = [r for r in table.records if r.usable and r.key not in shown]
     if absent:
@@ -96,11 +96,12 @@ def _cells(row: dict[Any, Any]) -> tuple[str, ...]:
 
 def _failed(records: Sequence[Record]) -> str:
     cells = ((r.method, f"`{compact_json(r.settings)}`", percent(r.ratio), r.reason) for r in records)
-    return "## Failed points\n\n" + _rows(("method", "settings", "ratio", "reason"), cells)
+    return "## Failed points\n\n" + rows(("method", "settings", "ratio", "reason"), cells)
 
 
-def _rows(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
+def rows(headings: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
+    """A table."""
+    lines = [headings, ["---"] * len(headings), *cells]
     return "\n".join("| " + " | ".join(map(_escaped, line)) + " |" for line in lines)
 
 

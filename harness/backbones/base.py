@@ -26,7 +26,8 @@ class Backbone(ABC):
     classes: names of the diffusers transformer classes that it serves. parts: what every layer has (`parts_of` tells of
     layers that have more). offers: which of the further views below it has. halves: False where guidance is distilled
     into the model, so that no batch holds CFG halves. placed: its blocks turn tokens by their places (rotary
-    embeddings), so that `run` on a subset has to be told the index.
+    embeddings), so that `run` on a subset has to be told the index. rows_per_image: samples of a guided step's
+    batch that one image takes.
     guided: whether the batches of a generation hold both CFG halves, the unconditional one first; None: unknown.
     """
 
@@ -35,6 +36,7 @@ class Backbone(ABC):
     offers: ClassVar[frozenset[Ability]] = frozenset()
     halves: ClassVar[bool] = True
     placed: ClassVar[bool] = False
+    rows_per_image: ClassVar[int] = 2
 
     def __init__(self, transformer: nn.Module) -> None:
         self.transformer = transformer

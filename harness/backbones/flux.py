@@ -34,6 +34,7 @@ class Flux(Joint):
     classes = frozenset({"FluxTransformer2DModel"})
     parts: ClassVar[frozenset[Part]] = frozenset({"block", "self_attention"})
     halves = False
+    rows_per_image = 1
     placed = True
 
     def __init__(self, transformer: nn.Module) -> None:

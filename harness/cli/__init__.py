@@ -8,7 +8,7 @@ import warnings
 
 import typer
 
-from harness.cli import fit, listing, maps, run, train
+from harness.cli import fit, listing, maps, profile, published, run, train
 from harness.errors import UserError
 
 # Before torch loads: its profiler and allocator would write notes of their own between our lines.
@@ -22,6 +22,8 @@ app = typer.Typer(
     help="Compare methods that make Diffusion Transformers cheaper: quality against FLOPs, latency and memory.",
 )
 app.command("run")(run.run)
+app.command("profile")(profile.profile)
+app.command("published")(published.published)
 app.command("fit")(fit.fit)
 app.command("train")(train.train)
 app.command("maps")(maps.maps)

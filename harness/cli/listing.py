@@ -22,9 +22,11 @@ def list_(
     load_plugins(plugin)
     kinds = {"methods": registry.methods, "tasks": registry.tasks, "metrics": registry.metrics}
     if what == "models":
-        from harness.models import names
+        from harness.models import names, random_init
+        from harness.models.loading import RANDOM
 
-        print("\n".join(names()))
+        unfit = (f"{RANDOM}{name}  (random weights: for profile alone)" for name in random_init.names())
+        print("\n".join([*names(), *unfit]))
         return
     if markdown:
         from harness.describe import methods_markdown, metrics_markdown

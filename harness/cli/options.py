@@ -30,6 +30,15 @@ def floats(name: str, text: str | None) -> tuple[float, ...] | None:
         raise UserError(f"{name} expects numbers separated by commas, got {text!r}") from error
 
 
+def whole(name: str, text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise UserError(f"{name} expects whole numbers separated by commas, got {text!r}") from error
+
+
 def pair(text: str) -> tuple[str, Any]:
     import yaml
 
@@ -71,3 +80,21 @@ def validated(kind: Any, values: dict[str, Any]) -> Any:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         raise UserError(one_line(error, kind)) from error
+
+
+def with_settings(sweep: Any, texts: list[str]) -> Any:
+    """The sweep with METHOD.NAME=VALUE applied to every entry of that method."""
+    specs = list(sweep.methods)
+    names = dict.fromkeys(spec.name for spec in specs)
+    for text in texts:
+        name, value = pair(text)
+        method, dot, setting = name.partition(".")
+        if not dot or method not in names:
+            raise UserError(
+                f"--set expects METHOD.NAME=VALUE with a method of this sweep ({', '.join(names)}), got {text!r}"
+            )
+        specs = [
+            spec.model_copy(update={"settings": {**spec.settings, setting: value}}) if spec.name == method else spec
+            for spec in specs
+        ]
+    return sweep.model_copy(update={"methods": tuple(specs)})

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 
-from harness.cli.options import Device, Plugins, axes, by_metric, floats, load_plugins, pair
+from harness.cli.options import Device, Plugins, axes, by_metric, floats, load_plugins, with_settings
 from harness.errors import UserError
 
 console = Console(stderr=True)
@@ -122,7 +122,7 @@ def run(
     if metric_setting:
         values["metric_settings"] = by_metric(values.get("metric_settings", {}), metric_setting)
     values |= {name: value for name, value in given.items() if value is not None}
-    sweep = _with_settings(config.build(values, str(config_file or "")), setting or [])
+    sweep = with_settings(config.build(values, str(config_file or "")), setting or [])
     if fit:
         sweep = _fitted(sweep, dry_run)
         if sweep is None:
@@ -140,7 +140,9 @@ def _fitted(sweep: Any, dry_run: bool) -> Any:
         names = ", ".join(method.adapter() for method in request.methods)
         console.print(f"{'to fit' if dry_run else 'fitting'}: {names}", highlight=False, markup=False)
         if not dry_run:
-            request.run(sweep.model, sweep.adapters[0], device=sweep.device)
+            request.run(
+                sweep.model, sweep.adapters[0], device=sweep.device, variant=sweep.variant, revision=sweep.revision
+            )
     return None if dry_run and requests else sweep
 
 
@@ -233,21 +235,3 @@ def _show_plan(plans: Any, folder: Path) -> None:
         f"{plans[0].task.steps} steps: about {total / 60:.1f} min (from the time of dense images measured now; cheaper "
         "points take less)"
     )
-
-
-def _with_settings(sweep: Any, texts: list[str]) -> Any:
-    """The sweep with METHOD.NAME=VALUE applied to every entry of that method."""
-    specs = list(sweep.methods)
-    names = dict.fromkeys(spec.name for spec in specs)
-    for text in texts:
-        name, value = pair(text)
-        method, dot, setting = name.partition(".")
-        if not dot or method not in names:
-            raise UserError(
-                f"--set expects METHOD.NAME=VALUE with a method of this sweep ({', '.join(names)}), got {text!r}"
-            )
-        specs = [
-            spec.model_copy(update={"settings": {**spec.settings, setting: value}}) if spec.name == method else spec
-            for spec in specs
-        ]
-    return sweep.model_copy(update={"methods": tuple(specs)})

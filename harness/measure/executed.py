@@ -6,7 +6,7 @@ Letters: B batch, M N K sides of a matrix product, H heads, L queries, S keys, E
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,6 +14,8 @@ from math import prod
 from typing import Any
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
@@ -59,6 +61,10 @@ _FORMULAS = {
 }
 
 
+_NORMS = {aten.native_layer_norm: 2, aten.native_group_norm: 1}  # where the factors stand among the arguments
+_WEIGHTS = ("aten.addmm", "aten.mm", "aten.convolution")
+
+
 def matrix_like(operator: str) -> bool:
     """Whether an operator's name ("aten.mv", "aten::baddbmm", "mylib.kernel") suggests matrix-product-like work.
 
@@ -82,11 +88,28 @@ class Executed:
     """Matrix-like operators that have no formula: their work is missing from `macs`."""
     trainable: dict[int, torch.Tensor] = field(default_factory=dict)
     """id -> leaf tensor that requires a gradient and was read, wherever it is kept."""
+    fused: int = 0
+    """Those MACs that lie inside scaled_dot_product_attention, whatever operators it was made of."""
+    layers: int = 0
+    """Those MACs that linear layers and convolutions make."""
+    norms: dict[bool, int] = field(default_factory=dict)
+    """Elements that layer and group norms were given, by whether they have factors of their own."""
+    transposed: int = 0
+    """Elements that torch.einsum only moved, with a single operand."""
+    so_far: Callable[[], int] = lambda: 0
+    """MACs up to now, while counting."""
 
     @property
     def total(self) -> int:
         """MACs of all operators."""
         return sum(self.macs.values())
+
+    @property
+    def paper(self) -> int:
+        """fvcore's count: no products inside fused attention, but 4 operations per element of a norm, a fifth one for
+        its factors, and half a one for what einsum moves."""
+        norms = sum((5 if factors else 4) * many for factors, many in self.norms.items())
+        return self.total - self.fused + norms + self.transposed // 2
 
 
 class _Recorder(TorchDispatchMode):
@@ -96,22 +119,49 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.operators: set[str] = set()
         self.trainable: dict[int, torch.Tensor] = {}
+        self.norms: dict[bool, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.operators.add(str(func).rpartition(".")[0] or str(func))
         for leaf in pytree.tree_leaves((args, kwargs)):
             if isinstance(leaf, torch.Tensor) and leaf.is_leaf and leaf.requires_grad:
                 self.trainable[id(leaf)] = leaf
+        if (place := _NORMS.get(func._overloadpacket)) is not None:
+            factors = len(args) > place and args[place] is not None
+            self.norms[factors] = self.norms.get(factors, 0) + args[0].numel()
         return func(*args, **(kwargs or {}))
+
+
+class _Functions(TorchFunctionMode):
+    """Adds up what is done inside fused attention, which on some devices is made of plain products, and what einsum
+    only moves."""
+
+    def __init__(self, so_far: Callable[[], int]) -> None:
+        super().__init__()
+        self.fused, self.transposed, self._so_far = 0, 0, so_far
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = self._so_far() if func is scaled_dot_product_attention else 0
+        out = func(*args, **(kwargs or {}))
+        if func is scaled_dot_product_attention:
+            self.fused += self._so_far() - before
+        elif func is torch.einsum and len(args) == 2 and isinstance(args[1], torch.Tensor):
+            self.transposed += args[1].numel()
+        return out
 
 
 @contextmanager
 def _count() -> Iterator[Executed]:
     result, recorder = Executed(), _Recorder()
     counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
-    with recorder, counter:
+    result.so_far = lambda: counter.get_total_flops() // _FLOPS_PER_MAC
+    functions = _Functions(result.so_far)
+    with recorder, counter, functions:
         yield result
+    result.so_far = lambda: 0
+    result.fused, result.transposed, result.norms = functions.fused, functions.transposed, recorder.norms
     result.macs = {str(k): v // _FLOPS_PER_MAC for k, v in counter.get_flop_counts().get("Global", {}).items()}
+    result.layers = sum(result.macs.get(name, 0) for name in _WEIGHTS)
     known = {str(operator) for operator in counter.flop_registry}
     result.unknown = {name for name in recorder.operators - known if matrix_like(name)}
     result.trainable = recorder.trainable

@@ -109,6 +109,11 @@ class PartTimer:
             self._inside.remove(name)
 
 
+def clock(device: torch.device) -> str:
+    """What `interleave` reads on this device."""
+    return "device events" if device.type == "cuda" else "wall clock"
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was given; the CPU always has."""
     if device.type == "cuda":

@@ -47,6 +47,6 @@ def snapshot(name: str, revision: str | None = None, variant: str | None = None)
         ) from error
     except errors.EntryNotFoundError as error:
         raise UserError(f"{what} is no diffusers pipeline: it holds no model_index.json") from error
-    except (OSError, ValueError) as error:  # network errors of every kind derive from OSError
+    except (OSError, ValueError, getattr(errors, "HTTPError", OSError)) as error:  # the network's own, of any kind
         text = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{what} cannot be fetched from the hub: {text}") from error

@@ -30,6 +30,8 @@ from harness.training import checkpoints
 
 _OLD = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
 _ZOO = Path(__file__).resolve().parent.parent / "zoo"
+RANDOM = "random:"  # before the name of an architecture
+KINDS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass
@@ -123,6 +125,10 @@ def folder_of(name: str, revision: str | None = None, variant: str | None = None
         raise UserError("this task has no model of its own: give --model, a pipeline folder or a hub id")
     if name in names():
         return _ZOO / name.replace("-", "_") / "weights" / "pipeline"
+    if name.startswith(RANDOM):
+        raise UserError(
+            f"model {name!r} has random weights, which serve cost alone: use `python -m harness profile --model {name}`"
+        )
     path = Path(name)
     if not path.exists() and hub.is_id(name):
         path = hub.snapshot(name, revision, variant)
@@ -136,6 +142,15 @@ def folder_of(name: str, revision: str | None = None, variant: str | None = None
             "pipeline.save_pretrained(folder)"
         )
     return path
+
+
+def checked(device: str, dtype: str) -> torch.dtype:
+    """The precision of that name. Raises UserError for one that is unknown, and for a device that is not here."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"device {device!r} was asked for, but this machine has no CUDA device; use --device cpu")
+    if dtype not in KINDS:
+        raise unknown("dtype", dtype, KINDS)
+    return KINDS[dtype]
 
 
 def load(
@@ -155,18 +170,14 @@ def load(
         raise UserError(f"--revision is for models on the hub, and {name} is a local one; leave it out")
     if variant and not any(folder.rglob(f"*.{variant}*.safetensors")):
         raise UserError(f"model {name!r} has no weights of variant {variant!r}; leave --variant out")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"device {device!r} was asked for, but this machine has no CUDA device; use --device cpu")
-    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype not in kinds:
-        raise unknown("dtype", dtype, kinds)
+    kind = checked(device, dtype)
     parts = _read_json(folder / "model_index.json")
     notes = folder / "harness.json"
     places = (*adapters, folder / "adapters", folder.parent.parent / "adapters")
     return Model(
         name=name,
-        open=lambda: pretrained.pipeline(folder, device, kinds[dtype], variant),
-        family=_family(_transformer_of(folder, parts)),
+        open=lambda: pretrained.pipeline(folder, device, kind, variant),
+        family=family_of(_transformer_of(folder, parts)),
         digest=digest_of(folder, variant),
         scheduler=_class_of(parts, "scheduler"),
         kind=str(parts.get("_class_name", "")),
@@ -207,11 +218,11 @@ def wrap(name: str, pipeline: Any, digest: str = "", adapters: tuple[Path, ...] 
     transformer = getattr(pipeline, "transformer", None)
     if transformer is None:
         raise UserError(f"{type(pipeline).__name__} has no transformer, so no method can make it cheaper")
-    family, kind = _family(type(transformer).__name__), type(pipeline).__name__
+    family, kind = family_of(type(transformer).__name__), type(pipeline).__name__
     return Model(name, lambda: pipeline, family, digest, kind=kind, device=transformer.device, adapters=adapters)
 
 
-def _family(kind: str) -> type[Backbone]:
+def family_of(kind: str) -> type[Backbone]:
     """The backbone adapter that serves a transformer class."""
     served: list[str] = []
     for name in backbones:

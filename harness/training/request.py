@@ -52,11 +52,19 @@ class Request:
         return list({one.adapter(): one for one in settings_of(spec, self.ratios if has_ratio else (0.0,))}.values())
 
     def run(
-        self, model: str, out: Path, *, device: str = "cpu", data: Path | None = None, skip_bad: bool = False
+        self,
+        model: str,
+        out: Path,
+        *,
+        device: str = "cpu",
+        data: Path | None = None,
+        skip_bad: bool = False,
+        variant: str | None = None,
+        revision: str | None = None,
     ) -> list[Path]:
         """Fit on a freshly loaded model; an interrupted fit goes on. Returns the paths of the adapters, and of the
         picture of the ratios where there is one; nothing in the further processes of a launch on several devices."""
-        loaded = load(model, device=device)
+        loaded = load(model, device=device, variant=variant, revision=revision)
         precision = "bf16" if self.options.precision == "bfloat16" else "no"
         accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)  # makes this process's GPU "cuda"
         methods = self.methods

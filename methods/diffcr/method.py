@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from harness.backbones.base import Backbone
 from harness.method import FittedSettings, Fitting, Method, MethodSettings
-from harness.routing import Routed
+from harness.routing import Routed, random_routers
 from harness.spec import Call, State, Step
 from harness.tokens import kept_count
 from methods.diffcr.fit import DiffCRFit, fitting
@@ -35,6 +36,8 @@ class DiffCR(Method):
     source = "You et al., 2025, Layer- and Timestep-Adaptive Differentiable Token Compression Ratios (DiffCR)"
     training = "trained"
     selects = "changing"
+    tabled = True
+    host = frozenset({"ratios"})
 
     @property
     def by_timestep(self) -> bool:
@@ -68,6 +71,12 @@ class DiffCR(Method):
             return None
         table = state.tensors["ratios"]
         return float((table.mean(0) * step_shares(state.facts["steps"], table.shape[1])).sum())
+
+    def cost_state(self, backbone: Backbone, table: Tensor | None = None) -> State:
+        """Without a table, every layer has the ratio that is asked for."""
+        ratios = torch.full((backbone.layers, 1), self.ratio or 0.0) if table is None else table
+        made = random_routers(backbone)
+        return State(made.tensors | {"ratios": ratios}, made.facts | {"steps": ratios.shape[1]})
 
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:
         return fitting(

@@ -258,3 +258,19 @@ def test_wrapping_keeps_the_signature_and_an_own_attribute(pixart: Any) -> None:
     assert "forward" not in vars(block)
     with pytest.raises(AttributeError), wrapped(block, "no_such_method", on_half):
         pass
+
+
+def test_a_module_beside_is_counted_once_per_generation_and_leaves_the_rest_as_it_is(
+    pixart: Any, generate: Any
+) -> None:
+    encoder = nn.Linear(24, 16)
+
+    def run() -> None:
+        encoder(torch.zeros(10, 24))
+        generate(pixart)
+
+    alone = flops.count(pixart, lambda: generate(pixart), images=2)
+    counted = flops.count(pixart, run, images=2, beside={"encoder": encoder})
+    assert counted.beside == {"encoder": pytest.approx(10 * 24 * 16 / 2 / 1e9)}
+    assert (counted.gmacs, counted.gmacs_paper, counted.calls) == (alone.gmacs, alone.gmacs_paper, alone.calls)
+    assert hooks(encoder) == 0

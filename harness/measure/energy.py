@@ -1,0 +1,46 @@
+"""Joules that an NVIDIA device spends, from its own counter through NVML."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_SECONDS = 1.0  # the counter moves about every 100 ms
+
+
+def absent(device: torch.device) -> str:
+    """Why there is no energy figure on this device; "" where there is one."""
+    if device.type != "cuda":
+        return "energy is measured on NVIDIA devices alone"
+    try:
+        _counter(device)()
+    except ImportError:
+        return "NVML is not installed, so energy stays empty; pip install nvidia-ml-py"
+    except Exception as error:  # NVML's own errors; its class exists only where the library does
+        return f"NVML gives no energy on this device, so it stays empty ({type(error).__name__}: {error})"
+    return ""
+
+
+def joules(run: Callable[[], object], device: torch.device) -> float:
+    """Joules of one `run()`: the whole device's, idle power included, mean over a second of runs or more."""
+    read, count = _counter(device), 0
+    run()
+    torch.cuda.synchronize(device)
+    before, start = read(), time.perf_counter()
+    while time.perf_counter() - start < _SECONDS or count < 2:
+        run()
+        torch.cuda.synchronize(device)
+        count += 1
+    return (read() - before) / count
+
+
+def _counter(device: torch.device) -> Callable[[], float]:
+    import pynvml  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+    pynvml.nvmlInit()
+    # By UUID: CUDA_VISIBLE_DEVICES renumbers torch's devices, not NVML's.
+    handle: Any = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+    return lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
