@@ -193,7 +193,8 @@ class Inpainting(Task):
         call, pipeline = self.model.call, self.model.pipeline
         if (told := call.get("height")) is not None:
             if call.get("width", told) != told:
-                raise UserError(f"inpainting takes square images, and {self.model.name!r} makes {told} x {call['width']}")
+                across = call["width"]
+                raise UserError(f"inpainting takes square images, and {self.model.name!r} makes {told} x {across}")
             return int(told)
         own = getattr(self.model.backbone.transformer.config, "sample_size", None)  # Flux's config names none
         return int((own or pipeline.default_sample_size) * self._scale)
