@@ -76,5 +76,4 @@ def _unpacked(latents: Tensor, like: Tensor) -> Tensor:
     if latents.ndim == 4:
         return latents
     count, channels, height, width = like.shape
-    squares = latents.view(count, height // 2, width // 2, channels, 2, 2)
-    return squares.permute(0, 3, 1, 4, 2, 5).reshape(like.shape)
+    return F.pixel_shuffle(latents.mT.reshape(count, 4 * channels, height // 2, width // 2), 2)
