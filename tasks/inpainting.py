@@ -32,8 +32,8 @@ class InpaintingSettings(TaskSettings):
     strategy: Strategy = Field(
         "whole",
         description="whole: every token is generated (RegenerateImage); native: so, by diffusers' own inpainting "
-        "pipeline; crop: a square around the mask is generated, and nothing outside is seen (RegenerateCrop); lazy: the "
-        "tokens under the mask alone (Lazy Diffusion)",
+        "pipeline; crop: a square around the mask is generated, and nothing outside is seen (RegenerateCrop); lazy: "
+        "the tokens under the mask alone (Lazy Diffusion)",
     )
     mask_area: float | None = Field(
         None, gt=0, le=1, description="share of the image that is masked, for the model's own scenes (0.25 by default)"
@@ -168,7 +168,7 @@ class Inpainting(Task):
 
     @property
     def _patch(self) -> int:
-        """Latents per token side: what the denoiser joins, and what is joined into its channels before it, as in Flux."""
+        """Latents per token side: what the denoiser joins, and what is joined into its channels before, as in Flux."""
         vae, config = self.model.pipeline.vae.config, self.model.backbone.transformer.config
         return int(config.patch_size * math.isqrt(config.in_channels // vae.latent_channels))
 
@@ -193,8 +193,9 @@ class Inpainting(Task):
         call, pipeline = self.model.call, self.model.pipeline
         if (told := call.get("height")) is not None:
             if call.get("width", told) != told:
-                across = call["width"]
-                raise UserError(f"inpainting takes square images, and {self.model.name!r} makes {told} x {across}")
+                raise UserError(
+                    f"inpainting takes square images, and {self.model.name!r} makes {told} x {call['width']}"
+                )
             return int(told)
         own = getattr(self.model.backbone.transformer.config, "sample_size", None)  # Flux's config names none
         return int((own or pipeline.default_sample_size) * self._scale)
