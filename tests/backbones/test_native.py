@@ -32,7 +32,6 @@ from tasks.inpainting import Inpainting, InpaintingSettings
 
 SIDE, TOKENS, STEPS = 64, 64, 3
 TEXT = {"sd3": 32 + pipelines.TEXT_TOKENS, "flux": pipelines.TEXT_TOKENS}  # tokens; SD3 has CLIP's beside T5's
-JOINED = {"joint_attention_dim": 96}  # the width of the tiny text states
 MAKE: dict[str, Callable[[], Any]] = {
     "sd3": lambda: pipelines.sd3(
         seeded(lambda: test_sd3.make(in_channels=16, out_channels=16, joint_attention_dim=96))
@@ -181,7 +180,7 @@ def test_the_clock_follows_the_sampler(model: Model) -> None:
 def test_methods_and_costs(folders: dict[str, Path], tmp_path: Path, name: str) -> None:
     table = harness.run(
         ["random", "tome", "fewer-steps"], task="inpainting", model=str(folders[name]), cases=2, rounds=2,
-        ratios=[0.3], task_settings={"strategy": "native", "mask_area": 0.06}, metrics=[], out=tmp_path,
+        ratios=[0.3], task_settings={"strategy": "native", "mask_area": 0.06}, metrics=["paired"], out=tmp_path,
     )  # fmt: skip
     assert {(r.outcome, r.reason) for r in table.records} == {("ok", "")} and len(table.records) == 4
     frame = table.frame.set_index("method")
@@ -216,7 +215,7 @@ def test_users_own_images_and_the_default_sweep(folders: dict[str, Path], tmp_pa
         (own / f"{i}.txt").write_text(pipelines.PROMPT)
     table = harness.run(
         ["tome"], task="inpainting", model=str(folders["sd3"]), cases=3, rounds=2, ratios=[0.3], data=own,
-        metrics=[], out=tmp_path / "run",
+        metrics=["paired"], out=tmp_path / "run",
     )  # fmt: skip
     ran = [(r.task_settings["strategy"], r.method, r.outcome) for r in table.records]
     assert sorted(ran) == [("crop", "dense", "ok"), ("crop", "tome", "ok"), ("native", "dense", "ok")]
