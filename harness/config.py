@@ -83,6 +83,9 @@ class Sweep(Asked):
     task: str = "text-to-image"
     task_settings: dict[str, Any] = Field(default_factory=dict, description="a value or a list of values by setting")
     cases: int = Field(64, ge=2, le=1_000_000)
+    split: Literal["evaluation", "calibration"] = Field(
+        "evaluation", description="calibration: cases that no evaluation of this many sees, to choose settings on"
+    )
     steps: int | None = Field(None, ge=1, le=1000)
     guidance: float | None = Field(None, ge=0)
     batch: int = Field(16, ge=1)

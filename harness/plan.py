@@ -95,12 +95,17 @@ def _plan(
     steps = sweep.steps if sweep.steps is not None else int(defaults.get("steps", 20))
     guidance = sweep.guidance if sweep.guidance is not None else float(defaults.get("guidance", 4.5))
     task = task_class(model, steps=steps, guidance=guidance, settings=settings)
-    cases = task.cases(sweep.cases, sweep.prompts, sweep.data)
+    own = (sweep.prompts, sweep.data)
+    if sweep.split == "evaluation":
+        cases = task.cases(sweep.cases, *own)
+    else:
+        cases = task.calibration(sweep.cases, sweep.cases, *own)
     facts = environment.describe(model.device)
     prints = {
         "code": environment.code_digest(PACKAGES),
         "weights": model.digest,
         "cases": _sha([(case.prompt, case.seed, case.digest) for case in cases]),
+        "split": sweep.split,
         "sampler": f"{model.scheduler} {steps} steps, guidance {guidance:g}",
         "batch": str(sweep.batch),
         **{name: facts[name] for name in ("torch", "diffusers", "clean-fid", "device")},

@@ -46,9 +46,10 @@ def title(cost: str) -> str:
 
 def setup(record: Record) -> str:
     """What a group of comparable points shares, on one line."""
+    apart = "calibration " if record.fingerprint.get("split") == "calibration" else ""
     return (
         f"{record.task} · {record.model} · {record.device} · {record.dtype} · "
-        f"{record.steps} steps · {record.cases} cases"
+        f"{record.steps} steps · {record.cases} {apart}cases"
     )
 
 

@@ -31,7 +31,7 @@ def from_scenes(split: scene.Split, indices: range, area: float) -> tuple[Case, 
     out = []
     for row, (index, caption) in enumerate(zip(indices, scenes.captions(), strict=True)):
         mask, quadrant = _mask(index, scenes, row, coverage[row], area)
-        out.append(_case(index, caption, images[row], mask, {"scene": index, "quadrant": quadrant}))
+        out.append(_case(index, caption, images[row], mask, {"scene": index, "split": split, "quadrant": quadrant}))
     return tuple(out)
 
 

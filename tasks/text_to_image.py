@@ -87,4 +87,4 @@ class TextToImage(Task):
 
 def _scenes(split: scene.Split, count: int) -> tuple[Case, ...]:
     captions = scene.sample(split, range(count)).captions()
-    return tuple(Case(i, caption, seed=i, data={"scene": i}) for i, caption in enumerate(captions))
+    return tuple(Case(i, caption, seed=i, data={"scene": i, "split": split}) for i, caption in enumerate(captions))

@@ -8,11 +8,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness import api, config, match, plan
+from harness import api, config, engine, match, plan
 from harness.config import MethodSpec
 from harness.errors import UserError
 from harness.method import Method
+from harness.metric import Sample, images_to_uint8
 from harness.task import Task
+from harness.zoo.shapes import scene
+from results.formatting import setup
 
 
 def found(monkeypatch: pytest.MonkeyPatch, small: dict[str, Any], budgets: list[float], cost: Any) -> Any:
@@ -117,3 +120,23 @@ def test_adapters_per_ratio_are_the_only_rungs(monkeypatch: pytest.MonkeyPatch) 
     assert list(match._ladder(MethodSpec(name="uniform"), made)) == [0.1, 0.2, 0.3]
     assert list(match._ladder(MethodSpec(name="diffcr", settings={"axes": "layer"}), made)) == [0.1, 0.2, 0.3]
     assert len(match._ladder(MethodSpec(name="static"), made)) == 2001
+
+
+def test_settings_are_chosen_on_cases_that_the_evaluation_never_sees() -> None:
+    prints, drawn = {}, {}
+    for split in ("evaluation", "calibration"):
+        (made,) = plan.make(config.build({"methods": "dense", "cases": 32, "split": split}))
+        drawn[split] = {case.prompt for case in made.cases}
+        prints[split] = made.fingerprint
+        told = setup(engine.record_of(made, made.points[0], outcome="ok", started=""))
+        assert ("32 calibration cases" in told) == (split == "calibration")
+    assert not drawn["evaluation"] & drawn["calibration"]
+    assert prints["evaluation"] != prints["calibration"]
+
+
+def test_alignment_reads_the_scenes_that_calibration_cases_are_about() -> None:
+    (made,) = plan.make(config.build({"methods": "dense", "cases": 4}))
+    alignment = next(metric for metric in made.metrics if metric.name == "alignment")
+    for split, cases in (("evaluation", made.cases), ("calibration", made.task.calibration(4, 4))):
+        images = images_to_uint8(scene.render(scene.sample(split, range(4)))[0])  # the true images
+        assert alignment.estimates(Sample(cases, images), None)["alignment"].value > 0.95

@@ -379,9 +379,7 @@ def test_all_metrics_of_real_models_in_a_sweep(
     }  # fmt: skip
     settings = {name: {key: str(value) for key, value in own.items()} for name, own in settings.items()}
     names = ["paired", *settings]
-    table = harness.run(
-        ["tome"], out=tmp_path / "run", metrics=names, metric_settings=settings, data=photos, **small
-    )
+    table = harness.run(["tome"], out=tmp_path / "run", metrics=names, metric_settings=settings, data=photos, **small)
     frame = pd.read_csv(tmp_path / "run" / "tables" / "results.csv")
     assert frame["outcome"].tolist() == ["ok", "ok"], frame["reason"].tolist()
     tome = frame.set_index("method").loc["tome"]

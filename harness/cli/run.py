@@ -51,6 +51,13 @@ def run(
     ] = False,
     setting: Annotated[list[str] | None, typer.Option("--set", help="METHOD.NAME=VALUE; may be repeated.")] = None,
     cases: Annotated[int | None, typer.Option(help="Images per point. [default: 64]", show_default=False)] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="evaluation, or calibration: cases apart, to choose settings on. [default: evaluation]",
+            show_default=False,
+        ),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Sampler steps. [default: the model's own]", show_default=False)
     ] = None,
@@ -109,8 +116,9 @@ def run(
         values |= config.read_yaml(config_file)
     given = {
         "methods": methods, "model": model, "task": task, "ratios": floats("--ratios", ratios), "cases": cases,
-        "steps": steps, "guidance": guidance, "batch": batch, "prompts": prompts, "data": data, "device": device,
-        "dtype": dtype, "variant": variant, "revision": revision, "metrics": metrics, "adapters": adapters or None,
+        "split": split, "steps": steps, "guidance": guidance, "batch": batch, "prompts": prompts, "data": data,
+        "device": device, "dtype": dtype, "variant": variant, "revision": revision, "metrics": metrics,
+        "adapters": adapters or None,
     }  # fmt: skip
     if match is not None:
         axis, _, budgets = match.partition("=")

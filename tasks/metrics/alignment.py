@@ -7,7 +7,6 @@ import numpy as np
 from harness.metric import Column, Metric, Sample
 from harness.models import Model
 from harness.zoo.shapes import judge as judging
-from harness.zoo.shapes import scene
 from results.record import Estimate
 from results.statistics import resamples
 from tasks.metrics import features
@@ -34,7 +33,7 @@ class Alignment(Metric):
         known = [row for row, case in enumerate(sample.cases) if "scene" in case.data]
         if len(known) < len(sample.cases):
             return {}  # free prompts describe no scene that the judge could look for
-        scenes = scene.sample("evaluation", [case.data["scene"] for case in sample.cases])
+        scenes = features.scenes(sample.cases)
         answers = judging.agreement(features.logits(sample), scenes)
         drawn = resamples(len(sample.cases))  # (R, N)
         values, replicates = {}, {}

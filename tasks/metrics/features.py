@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from harness.metric import Sample, images_to_uint8
 from harness.models import Model
+from harness.spec import Case
 from harness.training import checkpoints
 from harness.zoo.shapes import judge as judging
 from harness.zoo.shapes import scene
@@ -38,6 +40,12 @@ def read(images: np.ndarray) -> tuple[dict[str, Tensor], np.ndarray]:
     ]
     logits = {name: torch.cat([part[0][name] for part in parts]) for name in parts[0][0]}
     return logits, torch.cat([part[1] for part in parts]).numpy().astype(np.float64)
+
+
+def scenes(cases: Sequence[Case]) -> scene.Scenes:
+    """The scenes that the cases' captions describe."""
+    (split,) = {case.data["split"] for case in cases}
+    return scene.sample(split, [case.data["scene"] for case in cases])
 
 
 def logits(sample: Sample) -> dict[str, Tensor]:

@@ -82,7 +82,7 @@ class MaskedAlignment(Metric):
     def estimates(self, sample: Sample, dense: Sample | None) -> dict[str, Estimate]:
         if not all("quadrant" in case.data for case in sample.cases):
             return {}
-        scenes = scene.sample("evaluation", [case.data["scene"] for case in sample.cases])
+        scenes = features.scenes(sample.cases)
         quadrant = torch.tensor([case.data["quadrant"] for case in sample.cases])
         right = _right(features.logits(sample), scenes, quadrant)  # (N, attributes)
         return {

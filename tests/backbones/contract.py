@@ -204,7 +204,7 @@ class Contract:
         return self.family.backbone()
 
     def test_geometry(self, backbone: Backbone) -> None:
-        """odd grids"""
+        """every layer sees every token of the grid"""
         seen: list[Call] = []
 
         def watch(call: Call) -> Tensor:

@@ -121,7 +121,8 @@ def test_each_case_has_its_own_seed(model: Model, strategy: str) -> None:
     before = torch.get_rng_state()
     together = here.generate(cases)
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(together[0], together[2]) and not torch.equal(together[0], together[1])
+    assert torch.allclose(together[0], together[2], atol=1e-4)  # rows of a batch may go through different kernels
+    assert not torch.allclose(together[0], together[1], atol=1e-2)
     alone = torch.cat([here.generate([one]) for one in cases])
     assert torch.allclose(together, alone, atol=1e-4)
 
