@@ -46,7 +46,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="side of the latents")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    profile = build({"methods": "uniform", "ratios": args.ratios, "device": args.device, "rounds": args.rounds})
+    ratios = [float(ratio) for ratio in args.ratios.split(",")]
+    profile = build({"methods": "uniform", "ratios": ratios, "device": args.device, "rounds": args.rounds})
     device = torch.device(args.device)
     for name in CUT:
         on = cut(name, device)

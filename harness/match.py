@@ -35,11 +35,12 @@ _ROUNDS = 6
 
 @dataclass(frozen=True)
 class Match:
-    """What the search found for one method and budget. cost: relative to dense, on calibration cases; strength: None
-    where the method was left out."""
+    """What the search found for one method and budget. settings: those given; chosen: all of them, with the strength
+    that was found. cost: relative to dense, on calibration cases; strength: None where the method was left out."""
 
     method: str
     settings: dict[str, Any]
+    chosen: dict[str, Any]
     axis: str
     budget: float
     setting: str
@@ -71,9 +72,7 @@ def resolved(sweep: Sweep, folder: Path, told: Callable[[str], None] = lambda _l
 
     matches = _search(sweep, known, keep, told)
     specs = [
-        MethodSpec(name=one.method, settings={**one.settings, one.setting: one.strength})
-        for one in matches
-        if one.strength is not None
+        MethodSpec(name=one.method, settings=one.chosen) for one in matches if one.strength is not None
     ]
     if not specs:
         raise UserError("no method meets a budget: " + "; ".join(str(one) for one in matches))
@@ -186,8 +185,9 @@ def _match(
     best = min(costs, key=lambda value: abs(costs[value] - budget))
     near = abs(costs[best] - budget) <= NEAR * budget
     return Match(
-        spec.name, settings, axis, budget, cls.strength, best if near else None, costs[best], len(costs) - tried
-    )
+        spec.name, settings, _method(spec, best).settings.model_dump(mode="json"), axis, budget, cls.strength,
+        best if near else None, costs[best], len(costs) - tried,
+    )  # fmt: skip
 
 
 def _met(costs: dict[float, float], budget: float) -> bool:

@@ -301,7 +301,10 @@ class PAB(Cache):
 
 class TaylorSeerSettings(MethodSettings):
     interval: int = Field(3, ge=1, le=10, description="steps from one full computation to the next; 1: all compute")
-    warmup: int = Field(3, ge=1, le=50, description="steps at the start that compute")
+    predicted: float = Field(
+        0.85, ge=0.0, le=0.95, description="share of the steps, at the end, in which outputs are extrapolated; the "
+        "first step always computes",
+    )  # fmt: skip
     order: int = Field(1, ge=0, le=4, description="order of the Taylor expansion; 0 reuses outputs as they were")
 
 
@@ -314,8 +317,8 @@ class TaylorSeer(Cache):
     Settings = TaylorSeerSettings
     source = "Liu et al., 2025, From Reusable to Forecasting: Accelerating Diffusion Models with TaylorSeers"
     reuses = "parts"
-    strength = "interval"
-    sweep = (2, 3, 5)
+    strength = "predicted"
+    sweep = (0.3, 0.6, 0.85)
 
     @contextmanager
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
@@ -326,9 +329,10 @@ class TaylorSeer(Cache):
             wanted = {id(module) for module in chosen}
             # diffusers' default patterns match no module: they are compared with whole names
             names = [re.escape(name) for name, one in backbone.transformer.named_modules() if id(one) in wanted]
+            steps = backbone.step.count
             config = TaylorSeerCacheConfig(
                 cache_interval=settings.interval,
-                disable_cache_before_step=settings.warmup,
+                disable_cache_before_step=max(1, steps - round(settings.predicted * steps)),
                 max_order=settings.order,
                 taylor_factors_dtype=torch.float32,
                 cache_identifiers=names,

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from results.files import write_atomic
-from results.formatting import DIRECTIONS, interval, number, setup
+from results.formatting import DIRECTIONS, compact_json, interval, number, setup
 from results.record import Record
 
 DENSE = "dense"
@@ -29,17 +29,13 @@ def matched(records: Sequence[Record], matches: Sequence[Mapping[str, Any]]) -> 
     """One row per match: the match's fields, and the estimates of the point that it led to, with their bounds."""
     rows = []
     for match in matches:
-        wanted = {**match["settings"], match["setting"]: match["strength"]}
-        found = next((r for r in records if r.method == match["method"] and _has(r.settings, wanted)), None)
-        row = {k: v for k, v in match.items() if k != "settings"} | {"settings": match["settings"] or ""}
+        found = next((r for r in records if r.method == match["method"] and r.settings == match["chosen"]), None)
+        row = {k: v for k, v in match.items() if k not in ("settings", "chosen")}
+        row["settings"] = compact_json(match["settings"]) if match["settings"] else ""
         if found is not None and match["strength"] is not None:
             row |= {"outcome": found.outcome} | _estimates(found)
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _has(settings: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    return all(settings.get(name) == value for name, value in wanted.items())
 
 
 def _estimates(record: Record) -> dict[str, Any]:
@@ -67,13 +63,14 @@ def _document(records: Sequence[Record], frame: pd.DataFrame) -> str:
     for budget, rows in frame.groupby("budget", sort=False):
         lines = []
         for row in ({str(k): v for k, v in one.items()} for one in rows.to_dict("records")):
+            name = f"{row['method']} `{row['settings']}`" if row["settings"] else row["method"]
             if row["strength"] is None or pd.isna(row["strength"]):
-                lines.append([row["method"], "left out", f"{row['cost']:.3f}", *[""] * len(names)])
+                lines.append([name, "left out", f"{row['cost']:.3f}", *[""] * len(names)])
                 continue
             note = "" if row["met"] else " *closest*"
             cells = _cells(row, names) if row.get("outcome") != "failed" else ["failed", *[""] * (len(names) - 1)]
             strength = f"{row['setting']} {row['strength']:.4g}"
-            lines.append([row["method"], strength, f"{row['cost']:.3f}{note}", *cells])
+            lines.append([name, strength, f"{row['cost']:.3f}{note}", *cells])
         parts += [f"## {axis} {budget:g}", _table(["method", "setting", "tuned", *names], lines)]
     legend = [f"- `{name}`: {e.unit}, {e.convention}; n = {e.n}; {DIRECTIONS[e.better or 'lower']}"
               for name, e in told.items()]  # fmt: skip

@@ -312,9 +312,9 @@ def test_pab_gives_the_last_computed_output(model: Model) -> None:
 
 def test_taylorseer_interval(model: Model) -> None:
     """After the warm-up one step is predicted, and then diffusers computes at every interval-th step."""
-    ran = steps_of(model, TaylorSeer(TaylorSeer.Settings(interval=2)))
+    ran = steps_of(model, TaylorSeer(TaylorSeer.Settings(interval=2, predicted=1 - 3 / STEPS)))
     assert all(steps == [0, 1, 2, 4, 6] for steps in ran.values()) and len(ran) == 9
-    ran = steps_of(model, TaylorSeer(TaylorSeer.Settings(interval=3, warmup=2)))
+    ran = steps_of(model, TaylorSeer(TaylorSeer.Settings(interval=3, predicted=1 - 2 / STEPS)))
     assert all(steps == [0, 1, 3, 6] for steps in ran.values())
 
 
@@ -322,7 +322,7 @@ def test_taylorseer_extrapolates_linearly_or_repeats(model: Model) -> None:
     for order in (0, 1):
         outs: list[Tensor] = []
         handle = model.backbone.blocks[1].ff.register_forward_hook(lambda _m, _args, out, outs=outs: outs.append(out))
-        draw(model, TaylorSeer(TaylorSeer.Settings(interval=3, warmup=2, order=order)))
+        draw(model, TaylorSeer(TaylorSeer.Settings(interval=3, predicted=1 - 2 / STEPS, order=order)))
         handle.remove()
         assert torch.allclose(outs[2], outs[1] + order * (outs[1] - outs[0]), atol=1e-5)
         slope = order * (outs[3] - outs[1]) / 2

@@ -48,17 +48,20 @@ def test_a_budget_out_of_reach_says_how_close_it_came(monkeypatch: pytest.Monkey
 
 def test_a_matched_run_from_end_to_end(small: dict[str, Any], tmp_path: Path) -> None:
     small = {k: v for k, v in small.items() if k != "ratios"}
-    out, sweep = tmp_path / "run", {**small, "methods": "tome", "match": "gmacs", "budgets": [0.8]}
+    methods = ["tome", {"name": "tome", "random": False}]  # at one strength, told apart by a setting alone
+    out, sweep = tmp_path / "run", {**small, "methods": methods, "match": "gmacs", "budgets": [0.8]}
     table = api.run(out=out, **sweep)
-    (kept,) = json.loads((out / "matched.json").read_text())
-    assert kept["cost"] == pytest.approx(0.8, rel=0.01)
-    dense, tome = table.records
-    assert tome.settings["ratio"] == kept["strength"]
+    kept, other = json.loads((out / "matched.json").read_text())
+    assert kept["cost"] == pytest.approx(0.8, rel=0.01) and other["strength"] == kept["strength"]
+    dense, tome, first = table.records
+    assert tome.settings["ratio"] == kept["strength"] and tome.settings["random"] and not first.settings["random"]
     reached = tome.estimates["gmacs"].value / dense.estimates["gmacs"].value
     assert reached == pytest.approx(0.8, rel=0.02)
     rows = pd.read_csv(out / "tables" / "matched.csv")
     assert rows["gmacs"].iloc[0] == tome.estimates["gmacs"].value and rows["met"].iloc[0]
-    assert "## gmacs 0.8" in (out / "tables" / "matched.md").read_text()
+    assert list(rows["psnr_to_dense"]) == [one.estimates["psnr_to_dense"].value for one in (tome, first)]
+    text = (out / "tables" / "matched.md").read_text()
+    assert "## gmacs 0.8" in text and '| tome `{"random":false}` | ratio' in text
     stamp = (out / "matched.json").stat().st_mtime_ns
     again = api.run(out=out, **sweep)
     assert [r.started for r in again.records] == [r.started for r in table.records]
