@@ -98,6 +98,7 @@ def record_of(plan: Plan, point: Point, **rest: Any) -> Record:
         method=point.method.name,
         settings=point.method.settings.model_dump(mode="json"),
         ratio=point.method.ratio,
+        strength=point.method.strength,
         ratio_reached=point.method.reached(point.state) if ran else None,
         task=plan.sweep.task,
         task_settings=plan.task.settings.model_dump(mode="json"),

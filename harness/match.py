@@ -71,9 +71,7 @@ def resolved(sweep: Sweep, folder: Path, told: Callable[[str], None] = lambda _l
         write_atomic(kept, json.dumps([asdict(one) for one in found], indent=1))
 
     matches = _search(sweep, known, keep, told)
-    specs = [
-        MethodSpec(name=one.method, settings=one.chosen) for one in matches if one.strength is not None
-    ]
+    specs = [MethodSpec(name=one.method, settings=one.chosen) for one in matches if one.strength is not None]
     if not specs:
         raise UserError("no method meets a budget: " + "; ".join(str(one) for one in matches))
     unique = tuple({json.dumps(spec.model_dump()): spec for spec in specs}.values())

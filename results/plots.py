@@ -30,11 +30,11 @@ from matplotlib.patheffects import withStroke
 
 from results import labels
 from results.files import slug, write_atomic
-from results.formatting import DIRECTIONS, parts, percent, setup, title
+from results.formatting import DIRECTIONS, parts, setup, title
 from results.grid import image_grid
 from results.record import Record
 from results.tables import DENSE, Table
-from results.variants import variants
+from results.variants import strength, variants
 
 __all__ = ["image_grid", "pareto_figure", "write_plots"]
 
@@ -125,7 +125,7 @@ def _figures(table: Table) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
 
 def looks(table: Table) -> dict[str, Look]:
     """The look of every method (or variant of one), in the order of first appearance; dense is a black star."""
-    named = variants(table.records, seeds=False)
+    named = variants(table.records, seeds=False, strengths=False)
     names = [name for name in dict.fromkeys(named.values()) if name != DENSE]
     pairs = islice(zip(cycle(COLOURS), cycle(MARKERS), strict=False), len(names))  # 56 pairs before one recurs
     chosen = {name: Look(colour=c, marker=m) for name, (c, m) in zip(names, pairs, strict=True)}
@@ -135,8 +135,12 @@ def looks(table: Table) -> dict[str, Look]:
 def pareto_figure(table: Table, cost: str, quality: str, points: pd.DataFrame) -> Figure:
     """The figure of one group's `points`, rows of `table.pareto(cost, quality)`."""
     records = {record.key: record for record in table.records}
-    chosen, named = looks(table), variants(table.records, seeds=False)
-    points = points.assign(variant=points["key"].map(named), line=points["key"].map(variants(table.records)))
+    chosen, named = looks(table), variants(table.records, seeds=False, strengths=False)
+    lines = variants(table.records, strengths=False)
+    labels = {key: strength(record) for key, record in records.items()}
+    points = points.assign(
+        variant=points["key"].map(named), line=points["key"].map(lines), label=points["key"].map(labels)
+    )
     figure = Figure(figsize=(9.2, 5.4), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
     axes = figure.add_subplot()
     axes.margins(0.09)
@@ -217,7 +221,7 @@ def _draw_texts(figure: Figure, axes: Axes, table: Table, cost: str, quality: st
     axes.set_ylabel(f"{quality}\n{y.unit} ({arrow} {direction})\n{_wrapped(y.convention, 62)}", fontsize=9)
     caption = (
         f"n = {table.sample_size(quality, group)} for the metric, {table.sample_size(cost, group)} for the cost. "
-        "Bars: 95 % bootstrap intervals. Labels: compression ratio. Shaded: dominated."
+        "Bars: 95 % bootstrap intervals. Labels: compression ratio, or the strength setting. Shaded: dominated."
     )
     figure.supxlabel(_wrapped(caption, 150), x=0.015, ha="left", fontsize=8, color="#555555")
 
@@ -250,14 +254,14 @@ def _draw_legend(figure: Figure, chosen: dict[str, Look]) -> None:
 
 
 def _draw_labels(figure: Figure, axes: Axes, points: pd.DataFrame, chosen: dict[str, Look]) -> None:
-    """The ratio beside each point, where it hides least; needs the final layout, hence comes last."""
+    """The strength beside each point, where it hides least; needs the final layout, hence comes last."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     pixel = figure.dpi / 72  # pixels per typographic point
     at = axes.transData.transform(points[["cost", "quality"]].to_numpy())  # (P, 2)
     obstacles = [np.hstack([at - 6 * pixel, at + 6 * pixel])]
     obstacles += [labels.along(line, spacing=3 * pixel, radius=pixel) for line in _lines(axes)]
-    texts = ["dense" if m == DENSE else percent(r) for m, r in zip(points["method"], points["ratio"], strict=True)]
+    texts = ["dense" if m == DENSE else label for m, label in zip(points["method"], points["label"], strict=True)]
     sizes = np.array([(0.62 * len(text), 1.1) for text in texts]) * 8 * pixel  # (P, 2), of a font of 8 points
     frame = [*axes.bbox.min, *axes.bbox.max]
     centres = labels.place(at, sizes, np.vstack(obstacles), frame, gap=4 * pixel)

@@ -44,6 +44,7 @@ class Record(BaseModel):
     settings: dict[str, Any] = Field(default_factory=dict)
     ratio: float | None = Field(default=None, description="compression ratio asked for; None: the method has none")
     ratio_reached: float | None = None
+    strength: str = Field(default="ratio", description="the setting that makes the method cheaper as it grows; or none")
     task: str
     task_settings: dict[str, Any] = Field(default_factory=dict)
     model: str

@@ -23,14 +23,17 @@ class Named(Protocol):
     @property
     def ratio(self) -> float | None: ...
     @property
+    def strength(self) -> str: ...
+    @property
     def task_settings(self) -> Mapping[str, Any]: ...
 
 
-def variants(records: Iterable[Named], *, seeds: bool = True) -> dict[str, str]:
+def variants(records: Iterable[Named], *, seeds: bool = True, strengths: bool = True) -> dict[str, str]:
     """The name of each record by its key: "diffcr", or "diffcr axes=layer" where the sweep holds other axes, too; the
     values of those settings of the task that differ between records follow.
 
-    The ratio is never part of it; the training seed is where it varies, unless `seeds` is off.
+    The ratio is never part of it; the training seed and a strength that is no ratio are where they vary, unless `seeds`
+    or `strengths` is off.
     """
     everyone = list(records)
     of_task = _differing([record.task_settings for record in everyone])
@@ -39,7 +42,7 @@ def variants(records: Iterable[Named], *, seeds: bool = True) -> dict[str, str]:
         by_method.setdefault(record.method, []).append(record)
     names = {}
     for method, members in by_method.items():
-        left_out = {RATIO} if seeds else {RATIO, SEED}
+        left_out = {RATIO, *(() if seeds else (SEED,)), *(() if strengths else (one.strength for one in members))}
         told = [name for name in _differing([record.settings for record in members]) if name not in left_out]
         for record in members:
             parts = [f"{name}={_short(record.settings.get(name))}" for name in told]
@@ -53,6 +56,14 @@ def point_names(records: Iterable[Named]) -> dict[str, str]:
     members = list(records)
     names = variants(members)
     return {record.key: f"{names[record.key]} {percent(record.ratio)}".strip() for record in members}
+
+
+def strength(record: Named) -> str:
+    """How strongly a point compresses, in short: "20 %", or "threshold 0.06" where the strength is no ratio."""
+    value = record.settings.get(record.strength)
+    if record.ratio is not None or value is None:
+        return percent(record.ratio)
+    return f"{record.strength.rpartition('.')[2]} {value:.3g}"
 
 
 def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -60,6 +60,7 @@ def record(
     ran = outcome == "ok" and method.ratio is not None
     return Record(
         method=method.name, settings=method.settings.model_dump(mode="json"), ratio=method.ratio,
+        strength=method.strength,
         ratio_reached=method.reached(candidate.state) if ran else None,
         task=TASK, task_settings=settings_of(setup), model=profile.model, device=profile.device, dtype=profile.dtype,
         steps=candidate.steps, cases=setup.batch, outcome=outcome, reason=reason, estimates=estimates, samples=samples,

@@ -1,6 +1,6 @@
 """Names of points: what tells them apart, and nothing else."""
 
-from results.variants import point_names, variants
+from results.variants import point_names, strength, variants
 
 
 def named(record, *points):
@@ -20,6 +20,15 @@ def test_only_settings_that_differ_are_told(record):
     assert list(variants(records).values()) == expected
     ratios = ["", " 10 %", " 20 %", " 10 %", " 20 %"]
     assert list(point_names(records).values()) == [a + b for a, b in zip(expected, ratios, strict=True)]
+
+
+def test_a_strength_that_is_no_ratio_is_told_unless_its_points_are_taken_together(record):
+    records = [record("tgate", None, settings={"gated": share}, strength="gated") for share in (0.3, 0.5)]
+    assert list(variants(records).values()) == ["tgate gated=0.3", "tgate gated=0.5"]
+    assert set(variants(records, strengths=False).values()) == {"tgate"}
+    assert [strength(one) for one in records] == ["gated 0.3", "gated 0.5"]
+    assert strength(record("tome", 0.2, settings={"ratio": 0.2})) == "20 %"
+    assert strength(record("dense", None, settings={}, strength="")) == ""
 
 
 def test_seeds_are_told_unless_they_are_taken_together(record):
