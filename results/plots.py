@@ -167,10 +167,9 @@ def _images(table: Table, cost: str, quality: str, points: pd.DataFrame) -> Iter
 
 
 def _draw_method(axes: Axes, rows: pd.DataFrame, records: dict[str, Record], cost: str, look: Look) -> None:
-    """One method: its points joined in order of the ratio, with their intervals; hollow off the front."""
+    """One method: its points joined in order of its strength, with their intervals; hollow off the front."""
     x, y = rows["cost"].to_numpy(), rows["quality"].to_numpy()
-    joined = rows["ratio"].notna().to_numpy()
-    axes.plot(x[joined], y[joined], color=look.colour, linewidth=0.9, alpha=0.55, zorder=3)
+    axes.plot(x, y, color=look.colour, linewidth=0.9, alpha=0.55, zorder=3)
     bars: dict[str, Any] = {"colors": look.colour, "linewidth": 1.6, "zorder": 3}
     axes.vlines(x, rows["low"].fillna(rows["quality"]), rows["high"].fillna(rows["quality"]), **bars)
     for key, level in zip(rows["key"], y, strict=True):
