@@ -96,12 +96,21 @@ def _search(
         )
     (made,) = plans
     made = replace(made, cases=made.task.calibration(_CASES, made.sweep.cases, sweep.prompts, sweep.data))
+    dense = engine.counted(made, made.points[0]).gmacs if sweep.match == "gmacs" else None
+
+    def measure(method: Method) -> float:
+        return relative_cost(made, method, dense)
+
     found = list(known)
     for spec in specs[len(known) // len(sweep.budgets) :]:
         costs: dict[float, float] = {}  # a method's budgets share what was measured
         ladder = _ladder(spec, made)
+        if not ladder:
+            raise UserError(
+                f"method {spec.name!r} has no fitted adapters for model {made.model.name!r}: fit some first"
+            )
         for budget in sweep.budgets:
-            match = _match(spec, made, sweep.match or "", budget, ladder, costs)
+            match = _match(spec, sweep.match or "", budget, ladder, costs, measure)
             told(str(match))
             found.append(match)
         keep(found)
@@ -152,11 +161,11 @@ def _method(spec: MethodSpec, value: float | int) -> Method:
 
 def _match(
     spec: MethodSpec,
-    made: plan.Plan,
     axis: str,
     budget: float,
     ladder: Sequence[float | int],
     costs: dict[float, float],
+    measure: Callable[[Method], float],
 ) -> Match:
     """Bisect the ladder. Each rung's cost is measured once."""
     cls = method_class(spec.name)
@@ -165,7 +174,7 @@ def _match(
     def cost(rung: int) -> float:
         value = ladder[rung]
         if value not in costs:
-            costs[value] = relative_cost(made, _method(spec, value), axis)
+            costs[value] = measure(_method(spec, value))
         return costs[value]
 
     tried = len(costs)
@@ -178,8 +187,6 @@ def _match(
             break
         rung = _between(ladder, low, high, costs, budget)
         low, high = (rung, high) if cost(rung) > budget else (low, rung)
-    if not costs:
-        raise UserError(f"method {spec.name!r} has no fitted adapters for model {made.model.name!r}: fit some first")
     best = min(costs, key=lambda value: abs(costs[value] - budget))
     near = abs(costs[best] - budget) <= NEAR * budget
     return Match(
@@ -204,10 +211,11 @@ def _between(ladder: Sequence[float | int], low: int, high: int, costs: dict[flo
     return min(max(middle, low + 1), high - 1)
 
 
-def relative_cost(made: plan.Plan, method: Method, axis: str) -> float:
-    """A method's cost over dense's on the plan's typical case: GMACs, or the median ratio of interleaved latencies."""
+def relative_cost(made: plan.Plan, method: Method, dense_gmacs: float | None) -> float:
+    """A method's cost over dense's on the plan's typical case: GMACs where dense's are given, else the median ratio of
+    interleaved latencies."""
     point = plan.point(method, made.model, {})
-    if axis == "gmacs":
-        return engine.counted(made, point).gmacs / engine.counted(made, made.points[0]).gmacs
+    if dense_gmacs is not None:
+        return engine.counted(made, point).gmacs / dense_gmacs
     dense, own = engine.times(made, point, _ROUNDS)
     return paired_ratio(np.array(own), np.array(dense)).value

@@ -22,7 +22,7 @@ def found(monkeypatch: pytest.MonkeyPatch, small: dict[str, Any], budgets: list[
     """Matches of ToMe where its cost is a known function of the ratio, and the ratios that were measured."""
     measured: list[float] = []
 
-    def relative(_made: plan.Plan, method: Method, _axis: str) -> float:
+    def relative(_made: plan.Plan, method: Method, _dense: float | None) -> float:
         measured.append(method.ratio or 0.0)
         return float(cost(method.ratio))
 
@@ -73,7 +73,7 @@ def test_what_an_interrupted_search_found_is_not_searched_again(
 ) -> None:
     searched: list[str] = []
 
-    def relative(_made: plan.Plan, method: Method, _axis: str) -> float:
+    def relative(_made: plan.Plan, method: Method, _dense: float | None) -> float:
         if method.name == "random" and "random" not in searched:
             searched.append("random")
             raise KeyboardInterrupt
