@@ -31,7 +31,7 @@ from harness.tokens import scatter, take
 from harness.training import lora
 from methods.uniform import Uniform
 
-METHODS = [name for name in registry.methods if name != "compile"]  # compiling takes its time: tests/test_rivals.py
+METHODS = [name for name in registry.methods if name != "compile"]  # compiling takes its time: `test_compiled`
 GRID, STEPS, RATIO = (5, 7), 6, 0.3
 Macs = Callable[[Mapping[str, Any], Sequence[int] | None], int]
 """(config, image tokens that each layer processes, None for all) -> MACs of a forward at batch 1 on `GRID`."""
@@ -320,6 +320,20 @@ class Contract:
             raise ZeroDivisionError
         assert traces(backbone.transformer) == before
         assert torch.equal(self.family.generate(backbone), dense)
+
+    @pytest.mark.slow
+    @pytest.mark.filterwarnings("ignore")  # the compiler's own
+    def test_compiled(self, backbone: Backbone) -> None:
+        """compiled, a routed step is the same but for rounding"""
+        before, dense = traces(backbone.transformer), self.family.forward(backbone)
+        plain, compiled = build("uniform", RATIO), build("uniform+compile", RATIO)
+        state = state_for(plain, backbone)
+        assert state is not None
+        with attached(backbone, plain, state):
+            eager = self.family.forward(backbone)
+        with attached(backbone, compiled, State(parts={"uniform": state})):
+            assert torch.allclose(self.family.forward(backbone), eager, atol=1e-4)
+        assert not torch.allclose(eager, dense, atol=1e-2) and traces(backbone.transformer) == before
 
     def test_lora(self, backbone: Backbone) -> None:
         """LoRA"""

@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
+import test_pixart  # a class of tests imported by name would run here, too
 import torch
 from document import ELSEWHERE, families, markdown
-from test_pixart import TestPixArt
 from torch import Tensor
 
 from harness import registry
@@ -31,8 +31,8 @@ def test_the_example_runs(tmp_path: Path) -> None:
     path.write_text(code)
     registry.load_plugin(path)
     try:
-        backbone = registry.backbones.get("my-dit")(TestPixArt.family.backbone().transformer)
-        dense = TestPixArt.family.forward(backbone)
+        backbone = registry.backbones.get("my-dit")(test_pixart.TestPixArt.family.backbone().transformer)
+        dense = test_pixart.TestPixArt.family.forward(backbone)
 
         def half(call: Call) -> Tensor:
             index = torch.arange(0, call.x.shape[1], 2).expand(len(call.x), -1)
@@ -40,7 +40,7 @@ def test_the_example_runs(tmp_path: Path) -> None:
 
         for part in sorted(backbone.parts):
             with backbone.advise(part, half):
-                assert not torch.equal(TestPixArt.family.forward(backbone), dense)
-        assert torch.equal(TestPixArt.family.forward(backbone), dense)
+                assert not torch.equal(test_pixart.TestPixArt.family.forward(backbone), dense)
+        assert torch.equal(test_pixart.TestPixArt.family.forward(backbone), dense)
     finally:
         registry.backbones.forget("my-dit")
