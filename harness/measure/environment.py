@@ -25,6 +25,7 @@ def describe(device: torch.device) -> dict[str, str]:
         "cpu": _cpu_model(),
         "threads": str(torch.get_num_threads()),
         "device": _cpu_model(),
+        "attention": _attention(),
     }
     if device.type == "cuda":
         facts |= {
@@ -75,6 +76,17 @@ def _cpu_model() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def _attention() -> str:
+    """The backends that fused attention may choose from at each call."""
+    allowed = {
+        "flash": torch.backends.cuda.flash_sdp_enabled(),
+        "memory-efficient": torch.backends.cuda.mem_efficient_sdp_enabled(),
+        "cudnn": torch.backends.cuda.cudnn_sdp_enabled(),
+        "math": torch.backends.cuda.math_sdp_enabled(),
+    }
+    return "SDPA: " + ", ".join(name for name, on in allowed.items() if on)
 
 
 @cache

@@ -24,6 +24,8 @@ def test_describe() -> None:
     assert all(isinstance(value, str) and value for value in facts.values())
     assert facts["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert facts["device"] == facts["cpu"]
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        assert describe(torch.device("cpu"))["attention"] == "SDPA: math" != facts["attention"]
     assert describe(torch.device("meta"))["device"] == "meta"
 
 

@@ -1,0 +1,37 @@
+"""What only a GPU can show."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from support import build, state_for
+
+from harness.attach import attached
+from harness.backbones.pixart import PixArt
+from harness.method import Method
+from harness.spec import State, Step
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+@pytest.mark.parametrize("name", ["uniform", "diffcr"])
+def test_a_routed_step_waits_for_the_device_no_more_often_than_a_dense_one(backbone: PixArt, name: str) -> None:
+    backbone.transformer.cuda()
+    given = backbone.inputs(2, text_tokens=8)
+
+    def waits(method: Method, state: State | None) -> int:
+        with torch.no_grad(), attached(backbone, method, state), backbone.at(Step(1, 4, 500.0)):
+            backbone.transformer(**given)  # the first call may load kernels
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                with warnings.catch_warnings(record=True) as seen:
+                    warnings.simplefilter("always")
+                    backbone.transformer(**given)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        return sum("synchroniz" in str(one.message) for one in seen)
+
+    routed = build(name, 0.3)
+    assert waits(routed, state_for(routed, backbone)) == waits(build("dense", 0.0), None)
