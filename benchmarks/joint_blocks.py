@@ -10,7 +10,6 @@ kind (Stable Diffusion 3: two joint blocks; Flux: one double and one single), wi
 from __future__ import annotations
 
 import argparse
-import importlib
 from functools import partial
 
 import numpy as np
@@ -31,11 +30,8 @@ CUT = {"sd3-medium": {"num_layers": 2}, "flux-dev": {"num_layers": 1, "num_singl
 def cut(name: str, device: torch.device) -> Subject:
     """The model with few blocks."""
     known = random_init.architecture(name)
-    path, config = known.parts["transformer"]
-    module, _, kind = path.rpartition(".")
-    torch.manual_seed(0)
-    made = getattr(importlib.import_module(module), kind)(**config | CUT[name]).eval().requires_grad_(False)
-    backbone = family_of(random_init.class_name(name))(made.to(device))
+    made = random_init.build(name, device=str(device), **CUT[name])
+    backbone = family_of(random_init.class_name(name))(made)
     return Subject(backbone, device, known.size, known.text_tokens, known.text_source, "random weights")
 
 

@@ -24,14 +24,14 @@ def test_a_routed_step_waits_for_the_device_no_more_often_than_a_dense_one(backb
     def waits(method: Method, state: State | None) -> int:
         with torch.no_grad(), attached(backbone, method, state), backbone.at(Step(1, 4, 500.0)):
             backbone.transformer(**given)  # the first call may load kernels
-            torch.cuda.set_sync_debug_mode("warn")
-            try:
-                with warnings.catch_warnings(record=True) as seen:
-                    warnings.simplefilter("always")
+            with warnings.catch_warnings(record=True) as seen:
+                warnings.simplefilter("always")
+                torch.cuda.set_sync_debug_mode("warn")  # which itself warns that it is a prototype
+                try:
                     backbone.transformer(**given)
-            finally:
-                torch.cuda.set_sync_debug_mode("default")
-        return sum("synchroniz" in str(one.message) for one in seen)
+                finally:
+                    torch.cuda.set_sync_debug_mode("default")
+        return sum("called a synchronizing" in str(one.message) for one in seen)
 
     routed = build(name, 0.3)
     assert waits(routed, state_for(routed, backbone)) == waits(build("dense", 0.0), None)

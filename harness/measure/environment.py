@@ -25,7 +25,7 @@ def describe(device: torch.device) -> dict[str, str]:
         "cpu": _cpu_model(),
         "threads": str(torch.get_num_threads()),
         "device": _cpu_model(),
-        "attention": _attention(),
+        "attention": _attention(device),
     }
     if device.type == "cuda":
         facts |= {
@@ -78,14 +78,12 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _attention() -> str:
+def _attention(device: torch.device) -> str:
     """The backends that fused attention may choose from at each call."""
-    allowed = {
-        "flash": torch.backends.cuda.flash_sdp_enabled(),
-        "memory-efficient": torch.backends.cuda.mem_efficient_sdp_enabled(),
-        "cudnn": torch.backends.cuda.cudnn_sdp_enabled(),
-        "math": torch.backends.cuda.math_sdp_enabled(),
-    }
+    allowed = {"flash": torch.backends.cuda.flash_sdp_enabled(), "math": torch.backends.cuda.math_sdp_enabled()}
+    if device.type == "cuda":
+        allowed["memory-efficient"] = torch.backends.cuda.mem_efficient_sdp_enabled()
+        allowed["cudnn"] = torch.backends.cuda.cudnn_sdp_enabled()
     return "SDPA: " + ", ".join(name for name, on in allowed.items() if on)
 
 

@@ -117,11 +117,15 @@ def class_name(name: str, part: str = "transformer") -> str:
     return known[part][0].rpartition(".")[2]
 
 
-def build(name: str, part: str = "transformer", *, device: str = "meta", dtype: torch.dtype = torch.float32) -> Any:
-    """A part of a model with random weights, created on the device in that precision. The global random state stays as
-    it is. Raises UserError for an unknown name or part, and where the weights do not fit into the memory."""
+def build(
+    name: str, part: str = "transformer", *, device: str = "meta", dtype: torch.dtype = torch.float32, **changes: Any
+) -> Any:
+    """A part of a model with random weights, created on the device in that precision. changes: of its configuration,
+    for instance fewer layers. The global random state stays as it is. Raises UserError for an unknown name or part, and
+    where the weights do not fit into the memory."""
     class_name(name, part)
     path, config = architecture(name).parts[part]
+    config = config | changes
     module, _, kind = path.rpartition(".")
     made = getattr(importlib.import_module(module), kind)
     where = torch.device(device)
