@@ -19,10 +19,10 @@ from harness.attach import attached
 from harness.measure.latency import interleave
 from harness.models import random_init
 from harness.models.loading import family_of
-from harness.profiling import measure
+from harness.profiling import step
 from harness.profiling.request import build
-from harness.profiling.subject import Subject, candidates
-from results.statistics import paired_ratio
+from harness.profiling.workload import Subject, candidates
+from results.analysis.statistics import paired_ratio
 
 CUT = {"sd3-medium": {"num_layers": 2}, "flux-dev": {"num_layers": 1, "num_single_layers": 1}}
 
@@ -47,18 +47,18 @@ def main() -> None:
     device = torch.device(args.device)
     for name in CUT:
         on = cut(name, device)
-        setup = measure.Setup(1, args.size, on.text_tokens, None)
-        given = measure.inputs(on.backbone, setup)
+        setup = step.Setup(1, args.size, on.text_tokens, None)
+        given = step.inputs(on.backbone, setup)
         dense, *routed = candidates(profile, on)
-        whole = measure.executed(on, dense, setup).total
+        whole = step.executed(on, dense, setup).total
         for one in routed:
-            run = measure.stepper(on.backbone, one, given)
+            run = step.stepper(on.backbone, one, given)
             a, b = interleave(
                 [run, run], device=device, warmup=1, repeats=args.rounds,
                 inside=[partial(attached, on.backbone, each.method, each.state) for each in (dense, one)],
             )  # fmt: skip
             ratio = paired_ratio(np.array(b), np.array(a))
-            cost = measure.executed(on, one, setup).total / whole
+            cost = step.executed(on, one, setup).total / whole
             print(
                 f"{name}, uniform {100 * one.method.ratio:g} %: latency {ratio.value:.3f} "
                 f"[{ratio.low:.3f}, {ratio.high:.3f}] of dense ({np.median(a):.2f} s), MACs {cost:.3f}, "

@@ -17,7 +17,7 @@ import torch
 
 from harness import config, engine, plan
 from harness.measure.latency import interleave
-from results.statistics import paired_ratio
+from results.analysis.statistics import paired_ratio
 
 
 def main() -> None:

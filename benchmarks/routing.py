@@ -15,7 +15,7 @@ from diffusers import PixArtTransformer2DModel
 
 from harness.measure.latency import interleave
 from harness.tokens import kept_count, scatter, take, top_k
-from results.statistics import paired_ratio
+from results.analysis.statistics import paired_ratio
 
 
 def main() -> None:

@@ -14,14 +14,14 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from harness.backbones import lora
 from harness.config import MethodSpec, settings_of
+from harness.fitting.data import texts
 from harness.measure.latency import interleave
 from harness.method import Fitting
 from harness.models import load
 from harness.spec import Step
-from harness.training import lora
-from harness.training.data import texts
-from results.statistics import paired_ratio
+from results.analysis.statistics import paired_ratio
 
 
 def main() -> None:

@@ -11,8 +11,8 @@ from pydantic import Field
 
 import harness
 from harness.metric import Column, Metric, MetricSettings
+from results.analysis.statistics import bootstrap
 from results.record import Estimate
-from results.statistics import bootstrap
 from tasks.metrics import clip
 
 

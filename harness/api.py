@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness import config, engine, match, plan
+from harness import budgets, config, engine, plan
 from harness.attach import attached, check
 from harness.backbones.base import follow
 from harness.compose import method_class
@@ -16,10 +16,10 @@ from harness.errors import UserError
 from harness.executors import isolated, local
 from harness.metric import images_to_uint8
 from harness.models.loading import Model, digest_of, wrap
+from results.analysis.point_names import point_names, variants
 from results.files import slug
-from results.matched import write_matched
-from results.tables import Table
-from results.variants import point_names, variants
+from results.tables.budgets import write_matched
+from results.tables.table import Table
 
 RUNS = Path("results") / "runs"
 
@@ -50,12 +50,12 @@ def run_folder(sweep: config.Sweep, out: str | Path | None) -> Path:
 
 def planned(
     sweep: config.Sweep, folder: Path, told: Callable[[str], None] = lambda _line: None
-) -> tuple[tuple[plan.Plan, ...], list[match.Match]]:
+) -> tuple[tuple[plan.Plan, ...], list[budgets.Match]]:
     """The plans of a sweep, its methods tuned to its budgets where it has some, and what that tuning found."""
     if not sweep.match:
         return plan.make(sweep), []
     _made(folder)
-    sweep, matches = match.resolved(sweep, folder, told)
+    sweep, matches = budgets.resolved(sweep, folder, told)
     return plan.make(sweep), matches
 
 
@@ -72,7 +72,7 @@ def execute(
     progress: engine.Progress,
     finished: Any,
     isolate: bool = False,
-    matches: Sequence[match.Match] = (),
+    matches: Sequence[budgets.Match] = (),
 ) -> Table:
     """Run what is missing of a sweep, then write tables, plots and image grids."""
     _made(folder)
@@ -89,10 +89,10 @@ def execute(
 
 def write_outputs(table: Table, plans: Sequence[plan.Plan], folder: Path) -> None:
     """Everything that people look at, from records; and token maps of the highest ratio of each variant."""
-    from harness import maps  # drawing libraries are slow to import, and a finished sweep is drawn already
-    from results.cost_plot import cost_by, swept
-    from results.grid import image_grid
-    from results.plots import write_plots
+    from harness import token_maps
+    from results.plots.cost_plot import cost_by, swept
+    from results.plots.image_grid import image_grid
+    from results.plots.pareto_plot import write_plots
 
     table.write(folder)
     plots, names = folder / "plots", point_names(table.records)
@@ -105,7 +105,7 @@ def write_outputs(table: Table, plans: Sequence[plan.Plan], folder: Path) -> Non
         records = [record for record in table.records if record.key in points]
         highest = {kinds[r.key]: r for r in sorted(records, key=lambda r: r.ratio or 0) if r.usable and r.ratio}
         for record in highest.values():
-            maps.draw(made, points[record.key], made.cases[0], plots / "maps")
+            token_maps.draw(made, points[record.key], made.cases[0], plots / "maps")
     alike: dict[str, list[plan.Plan]] = {}  # plans whose cases are the same share a grid
     for made in plans:
         alike.setdefault(made.fingerprint["cases"], []).append(made)

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import torch
 
+from harness.backbones import lora
 from harness.backbones.base import Backbone
 from harness.method import Method
 from harness.spec import State
-from harness.training import lora
 
 
 def check(method: Method | type[Method], family: type[Backbone]) -> str:

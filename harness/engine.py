@@ -21,8 +21,8 @@ from harness.estimates import timed
 from harness.measure import flops, latency, memory
 from harness.metric import Sample, images_to_uint8
 from harness.plan import Plan, Point
+from results.analysis.statistics import bootstrap
 from results.record import Estimate, Record
-from results.statistics import bootstrap
 
 Progress = Callable[[str, int], None]
 """Called with what is being done and how many images were just made."""

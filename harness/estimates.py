@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from results.analysis.statistics import bootstrap, paired_ratio
 from results.record import Estimate
-from results.statistics import bootstrap, paired_ratio
 
 
 def timed(own: Sequence[float], dense: Sequence[float], about: str, *, runs: int = 1) -> dict[str, Estimate]:

@@ -22,7 +22,7 @@ from harness.metric import Metric
 from harness.models import Model, load
 from harness.spec import Case, State
 from harness.task import Task, TaskSettings
-from results.variants import point_names
+from results.analysis.point_names import point_names
 
 _ROOT = Path(harness.__file__).resolve().parent.parent
 PACKAGES = tuple(_ROOT / name for name in ("harness", "methods", "tasks", "results"))

@@ -30,7 +30,7 @@ from diffusers import (
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from harness import halves
+from harness import guidance
 from harness.backbones.base import Backbone
 from harness.errors import UserError
 from harness.method import Fitting, Method, MethodSettings, Watch
@@ -415,16 +415,16 @@ class FasterCache(Cache):
         def denoise(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             if not hooks or settings.skip == 1:
                 return forward(*args, **kwargs)
-            latents = halves.first((args, kwargs))
+            latents = guidance.first((args, kwargs))
             if backbone.step.index == 0:
-                alone = latents.ndim != 4 or not halves.guided(backbone.guided, latents)
+                alone = latents.ndim != 4 or not guidance.guided(backbone.guided, latents)
                 for hook in hooks:
                     hook.is_guidance_distilled = alone
             batch = len(latents)
 
             def halved(*some: Any, **more: Any) -> Any:
-                if len(halves.first((some, more))) < batch:  # diffusers halves what it knows by name, and no more
-                    some, more = halves.conditional((some, more), batch)
+                if len(guidance.first((some, more))) < batch:  # diffusers halves what it knows by name, and no more
+                    some, more = guidance.conditional((some, more), batch)
                 return forward(*some, **more)
 
             hooks[0].fn_ref.original_forward = halved

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor
 
-from harness import halves
+from harness import guidance
 from harness.backbones.base import Backbone
 from harness.errors import UserError
 from harness.method import Method, MethodSettings
@@ -69,16 +69,16 @@ class TGate(Method):
                 return frozen[call.layer]
             out = call.run(call.x)
             if phase[0] == "gate":
-                frozen[call.layer] = halves.mean(out) if both[0] else out
+                frozen[call.layer] = guidance.mean(out) if both[0] else out
             return out
 
         def denoise(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             if phase[0] == "gate":
-                both[0] = halves.guided(backbone.guided, halves.first((args, kwargs)))
+                both[0] = guidance.guided(backbone.guided, guidance.first((args, kwargs)))
             if phase[0] != "gated" or not both[0]:
                 return forward(*args, **kwargs)
-            args, kwargs = halves.conditional((args, kwargs), len(halves.first((args, kwargs))))
-            return halves.twice(forward(*args, **kwargs))
+            args, kwargs = guidance.conditional((args, kwargs), len(guidance.first((args, kwargs))))
+            return guidance.twice(forward(*args, **kwargs))
 
         with ExitStack() as stack:
             stack.enter_context(backbone.on_begin(begin))

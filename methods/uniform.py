@@ -10,9 +10,9 @@ from torch import Tensor
 
 from harness.backbones.base import Backbone
 from harness.method import FittedSettings, Fitting, Method, MethodSettings
-from harness.routing import Routed, Routers, RoutingFit, random_routers
 from harness.spec import Call, State
 from harness.tokens import kept_count
+from methods.common.routing import Routed, Routers, RoutingFit, random_routers
 
 
 class Uniform(Method):

@@ -2,6 +2,6 @@
 
 from results.record import Estimate, Record
 from results.store import Store, StoreError
-from results.tables import Table
+from results.tables.table import Table
 
 __all__ = ["Estimate", "Record", "Store", "StoreError", "Table"]

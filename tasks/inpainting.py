@@ -20,12 +20,13 @@ from torch import Tensor
 from harness import registry
 from harness.backbones.lazy_pixart import LazyEncoder
 from harness.errors import UserError
-from harness.models import native, prompting
-from harness.models.regions import Strategy, covered, window
+from harness.models import prompting
+from harness.models.inpainting import diffusers_inpaint, latent_blending
+from harness.models.inpainting.regions import Strategy, covered, window
 from harness.spec import Case, Step
 from harness.task import Task, TaskSettings
 from results.record import Estimate
-from tasks import blending, inpainting_cases
+from tasks import inpainting_cases
 
 
 class InpaintingSettings(TaskSettings):
@@ -80,8 +81,8 @@ class Inpainting(Task):
         if data is not None:
             if area is not None:
                 raise UserError("masks come from --data; leave --mask-area out")
-            if self.model.kind in native.KINDS:
-                native.check(self.model.pipeline)
+            if self.model.kind in diffusers_inpaint.KINDS:
+                diffusers_inpaint.check(self.model.pipeline)
             return inpainting_cases.from_folder(data, count, self._side, binarize=self.settings.binarize)
         if self.model.facts.get("scenes") != "shapes":
             raise UserError(f"model {self.model.name!r} brings no images of its own to inpaint; give --data FOLDER")
@@ -216,7 +217,7 @@ class Inpainting(Task):
         windows = [window(self.settings.strategy, mask, self._multiple) for mask in masks]
         cut = torch.stack([where.of(image) for where, image in zip(windows, images, strict=True)])
         hidden = torch.stack([where.of(mask) for where, mask in zip(windows, masks, strict=True)])
-        fill = native.fill if self.model.kind in native.KINDS else blending.fill
+        fill = diffusers_inpaint.fill if self.model.kind in diffusers_inpaint.KINDS else latent_blending.fill
         made = fill(self.model.pipeline, cut, hidden, self._noise(cases, cut.shape[-1]), **call)
         for row, where in enumerate(windows):
             where.of(images[row]).copy_(made[row])
@@ -237,12 +238,12 @@ def _strategies(model: Any) -> tuple[Strategy, ...]:
     """What the model can do, the cheapest last. Raises UserError for one that cannot inpaint."""
     if _lazy(model):
         return ("whole", "crop", "lazy")
-    if model.kind in native.KINDS:
+    if model.kind in diffusers_inpaint.KINDS:
         return ("native", "crop")  # "whole" would be "native" once more
     if "PixArtTransformer2DModel" in model.family.classes:
         return ("whole", "crop")
     able = "LazyInpaintPipeline, PixArtAlphaPipeline, PixArtSigmaPipeline"
     raise UserError(
         f"model {model.name!r} cannot inpaint, as {model.kind or model.family.__name__}; those that can: "
-        f"{', '.join(sorted([*able.split(', '), *native.KINDS]))}"
+        f"{', '.join(sorted([*able.split(', '), *diffusers_inpaint.KINDS]))}"
     )

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from harness import masks
 from harness.errors import UserError
+from harness.models.inpainting import masks
 from harness.spec import Case
 from harness.zoo.shapes import scene
 

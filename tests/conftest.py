@@ -11,7 +11,7 @@ from diffusers import PixArtSigmaPipeline
 
 from harness.backbones.pixart import PixArt
 from harness.models import Model, load
-from harness.models.lazy_pipeline import LazyInpaintPipeline
+from harness.models.inpainting.lazy_pipeline import LazyInpaintPipeline
 from harness.zoo.shapes import networks
 from harness.zoo.shapes_inpaint.make import Lazy
 

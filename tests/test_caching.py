@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from test_rivals import fitted
 from torch import Tensor
 
-from harness import halves
+from harness import guidance
 from harness.attach import attached
 from harness.backbones.base import follow
 from harness.errors import UserError
@@ -472,7 +472,7 @@ def test_tgate_gives_the_halves_mean_and_stops_guidance(model: Model) -> None:
     x, kwargs, out = said[2]
     assert torch.equal(out[:1], out[1:])  # guidance between equal halves gives that half
     with torch.no_grad(), backbone.at(Step(2, 4, 0.0)), backbone.advise("cross_attention", lambda c: frozen[c.layer]):
-        alone = transformer(x[:1], **halves.conditional(kwargs, 2))[0]
+        alone = transformer(x[:1], **guidance.conditional(kwargs, 2))[0]
     assert torch.allclose(alone, out[:1], atol=1e-5)
 
 
@@ -488,12 +488,12 @@ def test_tgate_without_guidance_freezes_each_samples_own(model: Model) -> None:
 def test_halves() -> None:
     x = torch.arange(4.0)[:, None]
     tree = ((x, None, torch.tensor(7.0)), {"a": {"b": x + 1, "c": "text"}, "t": torch.ones(1)})
-    (x2, none, scalar), kwargs = halves.conditional(tree, 4)
+    (x2, none, scalar), kwargs = guidance.conditional(tree, 4)
     assert x2.tolist() == [[2.0], [3.0]] and none is None and scalar == 7
     assert kwargs["a"]["b"].tolist() == [[3.0], [4.0]] and kwargs["a"]["c"] == "text" and len(kwargs["t"]) == 1
-    assert halves.twice((x2,))[0].tolist() == [[2.0], [3.0], [2.0], [3.0]]
-    assert halves.mean(x).tolist() == [[1.0], [2.0]]
-    assert halves.first(tree) is x and not halves.guided(None, x) and halves.guided(True, x)
-    assert halves.guided(None, torch.ones(2, 3)) and not halves.guided(None, torch.ones(3, 3))
+    assert guidance.twice((x2,))[0].tolist() == [[2.0], [3.0], [2.0], [3.0]]
+    assert guidance.mean(x).tolist() == [[1.0], [2.0]]
+    assert guidance.first(tree) is x and not guidance.guided(None, x) and guidance.guided(True, x)
+    assert guidance.guided(None, torch.ones(2, 3)) and not guidance.guided(None, torch.ones(3, 3))
     with pytest.raises(ValueError, match="without a tensor"):
-        halves.first(((), {}))
+        guidance.first(((), {}))

@@ -9,13 +9,15 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torchvision.transforms.functional import to_pil_image
 
+from harness import checkpoints
+from harness.backbones import lora
 from harness.config import MethodSpec, settings_of
 from harness.errors import UserError
+from harness.fitting import fit
+from harness.fitting.data import Batch, FolderData, data_for, encode
+from harness.fitting.options import FitOptions
+from harness.fitting.request import Request
 from harness.models import Model
-from harness.training import checkpoints, fit, lora
-from harness.training.data import Batch, FolderData, data_for, encode
-from harness.training.options import FitOptions
-from harness.training.request import Request
 from harness.zoo.shapes import scene
 
 

@@ -14,8 +14,8 @@ from harness.attach import attached
 from harness.backbones.base import follow
 from harness.method import Fitting
 from harness.models import Model
-from harness.routing import Routers
 from harness.spec import Call, State, Step
+from methods.common.routing import Routers
 from methods.diffcr.fit import DiffCRFit, magnified, spread
 from methods.diffcr.ratios import Ratios
 

@@ -13,10 +13,10 @@ from harness.attach import attached
 from harness.config import MethodSpec, settings_of
 from harness.measure import flops
 from harness.models import load
+from harness.models.inpainting.lazy_pipeline import LazyInpaintPipeline
+from harness.models.inpainting.regions import covered, places, square
 from harness.models.lazy import LazyPixArt, pack, unpack
-from harness.models.lazy_pipeline import LazyInpaintPipeline
 from harness.models.random_init import build
-from harness.models.regions import covered, places, square
 from harness.spec import Call, State, Step
 
 MASK = torch.zeros(2, 64, 64, dtype=torch.bool)

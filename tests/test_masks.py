@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import masks
-from harness.models.regions import square
+from harness.models.inpainting import masks
+from harness.models.inpainting.regions import square
 
 
 @settings(max_examples=40, deadline=None)

@@ -372,7 +372,8 @@ def test_all_metrics_of_real_models_in_a_sweep(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """The folder's captions are the prompts and its images the reference set, and every declared column comes true."""
-    monkeypatch.setattr("results.plots.write_plots", lambda table, folder: [])  # 27 figures: drawn in other tests
+    # 27 figures: drawn in other tests
+    monkeypatch.setattr("results.plots.pareto_plot.write_plots", lambda table, folder: [])
     settings = {
         "fid": {"weights": weights}, "kid": {"weights": weights.parent}, "lpips": {"weights": lpips_file},
         "clip-score": {"model": clip_folder}, "cmmd": {"model": clip_folder},

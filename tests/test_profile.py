@@ -16,15 +16,15 @@ from harness.backbones.pixart import PixArt
 from harness.cli import app
 from harness.errors import UserError
 from harness.measure import flops, memory
-from harness.measure.executed import counting
+from harness.measure.torch_counter import counting
 from harness.models import load, random_init
 from harness.models.random_init import build
-from harness.profiling import table
-from harness.profiling.measure import Setup, count, executed
-from harness.profiling.published import cells, deviation
-from harness.profiling.subject import Candidate, Subject
+from harness.profiling import ratio_table
+from harness.profiling.step import Setup, count, executed
+from harness.profiling.workload import Candidate, Subject
+from harness.published.costs import cells, deviation
 from harness.spec import Call, Step
-from results import costs
+from results.tables import step_costs
 from tests.support import build as method_of
 
 TINY = ["uniform", "diffcr", "tome", "static", "depth", "width", "at-edm"]
@@ -176,8 +176,8 @@ def test_no_number_of_the_routed_path_goes_to_the_host(on: Subject, name: str) -
 def test_ratio_tables(tmp_path: Path) -> None:
     path = tmp_path / "ratios.csv"
     rows = [(layer, region, 0.1 * layer + 0.2 * region) for region in range(2) for layer in range(3)]
-    pd.DataFrame(rows, columns=list(table.COLUMNS)).to_csv(path, index=False)
-    assert torch.allclose(table.read(path, 3), torch.tensor([[0.0, 0.2], [0.1, 0.3], [0.2, 0.4]]))
+    pd.DataFrame(rows, columns=list(ratio_table.COLUMNS)).to_csv(path, index=False)
+    assert torch.allclose(ratio_table.read(path, 3), torch.tensor([[0.0, 0.2], [0.1, 0.3], [0.2, 0.4]]))
     for text, said in {
         "layer,ratio\n0,0.1\n": "has no column region",
         "layer,region,ratio\n0,0,1.5\n": r"line 2: .* compression ratio in \[0, 0.9\], got 0, 0, 1.5",
@@ -189,15 +189,15 @@ def test_ratio_tables(tmp_path: Path) -> None:
     }.items():
         path.write_text(text)
         with pytest.raises(UserError, match=said):
-            table.read(path, 3)
+            ratio_table.read(path, 3)
     with pytest.raises(UserError, match="cannot be read"):
-        table.read(tmp_path / "absent.csv", 3)
+        ratio_table.read(tmp_path / "absent.csv", 3)
 
 
 def test_profile_of_a_folder_on_the_cpu(tiny_folder: Path, tmp_path: Path) -> None:
     rows = [(layer, region, 0.2 + 0.2 * region) for region in range(2) for layer in range(3)]
     ratios, out = tmp_path / "ratios.csv", tmp_path / "out.csv"
-    pd.DataFrame(rows, columns=list(table.COLUMNS)).to_csv(ratios, index=False)
+    pd.DataFrame(rows, columns=list(ratio_table.COLUMNS)).to_csv(ratios, index=False)
     said = CliRunner().invoke(
         app,
         ["profile", "--model", str(tiny_folder), "--methods", "uniform,diffcr,dense-ft", "--ratios", "0.3", "--batch",
@@ -243,7 +243,7 @@ def test_refusals_and_failures(tiny_folder: Path, monkeypatch: pytest.MonkeyPatc
     made = harness.profile(methods=["tome"], **shared)
     assert [record.outcome for record in made.records] == ["failed"] * 2
     assert "out of memory at a peak of" in made.records[0].reason and "smaller --batch" in made.records[0].reason
-    assert costs.frame(made)["gmacs"].isna().all()
+    assert step_costs.frame(made)["gmacs"].isna().all()
 
 
 def test_published_text_to_image_costs() -> None:

@@ -10,18 +10,18 @@ from pydantic import ValidationError
 from test_methods import draw
 from torch import Tensor
 
+from harness import checkpoints
 from harness.attach import attached
 from harness.backbones.base import follow
 from harness.backbones.pixart import PixArt
+from harness.fitting.data import data_for
+from harness.fitting.fit import fit
+from harness.fitting.options import FitOptions
 from harness.measure import flops
 from harness.measure.analytic import block_macs
 from harness.method import Method
 from harness.models import Model
 from harness.spec import Call, Grid, State, Step
-from harness.training import checkpoints
-from harness.training.data import data_for
-from harness.training.fit import fit
-from harness.training.options import FitOptions
 from harness.zoo.shapes import networks
 from methods.depth import Depth, dropped_count
 from methods.fewer_steps import FewerSteps

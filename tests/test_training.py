@@ -11,16 +11,16 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from harness import config, plan
+from harness import checkpoints, config, plan
 from harness.config import MethodSpec, settings_of
 from harness.errors import UserError
+from harness.fitting import fit
+from harness.fitting.data import data_for
+from harness.fitting.objective import Objective
+from harness.fitting.options import FitOptions
+from harness.fitting.request import missing
 from harness.models import Model, load
-from harness.training import checkpoints, fit
-from harness.training.data import data_for
 from harness.training.loop import Plan, generator, train
-from harness.training.objective import Objective
-from harness.training.options import FitOptions
-from harness.training.request import missing
 from harness.zoo.shapes import networks
 from harness.zoo.shapes.data import SceneData
 

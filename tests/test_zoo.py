@@ -7,10 +7,10 @@ import pytest
 import torch
 from diffusers import PixArtSigmaPipeline
 
+from harness import checkpoints
 from harness.metric import Sample, images_to_uint8
 from harness.models import load
 from harness.models.loading import folder_of
-from harness.training import checkpoints
 from harness.zoo.shapes import judge, scene
 from harness.zoo.shapes.stages.vae import round_trip
 from tasks import inpainting_cases

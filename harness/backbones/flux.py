@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.backbones.joint import TEXT, Joint
+from harness.backbones.joint_attention import TEXT, Joint
 from harness.errors import UserError
 from harness.spec import Grid, Part
 

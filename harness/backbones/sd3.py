@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from harness.backbones.joint import Joint
+from harness.backbones.joint_attention import Joint
 from harness.spec import Grid, Part
 
 _PARTS: dict[Part, str] = {"self_attention": "attn", "mlp": "ff"}

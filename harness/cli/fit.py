@@ -37,8 +37,8 @@ def fit(
     plugin: Plugins = None,
 ) -> None:
     """Fit a method's routers, ratios and LoRA on a model. An interrupted fit goes on where it stopped."""
-    from harness.training.options import FitOptions
-    from harness.training.request import Request, stages
+    from harness.fitting.options import FitOptions
+    from harness.fitting.request import Request, stages
 
     load_plugins(plugin)
     cls = registry.methods.get(method)

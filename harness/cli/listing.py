@@ -29,7 +29,7 @@ def list_(
         print("\n".join([*names(), *unfit]))
         return
     if markdown:
-        from harness.describe import methods_markdown, metrics_markdown
+        from harness.catalog import methods_markdown, metrics_markdown
 
         written = {"methods": methods_markdown, "metrics": metrics_markdown}
         if what not in written:

@@ -27,7 +27,7 @@ def maps(
     """Draw which tokens each method keeps, by layer and step, while one image forms; router scores and learned ratios
     where a method has them."""
     from harness import config, plan
-    from harness.maps import draw
+    from harness.token_maps import draw
 
     load_plugins(plugin)
     values = {

@@ -43,7 +43,7 @@ def profile(
     """Measure what methods cost on one denoiser step: GMACs, latency against dense, memory, energy, share by part."""
     load_plugins(plugin)
     from harness import profiling
-    from results import costs
+    from results.tables import step_costs
 
     values: dict[str, Any] = {
         "model": model, "methods": methods, "ratios": floats("--ratios", ratios), "batch": whole("--batch", batch),
@@ -61,9 +61,9 @@ def profile(
         say(f"{record.method}{ratio}, batch {record.task_settings['batch']}: {note} ({record.seconds:.0f} s)")
 
     table = profiling.run(asked, say, done)
-    costs.show(table, Console())
+    step_costs.show(table, Console())
     if out is not None:
-        costs.to_csv(table, out)
+        step_costs.to_csv(table, out)
         print(f"written to {out}")
     if table.failed():
         raise typer.Exit(1)

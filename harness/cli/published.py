@@ -16,7 +16,7 @@ def published(
     out: Annotated[Path | None, typer.Option(help="Markdown file to write. [default: print it]")] = None,
 ) -> None:
     """Put our cost columns beside a published table's."""
-    from harness.profiling.document import write
+    from harness.published.document import write
     from results.files import write_atomic
 
     text = write(table, measured)

@@ -140,7 +140,7 @@ def run(
 
 def _fitted(sweep: Any, dry_run: bool) -> Any:
     """The sweep with the folder that missing adapters are fitted into. None: a dry run has listed them instead."""
-    from harness.training.request import missing
+    from harness.fitting.request import missing
 
     sweep = sweep.model_copy(update={"adapters": sweep.adapters or (Path("adapters"),)})
     requests = missing(sweep)

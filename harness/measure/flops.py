@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from harness.measure.executed import Executed, counting
-from harness.measure.traced import Traced, trace
-from harness.measure.wrapping import wrapped
+from harness.measure.fvcore_counter import Traced, trace
+from harness.measure.torch_counter import Executed, counting
+from harness.patching import wrapped
 
 _GIGA = 1e9
 _TOLERANCE = 0.005

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from harness.measure.wrapping import wrapped
+from harness.patching import wrapped
 
 Part: TypeAlias = nn.Module | tuple[object, str]
 """A module (its forward is timed), or an object and the name of one of its methods."""

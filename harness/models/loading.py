@@ -21,12 +21,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
+from harness import checkpoints
 from harness.backbones.base import Backbone
 from harness.errors import UserError, unknown
 from harness.models import hub, pretrained
 from harness.registry import backbones
 from harness.spec import State
-from harness.training import checkpoints
 
 _OLD = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
 _ZOO = Path(__file__).resolve().parent.parent / "zoo"

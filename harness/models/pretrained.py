@@ -24,7 +24,7 @@ def pipeline(folder: Path, device: str, dtype: torch.dtype, variant: str | None 
     index = json.loads((folder / "model_index.json").read_text())
     kind: Any = DiffusionPipeline
     if index.get("_class_name") == "LazyInpaintPipeline":
-        from harness.models.lazy_pipeline import LazyInpaintPipeline as kind  # type: ignore[no-redef]
+        from harness.models.inpainting.lazy_pipeline import LazyInpaintPipeline as kind  # type: ignore[no-redef]
     options = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
     levels = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
     diffusers_logging.set_verbosity_error()  # what they report on loading is checked and told here

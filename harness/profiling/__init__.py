@@ -9,11 +9,11 @@ from typing import Any
 
 from harness.measure import energy, environment
 from harness.plan import PACKAGES
-from harness.profiling.measure import Setup, inputs, record, settings_of
 from harness.profiling.request import Profile, build
-from harness.profiling.subject import candidates, subject
+from harness.profiling.step import Setup, inputs, record, settings_of
+from harness.profiling.workload import candidates, subject
 from results.record import Record
-from results.tables import Table
+from results.tables.table import Table
 
 __all__ = ["Profile", "build", "profile", "run"]
 

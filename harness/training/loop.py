@@ -10,7 +10,7 @@ import csv
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from harness import checkpoints
 from harness.errors import UserError
-from harness.training import checkpoints
 
 Losses = dict[str, Tensor]
 
@@ -87,7 +87,7 @@ def train(
         average = {k: tensors[f"average.{k}"].to(v.device) for k, v in average.items()}
         if start < plan.steps:
             for i, optimizer in enumerate(optimizers):
-                checkpoints.restore_optimizer(optimizer, f"optimizer{i}", tensors)
+                restore_optimizer(optimizer, f"optimizer{i}", tensors)
     module.to(accelerator.device)
     ready = [accelerator.prepare(optimizer) for optimizer in optimizers]
     average = {k: v.to(accelerator.device) for k, v in average.items()}
@@ -97,7 +97,7 @@ def train(
         tensors |= {f"average.{k}": v for k, v in average.items()}
         if step < plan.steps:
             for i, optimizer in enumerate(optimizers):
-                tensors |= checkpoints.optimizer_tensors(optimizer, f"optimizer{i}")
+                tensors |= optimizer_tensors(optimizer, f"optimizer{i}")
         if not all(bool(v.isfinite().all()) for v in tensors.values() if v.is_floating_point()):
             raise diverged(step, "a weight is not finite")
         if accelerator.is_main_process:
@@ -212,3 +212,19 @@ class _progress:  # noqa: N801
 
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
+
+
+def optimizer_tensors(optimizer: Optimizer, prefix: str) -> dict[str, Tensor]:
+    """The optimizer's state as flat tensors."""
+    state = optimizer.state_dict()["state"]
+    return {f"{prefix}.{index}.{name}": value for index, slots in state.items() for name, value in slots.items()}
+
+
+def restore_optimizer(optimizer: Optimizer, prefix: str, tensors: Mapping[str, Tensor]) -> None:
+    """The reverse of `optimizer_tensors`."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith(prefix + "."):
+            index, name = key.removeprefix(prefix + ".").split(".", 1)
+            state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

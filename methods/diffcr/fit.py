@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from harness.backbones.base import Backbone
 from harness.method import Fitting
-from harness.routing import Routed, Routers, RoutingFit
 from harness.spec import Call, State
 from harness.tokens import kept_count, mix
+from methods.common.routing import Routed, Routers, RoutingFit
 from methods.diffcr.ratios import Ratios, Rounding, region_of, step_shares
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from harness.backbones.base import Backbone
 from harness.method import FittedSettings, Fitting, Method, MethodSettings
-from harness.routing import Routed, random_routers
 from harness.spec import Call, State, Step
 from harness.tokens import kept_count
+from methods.common.routing import Routed, random_routers
 from methods.diffcr.fit import DiffCRFit, fitting
 from methods.diffcr.ratios import region_of, step_shares
 

@@ -7,8 +7,8 @@ import numpy as np
 from harness.metric import Column, Metric, Sample
 from harness.models import Model
 from harness.zoo.shapes import judge as judging
+from results.analysis.statistics import resamples
 from results.record import Estimate
-from results.statistics import resamples
 from tasks.metrics import features
 
 

@@ -6,8 +6,8 @@ from pydantic import Field
 
 from harness.errors import UserError
 from harness.metric import Column, Metric, MetricSettings, Sample
+from results.analysis.statistics import bootstrap
 from results.record import Estimate
-from results.statistics import bootstrap
 from tasks.metrics import clip
 
 

@@ -15,8 +15,8 @@ from pydantic import Field
 
 from harness.errors import UserError
 from harness.metric import Column, Metric, Sample
+from results.analysis.statistics import Bootstrapped, centred_interval, resamples
 from results.record import Estimate
-from results.statistics import Bootstrapped, centred_interval, resamples
 from tasks.metrics import clip, references
 from tasks.metrics.clip_score import ClipSettings
 

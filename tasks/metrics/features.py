@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness import checkpoints
 from harness.metric import Sample, images_to_uint8
 from harness.models import Model
 from harness.spec import Case
-from harness.training import checkpoints
 from harness.zoo.shapes import judge as judging
 from harness.zoo.shapes import scene
 

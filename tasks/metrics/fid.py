@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 
 from harness.metric import Column
+from results.analysis.statistics import centred_interval, resamples
 from results.record import Estimate
-from results.statistics import centred_interval, resamples
 from tasks.metrics.distances import WEIGHTS, SetDistance
 from tasks.metrics.references import Reference
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from harness.errors import UserError
 from harness.metric import Column, Metric, MetricSettings, Sample
+from results.analysis.statistics import bootstrap
 from results.record import Estimate
-from results.statistics import bootstrap
 from tasks.metrics import references
 
 # After which layers of torchvision's `features` an activation is compared: each stage's last ReLU.

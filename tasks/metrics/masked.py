@@ -11,10 +11,10 @@ from torch import Tensor
 
 from harness.metric import Column, Metric, Sample, images_to_uint8
 from harness.models import Model
-from harness.models.regions import MARGIN, square
+from harness.models.inpainting.regions import MARGIN, square
 from harness.zoo.shapes import scene
+from results.analysis.statistics import bootstrap
 from results.record import Estimate
-from results.statistics import bootstrap
 from tasks import inpainting_cases
 from tasks.metrics import features, fid, kid
 from tasks.metrics.references import Reference

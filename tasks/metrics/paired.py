@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from harness.metric import Column, Metric, Sample
+from results.analysis.statistics import bootstrap
 from results.record import Estimate
-from results.statistics import bootstrap
 from tasks.metrics import features
 
 _CEILING = 60.0  # dB, a root mean square error of a quarter of an 8-bit level: what identical images get

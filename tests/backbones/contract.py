@@ -23,12 +23,12 @@ from torch import Tensor, nn
 
 from harness import registry
 from harness.attach import attached, check
+from harness.backbones import lora
 from harness.backbones.base import Backbone, follow
 from harness.errors import UserError
-from harness.measure.executed import counting
+from harness.measure.torch_counter import counting
 from harness.spec import Call, Part, State, Step
 from harness.tokens import scatter, take
-from harness.training import lora
 from methods.uniform import Uniform
 
 METHODS = [name for name in registry.methods if name != "compile"]  # compiling takes its time: `test_compiled`

@@ -17,7 +17,7 @@ from contract import Contract, Family  # noqa: E402
 
 from harness import registry  # noqa: E402
 from harness.attach import check  # noqa: E402
-from harness.describe import table  # noqa: E402
+from harness.catalog import table  # noqa: E402
 
 ELSEWHERE = {"lazy-pixart": "tests/test_lazy.py"}  # it needs a canvas and an encoder, and has tests of its own
 GUIDE = HERE / "adding_a_backbone.md"

@@ -17,8 +17,8 @@ from harness.backbones.base import follow
 from harness.backbones.flux import Flux
 from harness.errors import UserError
 from harness.measure import flops
-from harness.measure.executed import counting
 from harness.measure.joint import flux_macs
+from harness.measure.torch_counter import counting
 from harness.spec import Call
 from harness.tokens import take
 from methods.fewer_steps import FewerSteps

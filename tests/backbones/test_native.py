@@ -25,7 +25,8 @@ from harness.backbones.base import follow
 from harness.errors import UserError
 from harness.measure import flops
 from harness.measure.joint import flux_macs, sd3_macs
-from harness.models import Model, load, native
+from harness.models import Model, load
+from harness.models.inpainting import diffusers_inpaint
 from harness.models.loading import wrap
 from harness.spec import Call, Case, Step
 from tasks.inpainting import Inpainting, InpaintingSettings
@@ -143,10 +144,10 @@ def test_an_empty_mask_is_the_image_at_no_cost(model: Model) -> None:
 def test_the_parts_are_shared_as_they_are(model: Model) -> None:
     pipeline = model.pipeline
     pipeline.transformer.to(torch.bfloat16)
-    inpaint = native.inpainting(pipeline)
+    inpaint = diffusers_inpaint.inpainting(pipeline)
     assert all(inpaint.components[name] is part for name, part in pipeline.components.items())
     assert pipeline.transformer.dtype == torch.bfloat16
-    assert bool(native.inpainting(pipeline).progress_bar(range(0)).disable)
+    assert bool(diffusers_inpaint.inpainting(pipeline).progress_bar(range(0)).disable)
 
 
 def test_half_precision_and_a_denoiser_that_was_exchanged(model: Model, folders: dict[str, Path]) -> None:

@@ -26,13 +26,13 @@ from torchvision.transforms.functional import to_pil_image
 from transformers import Gemma2Config, Gemma2Model
 
 import harness
-from harness import registry
+from harness import checkpoints, registry
 from harness.config import MethodSpec, settings_of
 from harness.errors import UserError
+from harness.fitting import fit
+from harness.fitting.data import data_for
+from harness.fitting.options import FitOptions
 from harness.models import Model, load, prompting
-from harness.training import checkpoints, fit
-from harness.training.data import data_for
-from harness.training.options import FitOptions
 from harness.zoo.shapes import networks, scene
 
 CAPTIONS = scene.sample("train", range(3)).captions()

@@ -17,8 +17,8 @@ from harness.backbones.base import follow
 from harness.backbones.pixart import PixArt
 from harness.backbones.sd3 import SD3
 from harness.measure import flops
-from harness.measure.executed import counting
 from harness.measure.joint import sd3_macs
+from harness.measure.torch_counter import counting
 from harness.spec import Call
 from methods.tome import ToMe, ToMeSettings
 

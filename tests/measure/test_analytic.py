@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness.measure import analytic, flops
-from harness.measure.executed import counting
+from harness.measure.torch_counter import counting
 
 LATENT, TEXT = 16, 12
 

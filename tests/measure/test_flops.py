@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.measure import analytic, flops, traced
-from harness.measure.executed import check_attention, counting, matrix_like
-from harness.measure.wrapping import wrapped
+from harness.measure import analytic, flops, fvcore_counter
+from harness.measure.torch_counter import check_attention, counting, matrix_like
+from harness.patching import wrapped
 
 LATENT, TEXT = 16, 12
 
@@ -96,7 +96,7 @@ def test_steps_that_differ_are_traced_once_each_and_averaged(
     def trace(*args: Any) -> Any:
         nonlocal traces
         traces += 1
-        return traced.trace(*args)
+        return fvcore_counter.trace(*args)
 
     def run() -> None:
         nonlocal step

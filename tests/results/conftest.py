@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from results import Estimate, Record, Table
-from results.statistics import Bootstrapped, bootstrap, centred_interval, paired_ratio, resamples
+from results.analysis.statistics import Bootstrapped, bootstrap, centred_interval, paired_ratio, resamples
 
 CASES = 24
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from results.pareto import comparable, front, front_share
+from results.analysis.pareto import comparable, front, front_share
 
 grid = st.integers(-3, 3).map(float)  # few values, hence many ties
 wide = st.floats(-1e6, 1e6)

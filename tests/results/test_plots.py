@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from results import Table, plots
+from results import Table
 from results.files import slug
-from results.labels import along, place
-from results.plots import DENSE, image_grid, looks, pareto_figure, write_plots
+from results.plots.label_placement import along, place
+from results.plots.pareto_plot import DENSE, image_grid, looks, pareto_figure, pareto_plot, write_plots
 
 
 def only(table: Table, *metrics: str) -> Table:
@@ -41,7 +41,7 @@ def test_files_are_images_and_reproducible(table, tmp_path):
 
 
 def test_every_cost_meets_every_metric(table, tmp_path, monkeypatch):
-    monkeypatch.setattr("results.plots._images", lambda *_: iter([("png", b"drawn")]))
+    monkeypatch.setattr("results.plots.pareto_plot._images", lambda *_: iter([("png", b"drawn")]))
     names = {path.name for path in write_plots(table, tmp_path)}
     assert names == {
         f"pareto_{cost}_vs_{metric}.png"
@@ -51,7 +51,7 @@ def test_every_cost_meets_every_metric(table, tmp_path, monkeypatch):
 
 
 def test_groups_are_drawn_apart(table, tmp_path, monkeypatch):
-    monkeypatch.setattr("results.plots._images", lambda *_: iter([("png", b"drawn")]))
+    monkeypatch.setattr("results.plots.pareto_plot._images", lambda *_: iter([("png", b"drawn")]))
     small = only(table, "alignment")
     other = [r.model_copy(update={"fingerprint": {"weights": "other"}}) for r in small.records]
     names = [path.name for path in write_plots(Table([*small.records, *other]), tmp_path)]
@@ -170,7 +170,7 @@ def test_an_empty_grid_is_refused(tmp_path):
 
 def test_the_package_needs_no_torch_and_nothing_else_of_ours():
     code = (
-        "import sys, results, results.plots; ours = {'harness', 'methods', 'tasks', 'torch', 'diffusers'}; "
+        "import sys, results, results.plots.pareto_plot; ours = {'harness', 'methods', 'tasks', 'torch', 'diffusers'}; "
         "print(sorted(ours & set(sys.modules)), 'matplotlib.pyplot' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -178,12 +178,12 @@ def test_the_package_needs_no_torch_and_nothing_else_of_ours():
 
 
 def test_plots_shared_with_a_second_process_are_the_same(table, tmp_path, monkeypatch):
-    alone = plots.write_plots(table, tmp_path / "alone")
-    monkeypatch.setattr(plots, "MANY", 2)
-    shared = plots.write_plots(table, tmp_path / "shared")
+    alone = pareto_plot.write_plots(table, tmp_path / "alone")
+    monkeypatch.setattr(pareto_plot, "MANY", 2)
+    shared = pareto_plot.write_plots(table, tmp_path / "shared")
     assert [path.name for path in shared] == [path.name for path in alone] and len(alone) > 4
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(alone, shared, strict=True))
-    monkeypatch.setattr(plots, "_CHILD", "raise SystemExit(1)")
-    lost = plots.write_plots(table, tmp_path / "lost")
+    monkeypatch.setattr(pareto_plot, "_CHILD", "raise SystemExit(1)")
+    lost = pareto_plot.write_plots(table, tmp_path / "lost")
     assert sorted(path.name for path in lost) == sorted(path.name for path in alone)
     assert all(path.is_file() for path in lost)

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from results import Table
-from results.markdown import summary
-from results.seeds import pooled, several
+from results.analysis.seeds import pooled, several
+from results.tables.markdown import summary
 
 
 @pytest.fixture

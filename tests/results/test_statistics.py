@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from results.statistics import bootstrap, centred_interval, paired_ratio, percentile_interval, resamples
+from results.analysis.statistics import bootstrap, centred_interval, paired_ratio, percentile_interval, resamples
 
 
 def test_resamples_are_paired_and_private():

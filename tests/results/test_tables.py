@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from results import Table
-from results.formatting import interval, number, percent
+from results.tables.formatting import interval, number, percent
 
 COLUMNS = [
     "method", "settings", "ratio", "ratio_reached", "task", "model", "device", "dtype", "steps", "cases", "outcome",

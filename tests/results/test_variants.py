@@ -1,6 +1,6 @@
 """Names of points: what tells them apart, and nothing else."""
 
-from results.variants import point_names, strength, variants
+from results.analysis.point_names import point_names, strength, variants
 
 
 def named(record, *points):

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness import checkpoints
 from harness.errors import UserError
-from harness.training import checkpoints
 from harness.zoo.shapes import scene
 
 OBJECT_HEADS = {"presence": 2, **scene.ATTRIBUTES}

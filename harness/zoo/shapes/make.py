@@ -12,7 +12,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from torch import nn
 
-from harness.training import checkpoints
+from harness import checkpoints
 from harness.zoo.shapes import networks, scene
 from harness.zoo.shapes.recipe import Recipe
 from harness.zoo.shapes.stages.dit import train_dit

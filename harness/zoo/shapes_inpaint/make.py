@@ -16,9 +16,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from harness.models.inpainting.lazy_pipeline import LazyInpaintPipeline
+from harness.models.inpainting.regions import Strategy
 from harness.models.lazy import LazyEncoder, LazyPixArt, at, pack, pick
-from harness.models.lazy_pipeline import LazyInpaintPipeline
-from harness.models.regions import Strategy
 from harness.training.loop import Losses, Plan, train
 from harness.zoo.shapes import networks, scene
 from harness.zoo.shapes_inpaint.data import pairs, regions

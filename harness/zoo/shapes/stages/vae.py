@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from harness.training import checkpoints
+from harness import checkpoints
 from harness.training.loop import Losses, Plan, train
 from harness.zoo.shapes import networks, scene
 from harness.zoo.shapes.recipe import Recipe, rows

@@ -1,0 +1,221 @@
+"""Comparison at equal cost: each method's one strength setting, tuned until the method meets a budget.
+
+The cost is measured on calibration cases, which the evaluation never sees, relative to dense. A setting that grows
+makes its method cheaper, so the search is a bisection, guided by the costs that it has met. A method with an adapter
+per ratio can only take the ratios that it is fitted for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import annotated_types
+import numpy as np
+
+from harness import config, engine, plan
+from harness.compose import method_class
+from harness.config import MethodSpec, Sweep
+from harness.errors import UserError
+from harness.method import Method
+from results.analysis.statistics import paired_ratio
+from results.files import write_atomic
+
+TOLERANCE = 0.01
+"""Relative distance to the budget that counts as met."""
+NEAR = 0.05
+"""Relative distance within which the closest setting still runs, marked as not met."""
+_TRIES = 9
+_CASES = 4
+_ROUNDS = 6
+
+
+@dataclass(frozen=True)
+class Match:
+    """What the search found for one method and budget. settings: those given; chosen: all of them, with the strength
+    that was found. cost: relative to dense, on calibration cases; strength: None where the method was left out."""
+
+    method: str
+    settings: dict[str, Any]
+    chosen: dict[str, Any]
+    axis: str
+    budget: float
+    setting: str
+    strength: float | int | None
+    cost: float
+    tried: int
+
+    @property
+    def met(self) -> bool:
+        return abs(self.cost - self.budget) <= TOLERANCE * self.budget
+
+    def __str__(self) -> str:
+        where = f"{self.method}: {self.axis} {self.cost:.3f} of dense"
+        if self.met:
+            return f"{where} at {self.setting} {self.strength:.4g} (budget {self.budget:g})"
+        return f"{where} is as close as it came to a budget of {self.budget:g}" + (
+            f", at {self.setting} {self.strength:.4g}" if self.strength is not None else ": left out"
+        )
+
+
+def resolved(sweep: Sweep, folder: Path, told: Callable[[str], None] = lambda _line: None) -> tuple[Sweep, list[Match]]:
+    """The sweep with every method at the settings that meet its budgets. What was found lies in `folder`, method by
+    method, and is not searched again. Raises UserError for a sweep that cannot be matched."""
+    kept = folder / "matched.json"
+    known = [Match(**one) for one in json.loads(kept.read_text())] if kept.is_file() else []
+
+    def keep(found: Sequence[Match]) -> None:
+        write_atomic(kept, json.dumps([asdict(one) for one in found], indent=1))
+
+    matches = _search(sweep, known, keep, told)
+    specs = [MethodSpec(name=one.method, settings=one.chosen) for one in matches if one.strength is not None]
+    if not specs:
+        raise UserError("no method meets a budget: " + "; ".join(str(one) for one in matches))
+    unique = tuple({json.dumps(spec.model_dump()): spec for spec in specs}.values())
+    return sweep.model_copy(update={"methods": unique}), matches
+
+
+def _search(
+    sweep: Sweep, known: Sequence[Match], keep: Callable[[Sequence[Match]], None], told: Callable[[str], None]
+) -> list[Match]:
+    """Every method's matches, those known first. keep: called with all of them after each method."""
+    specs = [spec for spec in sweep.methods if spec.name != config.DENSE]
+    for spec in specs:
+        if not method_class(spec.name).strength:
+            raise UserError(f"method {spec.name!r} has no strength to tune to a budget; compose it with one that has")
+    if len(known) == len(specs) * len(sweep.budgets):
+        return list(known)
+    plans = [made for made in plan.make(sweep.model_copy(update={"methods": (MethodSpec(name=config.DENSE),)}))]
+    if len(plans) > 1:
+        raise UserError(
+            "budgets are matched for one setting of the task at a time; choose one, for instance with "
+            "--task-set strategy=lazy --mask-area 0.25"
+        )
+    (made,) = plans
+    made = replace(made, cases=made.task.calibration(_CASES, made.sweep.cases, sweep.prompts, sweep.data))
+    dense = engine.counted(made, made.points[0]).gmacs if sweep.match == "gmacs" else None
+
+    def measure(method: Method) -> float:
+        return relative_cost(made, method, dense)
+
+    found = list(known)
+    for spec in specs[len(known) // len(sweep.budgets) :]:
+        costs: dict[float, float] = {}  # a method's budgets share what was measured
+        ladder = _ladder(spec, made)
+        if not ladder:
+            raise UserError(
+                f"method {spec.name!r} has no fitted adapters for model {made.model.name!r}: fit some first"
+            )
+        for budget in sweep.budgets:
+            match = _match(spec, sweep.match or "", budget, ladder, costs, measure)
+            told(str(match))
+            found.append(match)
+        keep(found)
+    return found
+
+
+def _ladder(spec: MethodSpec, made: plan.Plan) -> Sequence[float | int]:
+    """The values that the strength setting may take, rising."""
+    cls = method_class(spec.name)
+    field = cls.Settings.model_fields[cls.strength]
+    bounds = {type(one): one for one in field.metadata}
+    low, high = bounds.get(annotated_types.Ge), bounds.get(annotated_types.Le)
+    if low is None or high is None:
+        raise UserError(f"method {spec.name!r} cannot be matched: its setting {cls.strength!r} has no bounds ge and le")
+    if field.annotation is int:
+        return range(int(low.ge), int(high.le) + 1)  # type: ignore[call-overload]
+    steps = np.linspace(float(low.ge), float(high.le), 2001)  # type: ignore[arg-type]
+    ladder = [round(float(value), 5) for value in steps]
+    while not _valid(spec, ladder[-1]):  # other settings may forbid the highest values
+        ladder.pop()
+    adapters = {_method(spec, value).adapter() for value in (ladder[1], ladder[-1])}
+    if not cls.needs_state or len(adapters) == 1:
+        return ladder
+    known = set(made.model.adapter_files())
+    fitted = sorted(round(0.0125 * i, 4) for i in range(1, 73))
+    return [value for value in fitted if value <= ladder[-1] and _names(_method(spec, value)) <= known]
+
+
+def _valid(spec: MethodSpec, value: float) -> bool:
+    try:
+        _method(spec, value)
+    except UserError:
+        if value > 0:
+            return False
+        raise  # something else is wrong
+    return True
+
+
+def _names(method: Method) -> set[str]:
+    return {one.adapter() for one in method.members() if one.needs_state and one.ratio != 0}
+
+
+def _method(spec: MethodSpec, value: float | int) -> Method:
+    cls = method_class(spec.name)
+    (method,) = config.settings_of(MethodSpec(name=spec.name, settings={**spec.settings, cls.strength: value}), (0.1,))
+    return method
+
+
+def _match(
+    spec: MethodSpec,
+    axis: str,
+    budget: float,
+    ladder: Sequence[float | int],
+    costs: dict[float, float],
+    measure: Callable[[Method], float],
+) -> Match:
+    """Bisect the ladder. Each rung's cost is measured once."""
+    cls = method_class(spec.name)
+    settings = {name: value for name, value in spec.settings.items() if name != cls.strength}
+
+    def cost(rung: int) -> float:
+        value = ladder[rung]
+        if value not in costs:
+            costs[value] = measure(_method(spec, value))
+        return costs[value]
+
+    tried = len(costs)
+    low, high = -1, len(ladder)  # dearer and cheaper than the budget, as far as known
+    for rung in range(len(ladder)):
+        if ladder[rung] in costs:
+            low, high = (rung, high) if costs[ladder[rung]] > budget else (low, min(high, rung))
+    for _ in range(_TRIES):
+        if high - low <= 1 or _met(costs, budget):
+            break
+        rung = _between(ladder, low, high, costs, budget)
+        low, high = (rung, high) if cost(rung) > budget else (low, rung)
+    best = min(costs, key=lambda value: abs(costs[value] - budget))
+    near = abs(costs[best] - budget) <= NEAR * budget
+    return Match(
+        spec.name, settings, _method(spec, best).settings.model_dump(mode="json"), axis, budget, cls.strength,
+        best if near else None, costs[best], len(costs) - tried,
+    )  # fmt: skip
+
+
+def _met(costs: dict[float, float], budget: float) -> bool:
+    return any(abs(cost - budget) <= TOLERANCE * budget for cost in costs.values())
+
+
+def _between(ladder: Sequence[float | int], low: int, high: int, costs: dict[float, float], budget: float) -> int:
+    """The next rung to try, strictly between two: where a straight line through their costs meets the budget, kept away
+    from the ends; the middle where one of them has not been measured."""
+    if low < 0 or high >= len(ladder):
+        middle = (max(low, 0) + min(high, len(ladder))) // 2
+    else:
+        above, below = costs[ladder[low]], costs[ladder[high]]
+        share = (above - budget) / (above - below) if above > below else 0.5
+        middle = low + round((high - low) * min(0.9, max(0.1, share)))
+    return min(max(middle, low + 1), high - 1)
+
+
+def relative_cost(made: plan.Plan, method: Method, dense_gmacs: float | None) -> float:
+    """A method's cost over dense's on the plan's typical case: GMACs where dense's are given, else the median ratio of
+    interleaved latencies."""
+    point = plan.point(method, made.model, {})
+    if dense_gmacs is not None:
+        return engine.counted(made, point).gmacs / dense_gmacs
+    dense, own = engine.times(made, point, _ROUNDS)
+    return paired_ratio(np.array(own), np.array(dense)).value

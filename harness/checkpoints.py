@@ -1,0 +1,52 @@
+"""Tensors and facts in one safetensors file; a kill at any moment leaves the old file or the new one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+class CheckpointError(Exception):
+    """A weights file that cannot be read. The message names it and says what to do."""
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write atomically. `facts` is any JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        save_file(ready, part, metadata={"facts": json.dumps(facts)})
+        with open(part, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts. Raises FileNotFoundError, or CheckpointError for a damaged file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}")
+    try:
+        with safe_open(path, framework="pt") as handle:
+            facts = json.loads((handle.metadata() or {}).get("facts", "{}"))
+            return {name: handle.get_tensor(name) for name in handle.keys()}, facts  # noqa: SIM118
+    except (SafetensorError, ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); delete it and make it again") from error
+
+
+def facts(path: Path) -> dict[str, Any]:
+    """The facts alone, without reading tensors. Raises CheckpointError for a damaged file."""
+    try:
+        with safe_open(path, framework="pt") as handle:
+            return dict(json.loads((handle.metadata() or {}).get("facts", "{}")))
+    except (SafetensorError, ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); delete it and make it again") from error

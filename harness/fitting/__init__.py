@@ -1,0 +1,1 @@
+"""Fits: a method's parameters and LoRA, trained on a frozen model."""

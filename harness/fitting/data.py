@@ -1,0 +1,208 @@
+"""What fits train on: latents and prompt states, encoded once.
+
+Letters: M samples, B batch, C latent channels, L text tokens, D text width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from harness import checkpoints
+from harness.errors import UserError
+from harness.fitting.options import FitOptions
+from harness.models import prompting
+
+_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_SHARD = 64
+_DROPPED = 0.1  # share of the captions that a batch drops, for classifier-free guidance
+
+
+@dataclass(frozen=True)
+class Batch:
+    """clean: what the model learns to denoise, latents (B, C, h, w) or tokens (B, K, C). inputs: the transformer's
+    other arguments, by name."""
+
+    clean: Tensor
+    inputs: dict[str, Any]
+
+
+class Data(Protocol):
+    """Draws batches; everything random comes from the generator, whose device is the batch's."""
+
+    def batch(self, size: int, generator: torch.Generator) -> Batch: ...
+
+
+@torch.no_grad()
+def encode(model: Any, images: Tensor, captions: list[str]) -> dict[str, Tensor]:
+    """Images (B, 3, H, W) in 0..1 and captions as latents, prompt states and masks."""
+    vae = model.pipeline.vae
+    pixels = images.to(model.device, next(vae.parameters()).dtype) * 2 - 1
+    shift = getattr(vae.config, "shift_factor", None) or 0.0
+    found = vae.encode(pixels)
+    # deep compression autoencoders have no distribution
+    latents = found.latent_dist.mode() if hasattr(found, "latent_dist") else found.latent
+    return {"latents": (latents - shift) * vae.config.scaling_factor, **texts(model, captions)}
+
+
+@torch.no_grad()
+def texts(model: Any, captions: list[str]) -> dict[str, Tensor]:
+    """What captions are to the denoiser, by its arguments' names: states (M, L, D), masks (M, L), pooled (M, D)."""
+    states = model.encode(captions)
+    return {name: states[state] for name, state in prompting.way_of(model.pipeline).learns.items()}
+
+
+def prompts(rows: Mapping[str, Tensor], empty: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    """The text arguments of a batch from encoded rows, some of their captions dropped. empty: those of "", which also
+    says which of the rows are text."""
+    device = generator.device
+    count = len(rows[next(iter(empty))])
+    dropped = torch.rand(count, generator=generator, device=device) < _DROPPED
+    return {
+        name: torch.where(dropped.view(-1, *[1] * (none.ndim - 1)), none.to(device), rows[name].to(device))
+        for name, none in empty.items()
+    }
+
+
+def drawn(model: Any, rows: Mapping[str, Tensor], empty: Mapping[str, Tensor], generator: torch.Generator) -> Batch:
+    """A batch of whole images from encoded rows."""
+    sizes = {"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}}
+    fixed = sizes if prompting.way_of(model.pipeline).sizes else {}
+    return Batch(rows["latents"].to(generator.device), {**prompts(rows, empty, generator), **fixed})
+
+
+class FolderData:
+    """A folder of images with captions: `metadata.jsonl` (file_name, text) or a .txt file beside each image.
+
+    Images are resized and centre-cropped to the model's own resolution. Encoded samples go to `cache` in shards, in
+    half precision; an interrupted encoding goes on from the last shard. Raises UserError where the folder holds nothing
+    to train on, or where files are empty, unreadable or without a caption and `skip_bad` is off.
+    """
+
+    def __init__(self, model: Any, folder: Path, cache: Path, *, skip_bad: bool = False) -> None:
+        pairs, bad = _pairs(folder)
+        usable = []
+        for path, caption in pairs:
+            (usable.append((path, caption)) if _readable(path) else bad.append(f"{path.name} is no readable image"))
+        if bad and not skip_bad:
+            more = f", and {len(bad) - 3} more" if len(bad) > 3 else ""
+            raise UserError(
+                f"data folder {folder}: {len(bad)} bad files: {'; '.join(bad[:3])}{more}; mend them or pass --skip-bad"
+            )
+        if not usable:
+            raise UserError(
+                f"data folder {folder} holds no image with a caption; expected metadata.jsonl with file_name and text, "
+                "or a .txt file beside each image"
+            )
+        self.model, self.pairs, self.skipped = model, usable, bad
+        name = [(str(p), p.stat().st_size, c) for p, c in usable]
+        self.cache = cache / hashlib.sha256(json.dumps([2, model.digest, name]).encode()).hexdigest()[:12]
+        self._encode()
+
+    def batch(self, size: int, generator: torch.Generator) -> Batch:
+        pick = torch.randint(len(self.pairs), (size,), generator=generator, device=generator.device).tolist()
+        found = [self._row(row) for row in pick]
+        rows = {name: torch.cat([row[name] for row in found]) for name in found[0]}
+        rows = {name: part.float() if part.is_floating_point() else part for name, part in rows.items()}
+        return drawn(self.model, rows, self._empty, generator)
+
+    def _row(self, row: int) -> dict[str, Tensor]:
+        shard, place = divmod(row, _SHARD)
+        with safe_open(self._shard(shard), framework="pt") as handle:
+            return {name: handle.get_slice(name)[place : place + 1] for name in handle.keys()}  # noqa: SIM118
+
+    def _shard(self, index: int) -> Path:
+        return self.cache / f"{index:06d}.safetensors"
+
+    def _encode(self) -> None:
+        size = _resolution(self.model)
+        for start in range(0, len(self.pairs), _SHARD):
+            path = self._shard(start // _SHARD)
+            if path.exists():
+                continue
+            some = self.pairs[start : start + _SHARD]
+            parts = [encode(self.model, _image(p, size)[None], [caption]) for p, caption in some]
+            rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            halved = {name: part.half() if part.is_floating_point() else part for name, part in rows.items()}
+            checkpoints.save(path, halved, {"files": len(some)})
+        empty = texts(self.model, [""])
+        self._empty = {name: part.float() if part.is_floating_point() else part for name, part in empty.items()}
+
+
+def data_for(
+    model: Any, options: FitOptions, *, trains: bool, folder: Path | None, work: Path, skip_bad: bool = False
+) -> Data:
+    """A folder's images and captions, or the scenes that the zoo model was made from. Raises UserError where there is
+    neither, and for a model that fits cannot train."""
+    if refusal := prompting.refusal(model.pipeline):
+        raise UserError(f"model {model.name!r} cannot be fitted: {refusal}")
+    if model.facts.get("inpaints"):
+        if folder is not None:
+            raise UserError(f"model {model.name!r} is fitted on its own scenes and masks; give no --data")
+        from harness.zoo.shapes_inpaint.data import LazyData
+
+        return LazyData(model, options.scenes, work)
+    if folder is not None:
+        return FolderData(model, folder, work / "data", skip_bad=skip_bad)
+    if model.facts.get("scenes") != "shapes":
+        raise UserError(f"model {model.name!r} brings no training data of its own; give --data FOLDER")
+    from harness.zoo.shapes.data import SceneData
+
+    return SceneData(model, options.scenes, "train" if trains else "calibration")
+
+
+def _pairs(folder: Path) -> tuple[list[tuple[Path, str]], list[str]]:
+    """(image, caption) in a fixed order, and what is wrong with the others."""
+    if not folder.is_dir():
+        raise UserError(f"data folder {folder} does not exist")
+    table = folder / "metadata.jsonl"
+    pairs: list[tuple[Path, str]] = []
+    bad: list[str] = []
+    if table.is_file():
+        for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                pairs.append((folder / row["file_name"], str(row["text"])))
+            except (ValueError, KeyError, TypeError):
+                bad.append(f"line {number} of {table.name} has no file_name and text")
+    else:
+        for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in _IMAGES):
+            text = path.with_suffix(".txt")
+            caption = text.read_text(encoding="utf-8").strip() if text.is_file() else ""
+            pairs.append((path, caption)) if caption else bad.append(f"{path.name} has no caption in {text.name}")
+    return pairs, bad
+
+
+def _readable(path: Path) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return True
+
+
+def _resolution(model: Any) -> int:
+    """The side of the square images that the model was made for, in pixels."""
+    return int(model.backbone.transformer.config.sample_size) * int(model.pipeline.vae_scale_factor)
+
+
+def _image(path: Path, size: int) -> Tensor:
+    from PIL import Image
+    from torchvision.transforms import functional as T  # noqa: N812
+
+    with Image.open(path) as image:
+        pixels = T.to_tensor(image.convert("RGB"))  # (3, H, W) in 0..1
+    return T.center_crop(T.resize(pixels, [size], antialias=True), [size, size])

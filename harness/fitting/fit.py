@@ -1,0 +1,222 @@
+"""Fitting a method on a model: LoRA and the method's own parameters, one loop, one data order, one budget for all.
+
+A fit climbs through its target ratios in equal stages and leaves an adapter state at the end of each, and, where the
+method learns its ratios, by-products on the way (as in DiffCR): one fit gives the whole curve, and rivals that share
+the loop have had the same steps at each ratio.
+
+Beside the diffusion loss stands a distillation loss: the distance to what the dense model says for the same noised
+latents. Its target has no sampling noise, so a short fit learns from it much faster. Set `distill` to 0 for the
+diffusion loss alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from harness import checkpoints
+from harness.backbones import lora
+from harness.fitting.data import Data
+from harness.fitting.objective import Objective
+from harness.fitting.options import FitOptions
+from harness.method import Method, MethodSettings
+from harness.models import Model
+from harness.spec import State, Step
+from harness.training.loop import Losses, Plan, train
+
+
+class _Trained(nn.Module):
+    """The model and the method's own parameters in one module, for the training loop."""
+
+    def __init__(self, transformer: nn.Module, own: nn.Module) -> None:
+        super().__init__()
+        self.transformer, self.own = transformer, own
+
+    def forward(self, x: Tensor, t: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """What the model says for noised latents (B, C, H, W) or tokens (B, K, C) at timesteps (B,)."""
+        t = t * getattr(self.transformer.config, "timestep_scale", 1.0)
+        out = self.transformer(x, timestep=t, return_dict=False, **inputs)[0]
+        return out[:, : x.shape[1]] if x.ndim == 4 else out[..., : x.shape[-1]]  # a learned variance is not trained
+
+
+def fit(
+    methods: Sequence[Method],
+    model: Model,
+    options: FitOptions,
+    data: Data,
+    out: Path,
+    work: Path,
+    *,
+    own: MethodSettings | None = None,
+    accelerator: Accelerator,
+) -> list[Path]:
+    """Fit one method at rising ratios: `methods` are its objects, one per stage. Writes an adapter per stage to `out`,
+    by-products between them, and resumable checkpoints to `work`; returns the paths of the stages' adapters.
+
+    The model is left with LoRA layers in it: load it anew before using it. Raises UserError where there is nothing
+    to fit.
+    """
+    first, backbone = methods[0], model.backbone
+    seed = getattr(first.settings, "seed", 0)
+    steps = int(model.facts.get("defaults", {}).get("steps", 20))
+    objective = Objective(model.pipeline.scheduler, steps)
+    fitting = first.fitting(backbone, steps, own)
+    for module in model.modules:
+        module.requires_grad_(False).eval()
+    facts = {
+        "method": first.name,
+        "model": model.name,
+        "model_digest": model.digest,
+        "fit": options.model_dump(),
+    }
+    if fitting.calibrate is not None:
+        with torch.no_grad():
+            fitting.calibrate(partial(_watch, model, objective, options, data, seed))
+    if not fitting.trains:
+        state = fitting.state()
+        path = out / f"{first.adapter()}.safetensors"
+        if accelerator.is_main_process:
+            checkpoints.save(path, state.tensors, {**facts, **state.facts})
+        return [path]
+
+    targets = tuple(part.strip() for part in options.lora_targets.split(",") if part.strip())
+    adapted = lora.inject(backbone, options.lora_rank, seed, targets) if options.lora_rank and fitting.lora else []
+    container = _Trained(backbone.transformer, fitting.module)
+    goal, ratio, paths = [0.0, 0.0, 1.0], [0.0], list[Path]()
+
+    def loss(module: nn.Module, step: int, generator: torch.Generator) -> Losses:
+        # The target climbs over the first two fifths of a stage and then holds.
+        start, end, length = goal
+        ratio[0] = fitting.learned() if fitting.learned else 0.0
+        share = min(1.0, 2.5 * (step + 1) / length)
+        fitting.target(start + share * (end - start), step, int(length))
+        batch = data.batch(options.batch, generator)
+        clean = batch.clean
+        t, index = objective.draw(len(clean), fitting.regions, generator)
+        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+        x, target = objective.noised(clean, t, noise)
+        teacher = None
+        if options.distill:
+            with torch.no_grad(), accelerator.autocast(), lora.without(backbone) if adapted else nullcontext():
+                teacher = module(x, t, batch.inputs).float()
+        with fitting.attach(), accelerator.autocast():
+            if fitting.previous(index):
+                before = objective.at(index - 1, len(clean)).to(t)
+                with torch.no_grad(), backbone.at(Step(index - 1, steps, float(before[0]))):
+                    module(objective.noised(clean, before, noise)[0], before, batch.inputs)
+            with backbone.at(Step(index, steps, float(t[0]))):
+                said = module(x, t, batch.inputs).float()
+        terms = {"diffusion": F.mse_loss(said, target)}
+        total = terms["diffusion"]
+        if teacher is not None:
+            terms["distill"] = F.mse_loss(said, teacher)
+            total = total + options.distill * terms["distill"]
+        for name, value in fitting.losses().items():
+            terms[name] = value
+            total = total + value
+        logged = {name: torch.tensor(value) for name, value in fitting.log().items()}
+        return {"loss": total, **terms, **logged}
+
+    def keep(method: Method, tolerance: float) -> tuple[Path, Method]:
+        state = fitting.state()
+        tensors = {**state.tensors, **(lora.tensors(backbone) if adapted else {})}
+        honest = _named_as_reached(method, state, tolerance) if fitting.learned else method
+        path = out / f"{honest.adapter()}.safetensors"
+        if accelerator.is_main_process and path not in paths:  # a by-product never takes a settled adapter's place
+            settings = honest.settings.model_dump(mode="json")
+            checkpoints.save(path, tensors, {**facts, **state.facts, "settings": settings})
+        return path, honest
+
+    def after_step(step: int) -> None:
+        fitting.after_step()
+        if fitting.learned is None:
+            return
+        now = fitting.learned()
+        for mark in _marks(goal[0], goal[1], options.by_product):
+            if ratio[0] < mark <= now:
+                fitting.target(mark, step, int(goal[2]))  # rounds the ratios to it; the next step aims anew
+                keep(_at(first, mark), options.by_product / 5)
+
+    each = max(1, options.steps // len(methods))
+    for stage, method in enumerate(methods):
+        goal[:] = [goal[1], method.ratio or 0.0, float(each)]
+        groups: list[dict[str, Any]] = [{"params": adapted, "lr": options.lr}] if adapted else []
+        for name, parameter in fitting.module.named_parameters():
+            factor = next((f for prefix, f in fitting.groups.items() if name.startswith(prefix)), 1.0)
+            groups.append({"params": [parameter], "lr": options.lr * factor})
+        optimizer = AdamW(groups, lr=options.lr, betas=(0.9, 0.98), weight_decay=0.0)
+        plan = Plan(
+            steps=each, warmup=10, decay=0.4, save_seconds=options.save_seconds,
+            seed=1000 * (seed + 1) + stage, log_every=5,
+        )  # fmt: skip
+        train(
+            method.adapter(), container, loss, [optimizer], plan, work, accelerator=accelerator,
+            trainable=lambda name: name.startswith("own.") or "lora_" in name, after_step=after_step,
+        )  # fmt: skip
+        fitting.target(goal[1], each - 1, each)  # nobody did in this process where an earlier one ended the stage
+        path, honest = keep(method, 0.02)
+        if honest is not method:
+            accelerator.print(
+                f"warning: the fit aimed at a ratio of {method.ratio:g} and reached {honest.ratio:g}, which names its "
+                f"adapter"
+            )
+        paths.append(path)
+    return paths
+
+
+def _marks(start: float, end: float, distance: float) -> list[float]:
+    """The multiples of a distance strictly between two targets."""
+    count = math.ceil(end / distance - 1e-9) if distance else 0
+    return [mark for i in range(1, count) if start + 1e-9 < (mark := round(i * distance, 6)) < end - 1e-9]
+
+
+def _at(method: Method, ratio: float) -> Method:
+    return type(method)(method.settings.model_copy(update={"ratio": ratio}))
+
+
+def _named_as_reached(method: Method, state: State, tolerance: float) -> Method:
+    """The method with the ratio that its fit really reached, where that is further off the target than `tolerance`."""
+    reached = method.reached(state)
+    if reached is None or method.ratio is None or abs(reached - method.ratio) <= tolerance:
+        return method
+    return _at(method, round(reached, 3))
+
+
+def _watch(
+    model: Model,
+    objective: Objective,
+    options: FitOptions,
+    data: Data,
+    seed: int,
+    each: Callable[[Tensor, Tensor], None] | None = None,
+    *,
+    along: bool = False,
+    batches: int | None = None,
+) -> None:
+    """See `harness.method.Watch`: forward passes on a quarter of the cached scenes, at all timesteps."""
+    backbone, dense = model.backbone, _Trained(model.backbone.transformer, nn.Module())
+    count = max(1, options.scenes // options.batch // 4)
+    for batch in range(count if batches is None else min(batches, count)):
+        generator = torch.Generator(model.device).manual_seed(1000 * (seed + 1) + batch)
+        drawn = data.batch(options.batch, generator)
+        clean = drawn.clean
+        t, index = objective.draw(len(clean), 1, generator)
+        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+        backbone.begin(objective.timesteps.tolist())
+        visited = [(objective.at(i, len(clean)).to(t), i) for i in range(objective.steps)] if along else [(t, index)]
+        for times, place in visited:
+            x, target = objective.noised(clean, times, noise)
+            with backbone.at(Step(place, objective.steps, float(times[0]))):
+                said = dense(x, times, drawn.inputs)
+            if each is not None:
+                each(said, target)

@@ -1,0 +1,106 @@
+"""A fit as somebody asked for it: what to fit, at which ratios, with which options."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from harness.compose import method_class
+from harness.config import MethodSpec, Sweep, settings_of
+from harness.errors import UserError
+from harness.fitting.data import data_for
+from harness.fitting.fit import fit
+from harness.fitting.options import FitOptions
+from harness.method import Method, MethodSettings
+from harness.models import load
+from results.plots.trajectories import trajectories
+
+FITS = Path("results") / "runs" / "fits"
+
+
+def stages(top: float, stage: float) -> tuple[float, ...]:
+    """Rising targets that are `stage` apart, the last one being `top`. Raises UserError for a top outside (0, 0.9]."""
+    if not 0 < top <= 0.9:
+        raise UserError(f"--ratio must lie in (0, 0.9], got {top:g} (0.2 means 20 %)")
+    rising = [round(i * stage, 4) for i in range(1, math.ceil(top / stage)) if i * stage < top - 1e-9]
+    return (*rising, top)
+
+
+@dataclass(frozen=True)
+class Request:
+    """settings: the method's own, without the ratio. ratios: rising targets, for a method that has a ratio. own: the
+    options of the method's fit."""
+
+    method: str
+    settings: Mapping[str, Any]
+    ratios: tuple[float, ...]
+    options: FitOptions = field(default_factory=lambda: FitOptions.model_validate({}))
+    own: MethodSettings | None = None
+
+    @property
+    def methods(self) -> list[Method]:
+        """The method's objects, one per stage."""
+        has_ratio = "ratio" in method_class(self.method).Settings.model_fields
+        spec = MethodSpec(name=self.method, settings=dict(self.settings))
+        return list({one.adapter(): one for one in settings_of(spec, self.ratios if has_ratio else (0.0,))}.values())
+
+    def run(
+        self,
+        model: str,
+        out: Path,
+        *,
+        device: str = "cpu",
+        data: Path | None = None,
+        skip_bad: bool = False,
+        variant: str | None = None,
+        revision: str | None = None,
+    ) -> list[Path]:
+        """Fit on a freshly loaded model; an interrupted fit goes on. Returns the paths of the adapters, and of the
+        picture of the ratios where there is one; nothing in the further processes of a launch on several devices."""
+        loaded = load(model, device=device, variant=variant, revision=revision)
+        precision = "bf16" if self.options.precision == "bfloat16" else "no"
+        accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)  # makes this process's GPU "cuda"
+        methods = self.methods
+        # What a model asks of fits by default (its number of timestep regions, say); what the user set wins.
+        kind, asked = methods[0].FitSettings, loaded.facts.get("fit", {})
+        given = self.own.model_dump(exclude_unset=True) if self.own else {}
+        own = kind.model_validate({k: v for k, v in asked.items() if k in kind.model_fields} | given)
+        trains = methods[0].fitting(loaded.backbone, 20, own).trains
+        chosen = [
+            self.method, dict(self.settings), list(self.ratios), self.options.model_dump(), own.model_dump(),
+            loaded.digest, str(data),
+        ]  # fmt: skip
+        work = FITS / f"{self.method}-{hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:8]}"
+        with accelerator.main_process_first():  # the others find its cache
+            samples = data_for(loaded, self.options, trains=trains, folder=data, work=FITS, skip_bad=skip_bad)
+        paths = fit(methods, loaded, self.options, samples, out, work, own=own, accelerator=accelerator)
+        if not accelerator.is_main_process:
+            return []
+        logs = [work / f"{one.adapter()}.csv" for one in methods]
+        drawn = trajectories(logs, work / "ratios.png", title=f"{methods[-1].adapter()}: ratios during the fit")
+        return [*paths, drawn] if drawn else paths
+
+
+def missing(sweep: Sweep) -> list[Request]:
+    """The fits that a sweep needs and its model has no adapters for, one per method and settings."""
+    model = load(sweep.model, adapters=sweep.adapters, variant=sweep.variant, revision=sweep.revision)
+    found = set(model.adapter_files())
+    stage = FitOptions.model_validate({}).stage
+    wanted: dict[str, tuple[str, dict[str, Any], float]] = {}
+    for spec in sweep.methods:
+        if "@" in spec.name:
+            continue  # sweeps what is fitted
+        for method in (one for made in settings_of(spec, sweep.ratios) for one in made.members()):
+            if method.needs_state and method.ratio != 0 and method.adapter() not in found:
+                settings = {k: v for k, v in method.settings.model_dump(mode="json").items() if k != "ratio"}
+                same = json.dumps([method.name, settings])
+                top = max(method.ratio or 0.3, wanted[same][2] if same in wanted else 0.0)
+                wanted[same] = method.name, settings, top
+    return [Request(name, settings, stages(top, stage)) for name, settings, top in wanted.values()]

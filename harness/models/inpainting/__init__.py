@@ -1,0 +1,1 @@
+"""Inpainting: masks, regions, and the ways in which pipelines fill them."""

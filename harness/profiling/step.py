@@ -1,0 +1,261 @@
+"""One denoiser step with a method on -> one record."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import torch
+
+from harness.attach import attached
+from harness.backbones.base import Backbone
+from harness.estimates import timed
+from harness.measure import energy, latency, memory
+from harness.measure.torch_counter import Executed, counting
+from harness.profiling.breakdown import divided
+from harness.profiling.request import META, Profile
+from harness.profiling.workload import Candidate, Subject
+from harness.spec import Step
+from results.record import Estimate, Record
+
+TASK = "denoiser-step"
+_GIGA, _MIB = 1e9, 2**20
+_MIDDLE = Step(10, 20, 500.0)  # for methods that treat the first or last steps otherwise
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The inputs of a step: images per batch, side of the latents, tokens to generate where the model takes some."""
+
+    batch: int
+    size: int | None
+    text_tokens: int
+    mask_tokens: int | None
+
+
+def record(
+    profile: Profile, on: Subject, candidate: Candidate, setup: Setup, dense: Record | None, facts: Mapping[str, Any]
+) -> Record:
+    """Whatever the method raises becomes a failed record, out of memory among it. dense: the record to compare with;
+    None for dense itself. facts: key, fingerprint and environment."""
+    began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
+    method = candidate.method
+    estimates: dict[str, Estimate] = {}
+    samples: dict[str, list[float]] = {}
+    outcome: Literal["ok", "failed"] = "ok"
+    reason = ""
+    try:
+        estimates, samples = _measured(profile, on, candidate, setup)
+        reason = _idle(candidate, estimates, dense)
+    except Exception as error:
+        reason = _told(error, on.device)
+    if reason:
+        outcome, estimates, samples = "failed", {}, {}
+    ran = outcome == "ok" and method.ratio is not None
+    return Record(
+        method=method.name, settings=method.settings.model_dump(mode="json"), ratio=method.ratio,
+        strength=method.strength,
+        ratio_reached=method.reached(candidate.state) if ran else None,
+        task=TASK, task_settings=settings_of(setup), model=profile.model, device=profile.device, dtype=profile.dtype,
+        steps=candidate.steps, cases=setup.batch, outcome=outcome, reason=reason, estimates=estimates, samples=samples,
+        started=started, seconds=time.monotonic() - began, **facts,
+    )  # fmt: skip
+
+
+def settings_of(setup: Setup) -> dict[str, Any]:
+    found = {"batch": setup.batch, "size": setup.size, "text_tokens": setup.text_tokens}
+    return found | ({"mask_tokens": setup.mask_tokens} if setup.mask_tokens is not None else {})
+
+
+def inputs(backbone: Backbone, setup: Setup) -> dict[str, Any]:
+    """The same random ones for every method; the global random state stays as it is. Raises UserError for what the
+    family does not take."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(_SEED)
+        rows = setup.batch * backbone.rows_per_image
+        return backbone.inputs(rows, text_tokens=setup.text_tokens, size=setup.size, tokens=setup.mask_tokens)
+
+
+def steps_of(candidate: Candidate) -> list[Step]:
+    """One step, or one in each region of a table."""
+    many = candidate.steps
+    return [_MIDDLE] if many == 1 else [Step(index, many, 500.0) for index in range(many)]
+
+
+@contextmanager
+def _on(backbone: Backbone, candidate: Candidate) -> Iterator[None]:
+    before, backbone.guided = backbone.guided, backbone.halves
+    try:
+        with attached(backbone, candidate.method, candidate.state):
+            yield
+    finally:
+        backbone.guided = before
+
+
+def stepper(backbone: Backbone, candidate: Candidate, given: Mapping[str, Any]) -> Callable[[], None]:
+    """Runs the candidate's steps on these inputs; the method has to be on."""
+    steps = steps_of(candidate)
+
+    def run() -> None:
+        with torch.no_grad():
+            for step in steps:
+                with backbone.at(step):
+                    backbone.transformer(**given)
+
+    return run
+
+
+def executed(on: Subject, candidate: Candidate, setup: Setup) -> Executed:
+    """What all of the candidate's steps execute together."""
+    run = stepper(on.backbone, candidate, inputs(on.backbone, setup))
+    with torch.compiler.set_stance("force_eager"), _on(on.backbone, candidate), counting() as found:
+        run()
+    return found
+
+
+def count(on: Subject, candidate: Candidate, setup: Setup) -> tuple[Executed, dict[str, float]]:
+    """The same, and by part, in MACs."""
+    backbone = on.backbone
+    run = stepper(backbone, candidate, inputs(backbone, setup))
+    with torch.compiler.set_stance("force_eager"), counting() as found:
+        shares = divided(backbone, _on(backbone, candidate), lambda: float(found.so_far()), run)
+    return found, shares
+
+
+def _measured(
+    profile: Profile, on: Subject, candidate: Candidate, setup: Setup
+) -> tuple[dict[str, Estimate], dict[str, list[float]]]:
+    ran, shares = count(on, candidate, setup)
+    per = _GIGA * setup.batch * candidate.steps
+    halves = "both CFG halves" if on.backbone.rows_per_image == 2 else "one row per image"
+    mean = f", mean over {candidate.steps} timestep regions" if candidate.steps > 1 else ""
+    about = f"per image and sampling step, {halves}, {setup.text_tokens} text tokens{mean}"
+    notes = f"; not counted: {', '.join(sorted(ran.unknown))}" if ran.unknown else ""
+    estimates = {
+        "gmacs": Estimate(
+            value=ran.total / per, n=1, unit="GMACs", role="cost", better="lower",
+            convention=f"every matrix product, fused attention included, {about}{notes}",
+        ),
+        "gmacs_paper": Estimate(
+            value=ran.paper / per, n=1, unit="GMACs", role="cost", better="lower",
+            convention=f"fvcore's count, from the operators that ran: no products inside fused attention, 4 operations "
+            f"per element of a norm (5 with factors), {about}",
+        ),
+    }  # fmt: skip
+    for name, macs in shares.items():
+        estimates[f"gmacs_{name}"] = Estimate(
+            value=macs / per, n=1, unit="GMACs", convention=f"share of gmacs, {about}"
+        )
+    if on.device.type == META:
+        return estimates, {}
+    with _place(on, candidate) as backbone:
+        measured, samples = _timed(profile, on, candidate, setup, backbone)
+    return estimates | measured, samples
+
+
+@contextmanager
+def _place(on: Subject, candidate: Candidate) -> Iterator[Backbone]:
+    """The backbone that carries the method: a copy for one that takes long to put on."""
+    yield type(on.backbone)(copy.deepcopy(on.backbone.transformer)) if candidate.method.lasting else on.backbone
+
+
+def _timed(
+    profile: Profile, on: Subject, candidate: Candidate, setup: Setup, own: Backbone
+) -> tuple[dict[str, Estimate], dict[str, list[float]]]:
+    device, steps = on.device, candidate.steps
+    given = inputs(on.backbone, setup)
+    dense, method = stepper(on.backbone, candidate, given), stepper(own, candidate, given)
+    clock = latency.clock(device)
+    about = f"a denoiser step at batch {setup.batch}, {clock}"
+    lasting = candidate.method.lasting
+    found: dict[str, Estimate] = {}
+
+    def on_own() -> Any:
+        return _on(own, candidate)
+
+    with _kept(on_own, lasting) as inside:
+        with inside():
+            peak = memory.peak(method, device)
+            if device.type == "cpu":
+                most = memory.resident(method)
+                found["peak_resident_mb"] = Estimate(
+                    value=most / _MIB, n=1, unit="MiB", convention="most bytes of main memory that the process held"
+                )
+        dense_s, own_s = latency.interleave(
+            [dense, method], device=device, warmup=1, repeats=profile.rounds, inside=[_nothing, inside]
+        )
+        if device.type == "cuda" and not energy.absent(device):
+            with inside():
+                spent = energy.joules(method, device) / steps / setup.batch
+            found["energy_j"] = Estimate(
+                value=spent, n=1, unit="J", role="cost", better="lower",
+                convention="NVML's counter of the whole device, per image and step, idle power included",
+            )  # fmt: skip
+    if not lasting:  # what torch.compile has made cannot be looked into
+
+        def read() -> float:
+            latency.synchronize(device)
+            return time.perf_counter()
+
+        for name, seconds in divided(own, on_own(), read, method).items():
+            found[f"latency_{name}_s"] = Estimate(
+                value=seconds / steps, n=1, unit="s",
+                convention=f"one step at batch {setup.batch}, the device waited for at every part",
+            )  # fmt: skip
+    total = memory.weights_bytes([own.transformer]) + peak.bytes
+    found["peak_memory_mb"] = Estimate(
+        value=total / _MIB, n=1, unit="MiB", role="cost", better="lower",
+        convention=f"the denoiser's weights, and {peak.convention}; batch {setup.batch}",
+    )  # fmt: skip
+    found |= timed(own_s, dense_s, about, runs=steps)
+    return found, {"latency_dense_s": dense_s, "latency_method_s": own_s}
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _kept(put_on: Callable[[], Any], lasting: bool) -> Iterator[Callable[[], Any]]:
+    """What puts the method on around each run; a lasting one is on already."""
+    if not lasting:
+        yield put_on
+        return
+    with put_on():
+        yield _nothing
+
+
+def _idle(candidate: Candidate, estimates: Mapping[str, Estimate], dense: Record | None) -> str:
+    """No silent no-op: why a compressing method has failed that costs what dense does."""
+    if dense is None or not dense.usable or not candidate.method.compresses or candidate.method.ratio == 0:
+        return ""
+    own, reference = estimates["gmacs"].value, dense.estimates["gmacs"].value
+    if abs(own - reference) > 1e-6 * reference:
+        return ""
+    return f"changed no cost: {own:.6g} GMACs per image and step, the same as dense (a silent no-op)"
+
+
+def _told(error: Exception, device: torch.device) -> str:
+    line = (str(error).splitlines() or [""])[0][:300]
+    full = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    if full:
+        peak = f" at a peak of {_peak(device) / _MIB:,.0f} MiB"
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        return f"out of memory{peak} on {device}: take a smaller --batch or --size, or --dtype bfloat16"
+    if device.type == META and isinstance(error, (NotImplementedError, RuntimeError)):
+        return f"cannot be counted on meta, since its work depends on values; use --device cpu ({line})"
+    return f"{type(error).__name__}: {line}"
+
+
+def _peak(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return memory.resident(lambda: None)

@@ -1,0 +1,1 @@
+"""Published cost tables beside our own counts."""

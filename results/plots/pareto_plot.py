@@ -1,0 +1,293 @@
+"""Pareto plots: cost against quality, one figure per cost axis and metric, drawn from a table alone."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+
+from results.analysis.point_names import strength, variants
+from results.files import slug, write_atomic
+from results.plots import label_placement
+from results.plots.image_grid import image_grid
+from results.record import Record
+from results.tables.formatting import DIRECTIONS, parts, setup, title
+from results.tables.table import DENSE, Table
+
+__all__ = ["image_grid", "pareto_figure", "write_plots"]
+
+# Okabe & Ito's palette for colour-blind readers, with a violet for its yellow (too light on white); markers tell
+# more methods apart than there are colours, and all of them in grey.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#5B3A8C")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+INK, FAINT = "#222222", "#8a8a8a"
+DPI = 160
+MANY = 20  # plots from which on a second process is worth its start
+_CHILD = """
+import pickle, sys
+from results.plots.pareto_plot import Table, write_share
+records, folder = pickle.load(sys.stdin.buffer)
+write_share(Table(records), folder, 1, 2)
+"""
+FRONT: dict[str, Any] = {"color": "#6b6b6b", "linewidth": 1.8}
+LEVEL: dict[str, Any] = {"color": FAINT, "linewidth": 1, "linestyle": (0, (4, 3))}
+
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "grid.color": "#e9e9e9",
+    "grid.linewidth": 0.8,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "svg.hashsalt": "results",  # the same records give the same file
+    "text.parse_math": False,  # a "$" in a name is a dollar
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """The colour and the marker of one method or variant, the same in every plot."""
+
+    colour: str
+    marker: str
+
+
+def write_plots(table: Table, folder: str | Path) -> list[Path]:
+    """Write every Pareto plot of the table as PNG and SVG into `folder`; returns the paths.
+
+    One plot per cost axis, metric and group of comparable points; from the second group on, its number is in the
+    name: `pareto_gmacs_vs_kid_group-2.png`. Many plots are shared with a second process, which holds no model.
+    """
+    if sum(1 for _ in _figures(table)) < MANY or (os.cpu_count() or 1) < 2:
+        return write_share(table, folder, 0, 1)
+    told = pickle.dumps((table.records, str(folder)))
+    with subprocess.Popen([sys.executable, "-c", _CHILD], stdin=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        with suppress(BrokenPipeError), child.stdin as pipe:  # its exit status tells
+            pipe.write(told)
+        own = write_share(table, folder, 0, 2)
+    if child.returncode:  # a lost child's share is drawn here
+        return own + write_share(table, folder, 1, 2)
+    return [Path(folder) / f"{name}.{kind}" for name, *_ in _figures(table) for kind in ("png", "svg")]
+
+
+def write_share(table: Table, folder: str | Path, place: int, of: int) -> list[Path]:
+    """Write every `of`-th plot, beginning with `place`."""
+    written = []
+    for index, (name, cost, quality, rows) in enumerate(_figures(table)):
+        if index % of == place:
+            for kind, content in _images(table, cost, quality, rows):
+                written.append(write_atomic(Path(folder) / f"{name}.{kind}", content))
+    return written
+
+
+def _figures(table: Table) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
+    """Every figure: its name, cost axis, metric and points."""
+    for cost, quality, points in table.fronts():
+        for group, rows in parts(points, "group"):
+            suffix = "" if group == 1 else f"_group-{group}"
+            yield f"pareto_{slug(cost)}_vs_{slug(quality)}{suffix}", cost, quality, rows
+
+
+def looks(table: Table) -> dict[str, Look]:
+    """The look of every method (or variant of one), in the order of first appearance; dense is a black star."""
+    named = variants(table.records, seeds=False, strengths=False)
+    names = [name for name in dict.fromkeys(named.values()) if name != DENSE]
+    pairs = islice(zip(cycle(COLOURS), cycle(MARKERS), strict=False), len(names))  # 56 pairs before one recurs
+    chosen = {name: Look(colour=c, marker=m) for name, (c, m) in zip(names, pairs, strict=True)}
+    return chosen | {DENSE: Look(colour="black", marker="*")}
+
+
+def pareto_figure(table: Table, cost: str, quality: str, points: pd.DataFrame) -> Figure:
+    """The figure of one group's `points`, rows of `table.pareto(cost, quality)`."""
+    records = {record.key: record for record in table.records}
+    chosen, named = looks(table), variants(table.records, seeds=False, strengths=False)
+    lines = variants(table.records, strengths=False)
+    labels = {key: strength(record) for key, record in records.items()}
+    points = points.assign(
+        variant=points["key"].map(named), line=points["key"].map(lines), label=points["key"].map(labels)
+    )
+    figure = Figure(figsize=(9.2, 5.4), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
+    axes = figure.add_subplot()
+    axes.margins(0.09)
+    for _, rows in parts(points, "line"):  # a training seed has a line of its own in its variant's look
+        _draw_method(axes, rows.sort_values(["ratio", "cost"]), records, cost, chosen[rows["variant"].iloc[0]])
+    _draw_front(axes, points[points["on_front"]], table.qualities[quality].better == "higher")
+    _draw_dense(axes, points[points["method"] == DENSE])
+    _draw_texts(figure, axes, table, cost, quality, records[points["key"].iloc[0]], int(points["group"].iloc[0]))
+    _draw_legend(figure, {name: look for name, look in chosen.items() if name in set(points["variant"])})
+    _draw_labels(figure, axes, points, chosen)
+    return figure
+
+
+def _images(table: Table, cost: str, quality: str, points: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
+    """The figure as ("png", bytes) and ("svg", bytes)."""
+    with mpl.rc_context(_STYLE):
+        figure = pareto_figure(table, cost, quality, points)
+        figure.set_dpi(DPI)
+        png, svg = io.BytesIO(), io.BytesIO()
+        # Not through savefig, which draws everything once more to settle a layout that is settled already.
+        FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
+        FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
+    yield from (("png", png.getvalue()), ("svg", svg.getvalue()))
+
+
+def _draw_method(axes: Axes, rows: pd.DataFrame, records: dict[str, Record], cost: str, look: Look) -> None:
+    """One method: its points joined in order of its strength, with their intervals; hollow off the front."""
+    x, y = rows["cost"].to_numpy(), rows["quality"].to_numpy()
+    axes.plot(x, y, color=look.colour, linewidth=0.9, alpha=0.55, zorder=3)
+    bars: dict[str, Any] = {"colors": look.colour, "linewidth": 1.6, "zorder": 3}
+    axes.vlines(x, rows["low"].fillna(rows["quality"]), rows["high"].fillna(rows["quality"]), **bars)
+    for key, level in zip(rows["key"], y, strict=True):
+        estimate = records[key].estimates[cost]
+        if estimate.low is not None and estimate.high is not None:
+            axes.hlines(level, estimate.low, estimate.high, **bars)
+    for on_front, part in rows.groupby("on_front"):
+        axes.plot(part["cost"], part["quality"], zorder=4, **_marker(look, filled=bool(on_front)))
+
+
+def _marker(look: Look, filled: bool = True) -> dict[str, Any]:
+    return {
+        "linestyle": "none",
+        "marker": look.marker,
+        "markersize": 13 if look.marker == "*" else 7.5,
+        "markerfacecolor": look.colour if filled else "white",
+        "markeredgecolor": look.colour,
+        "markeredgewidth": 1.4,
+    }
+
+
+def _draw_front(axes: Axes, points: pd.DataFrame, higher: bool) -> None:
+    """The front as steps: between two of its points the cheaper one is the best that can be had."""
+    best = points.sort_values("cost")
+    axes.plot(best["cost"], best["quality"], drawstyle="steps-post", **FRONT, zorder=2)
+    x_limits, y_limits = axes.get_xlim(), axes.get_ylim()
+    x, y = np.append(best["cost"], 2 * x_limits[1] - x_limits[0]), np.append(best["quality"], best["quality"].iloc[-1])
+    worst = y_limits[0] if higher else y_limits[1]
+    beyond = 2 * worst - (y_limits[1] if higher else y_limits[0])
+    axes.fill_between(x, y, beyond, step="post", color="black", alpha=0.03, linewidth=0, zorder=0)  # dominated region
+    axes.set(xlim=x_limits, ylim=y_limits)
+
+
+def _draw_dense(axes: Axes, rows: pd.DataFrame) -> None:
+    for cost, quality in zip(rows["cost"], rows["quality"], strict=True):
+        axes.axvline(cost, **LEVEL, zorder=1)
+        axes.axhline(quality, **LEVEL, zorder=1)
+
+
+def _draw_texts(figure: Figure, axes: Axes, table: Table, cost: str, quality: str, record: Record, group: int) -> None:
+    """Title, axis labels with unit, direction and convention, and the caption with the sample size."""
+    x, y = table.costs[cost], table.qualities[quality]
+    direction = DIRECTIONS[y.better or "lower"]
+    axes.set_title(f"{quality} against {title(cost)}", fontsize=12.5, fontweight="bold", pad=24)
+    axes.text(0, 1.025, setup(record), transform=axes.transAxes, fontsize=9, color="#555555")
+    axes.set_xlabel(f"{_with_unit(title(cost), x.unit)}   (← lower is better)\n{_wrapped(x.convention)}")
+    arrow = "→" if y.better == "higher" else "←"  # turned by 90 degrees with its label: up, down
+    axes.set_ylabel(f"{quality}\n{y.unit} ({arrow} {direction})\n{_wrapped(y.convention, 62)}", fontsize=9)
+    caption = (
+        f"n = {table.sample_size(quality, group)} for the metric, {table.sample_size(cost, group)} for the cost. "
+        "Bars: 95 % bootstrap intervals. Labels: compression ratio, or the strength setting. Shaded: dominated."
+    )
+    figure.supxlabel(_wrapped(caption, 150), x=0.015, ha="left", fontsize=8, color="#555555")
+
+
+def _with_unit(name: str, unit: str) -> str:
+    return name if unit in ("", name) else f"{name} [{unit}]"
+
+
+def _wrapped(text: str, width: int = 80) -> str:
+    return "\n".join(textwrap.wrap(text, width))
+
+
+def _draw_legend(figure: Figure, chosen: dict[str, Look]) -> None:
+    """The variants, then the meaning of lines and fillings, outside on the right."""
+    grey = Look(colour=FAINT, marker="o")
+    handles = [
+        Line2D([], [], color=look.colour, linewidth=0 if name == DENSE else 0.9, **_marker(look) | {"linestyle": "-"})
+        for name, look in chosen.items()
+    ]
+    handles += [
+        Line2D([], [], **FRONT),
+        Line2D([], [], **_marker(grey)),
+        Line2D([], [], **_marker(grey, filled=False)),
+    ]
+    names = [*chosen, "Pareto front", "on the front", "dominated"]
+    if DENSE in chosen:
+        handles.append(Line2D([], [], **LEVEL))
+        names.append("level of dense")
+    figure.legend(handles, names, loc="outside right upper", labelspacing=0.7)
+
+
+def _draw_labels(figure: Figure, axes: Axes, points: pd.DataFrame, chosen: dict[str, Look]) -> None:
+    """The strength beside each point, where it hides least; needs the final layout, hence comes last."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    pixel = figure.dpi / 72  # pixels per typographic point
+    at = axes.transData.transform(points[["cost", "quality"]].to_numpy())  # (P, 2)
+    obstacles = [np.hstack([at - 6 * pixel, at + 6 * pixel])]
+    obstacles += [label_placement.along(line, spacing=3 * pixel, radius=pixel) for line in _lines(axes)]
+    texts = ["dense" if m == DENSE else label for m, label in zip(points["method"], points["label"], strict=True)]
+    sizes = np.array([(0.62 * len(text), 1.1) for text in texts]) * 8 * pixel  # (P, 2), of a font of 8 points
+    frame = [*axes.bbox.min, *axes.bbox.max]
+    centres = label_placement.place(at, sizes, np.vstack(obstacles), frame, gap=4 * pixel)
+    halo = [withStroke(linewidth=2.5, foreground="white", alpha=0.85)]
+    for text, (x, y), name in zip(texts, axes.transData.inverted().transform(centres), points["variant"], strict=True):
+        style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8, "path_effects": halo, "zorder": 5}
+        axes.text(x, y, text, color=_darker(chosen[name].colour), **style)
+
+
+def _darker(colour: str) -> tuple[float, ...]:
+    """The colour with a third of black, so that small letters stand out."""
+    return tuple(part * 2 / 3 for part in to_rgb(colour))
+
+
+def _lines(axes: Axes) -> Iterator[np.ndarray]:
+    """Every line that is drawn, curves, steps, bars and levels of dense alike, as corners (P, 2) in pixels."""
+    for line in axes.lines:
+        corners = np.asarray(line.get_path().vertices)  # (P, 2)
+        if line.get_linestyle() != "None" and len(corners):
+            steps = line.get_drawstyle() == "steps-post"
+            yield line.get_transform().transform(_stepped(corners) if steps else corners)
+    for bars in axes.collections:
+        if isinstance(bars, LineCollection):
+            yield from map(axes.transData.transform, bars.get_segments())
+
+
+def _stepped(corners: np.ndarray) -> np.ndarray:
+    """The corners (2 P - 1, 2) of steps that keep each level of (P, 2) until the next point."""
+    doubled = np.repeat(corners, 2, axis=0)  # (2 P, 2)
+    return np.stack([doubled[1:, 0], doubled[:-1, 1]], axis=1)

@@ -1,0 +1,1 @@
+"""Tables from records: pandas, CSV, Markdown and the terminal."""

@@ -1,0 +1,109 @@
+"""Tables as markdown: the Pareto fronts, and one row per operating point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from results.analysis import seeds
+from results.record import Estimate, Record
+from results.tables.formatting import DIRECTIONS, compact_json, interval, number, parts, percent, point, setup, title
+
+if TYPE_CHECKING:
+    from results.tables.table import Table
+
+_HOW_TO_READ = """\
+- **front** ●: no other point is at least as good on both axes and better on one. A lower cost is always better.
+- **front share**: the share of bootstrap resamples of the cases in which the point is on the front.
+- **[low, high]**: 95 % bootstrap interval of the quality metric.
+- **ratio**: the compression ratio asked for. A cell without a number is empty.
+- Only points of one group share a front: same task, model, device, dtype, steps, cases and fingerprint."""
+
+_COSTS = ("gmacs", "gmacs_paper", "gmacs_encoder", "latency_s", "latency_ratio", "peak_memory_mb", "tokens")
+_HEADINGS = ("front", "method", "settings", "ratio", "cost", "quality", "[low, high]", "front share")
+
+
+def render(table: Table) -> str:
+    """The document: how to read it, the groups, one section per cost axis and metric, the points without a number."""
+    groups = [f"- **Group {index}**: {setup(group[0])}" for index, group in enumerate(table.groups, start=1)]
+    sections = [_section(table, cost, quality, points) for cost, quality, points in table.fronts()]
+    failed = [_failed(table.failed())] if table.failed() else []
+    empty = [] if sections else ["No point has both a cost and a quality metric."]
+    return "\n\n".join(["# Pareto fronts", _HOW_TO_READ, "\n".join(groups), *empty, *sections, *failed]) + "\n"
+
+
+def summary(table: Table) -> str:
+    """One row per operating point, training seeds taken together, and what each column means."""
+    pooled = seeds.pooled(table.records)
+    columns = [name for name in (*_COSTS, *table.qualities) if name in pooled]
+    told = {name: estimate for record in table.records for name, estimate in record.estimates.items()}
+    head = ["point", *(["seeds"] if (many := seeds.several(table.records)) else []), *columns]
+    cells = (
+        [row["point"], *([str(row["seeds"])] if many else []), *(_bounded(row, name) for name in columns)]
+        for row in pooled.to_dict("records")
+    )
+    groups = "\n".join(f"- {setup(group[0])}" for group in table.groups)
+    legend = [f"- `{name}`: {_axis(told[name])}; {DIRECTIONS[told[name].better or 'lower']}" for name in columns]
+    spans = "cases and training seeds" if many else "cases"
+    note = f"[low, high]: 95 % bootstrap interval, over {spans} for quality, over interleaved pairs for latency."
+    failed = [_failed(table.failed())] if table.failed() else []
+    return "\n\n".join(["# Summary", groups, rows(head, cells), note + "\n\n" + "\n".join(legend), *failed]) + "\n"
+
+
+def _bounded(row: dict[Any, Any], name: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    bounds = "" if low == high else interval(low, high)  # seeds that cost the same
+    return f"{number(row[name], 3)} {bounds}".strip()
+
+
+def _section(table: Table, cost: str, quality: str, points: pd.DataFrame) -> str:
+    metric = table.qualities[quality]
+    lines = [
+        f"## {title(cost)} and {quality}",
+        f"- Cost: `{cost}` in {_axis(table.costs[cost])}, lower is better\n"
+        f"- Quality: `{quality}` in {_axis(metric)}, {DIRECTIONS[metric.better or 'lower']}",
+    ]
+    for group, members in parts(points, "group"):
+        sample = f"n = {table.sample_size(quality, group)} for the metric"
+        sample += f", n = {table.sample_size(cost, group)} for the cost"
+        lines += [f"### Group {group} ({sample})", rows(_HEADINGS, map(_cells, members.to_dict("records")))]
+    shown = set(points["key"])
+    absent = [r for r in table.records if r.usable and r.key not in shown]
+    if absent:
+        names = ", ".join(point(record.method, record.ratio) for record in absent)
+        lines.append(f"Not drawn, for want of one of the two numbers: {names}.")
+    return "\n\n".join(lines)
+
+
+def _axis(estimate: Estimate) -> str:
+    return f"{estimate.unit}, {estimate.convention}"
+
+
+def _cells(row: dict[Any, Any]) -> tuple[str, ...]:
+    return (
+        "●" if row["on_front"] else "",
+        row["method"],
+        f"`{row['settings']}`",
+        percent(row["ratio"]),
+        number(row["cost"]),
+        number(row["quality"]),
+        interval(row["low"], row["high"]),
+        percent(row["front_share"]),
+    )
+
+
+def _failed(records: Sequence[Record]) -> str:
+    cells = ((r.method, f"`{compact_json(r.settings)}`", percent(r.ratio), r.reason) for r in records)
+    return "## Failed points\n\n" + rows(("method", "settings", "ratio", "reason"), cells)
+
+
+def rows(headings: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
+    """A table."""
+    lines = [headings, ["---"] * len(headings), *cells]
+    return "\n".join("| " + " | ".join(map(_escaped, line)) + " |" for line in lines)
+
+
+def _escaped(cell: str) -> str:
+    return " ".join(cell.split()).replace("|", "\\|")

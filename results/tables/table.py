@@ -1,0 +1,228 @@
+"""Records as a table: one row per operating point, a thin view over pandas.
+
+No metric and no method is known here by name, but for the reference row "dense": which estimate is a quality metric
+and which direction is better stands in the records. A cell without a number is empty, never 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from results.analysis import seeds
+from results.analysis.pareto import Better, comparable, front, front_share
+from results.files import write_atomic
+from results.record import Estimate, Record
+from results.tables import markdown, terminal
+from results.tables.formatting import compact_json, number
+
+DENSE = "dense"
+COST_AXES = ("gmacs", "latency_ratio", "latency_s", "peak_memory_mb")
+POINT = ("method", "settings", "ratio", "ratio_reached", "task", "model", "device", "dtype", "steps", "cases")
+LATENCY_RATIO = ("latency_ratio", "latency_ratio_low", "latency_ratio_high")
+COSTS = ("gmacs", "gmacs_paper", "latency_s", *LATENCY_RATIO, "peak_memory_mb")
+PARETO = ("group", "method", "settings", "ratio", "cost", "quality", "low", "high", "on_front", "front_share", "key")
+
+
+class Table:
+    """What a sweep measured, drawn from its records alone.
+
+    `frame` is the pandas DataFrame behind it. `groups` are the records that may share a front, in the order of first
+    appearance; the group numbers of `pareto` count them from 1. `qualities` are the metrics by name, each with the
+    first estimate that names its unit, convention and direction.
+    """
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self.records = tuple(records)
+        self.groups = comparable(self.records)
+
+    @cached_property
+    def qualities(self) -> dict[str, Estimate]:
+        """Quality metrics with a direction, in the order of first appearance; these have Pareto fronts."""
+        return {name: e for name, e in self._described.items() if e.role == "quality" and e.better is not None}
+
+    @cached_property
+    def costs(self) -> dict[str, Estimate]:
+        """Those cost axes that some record has a number for."""
+        shown = {name for group in self.groups for name in _axes(group)}
+        return {name: self._described[name] for name in COST_AXES if name in self._described and name in shown}
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """One row per record; empty cells are NaN, or "" in columns of text."""
+        metrics = [name for name, e in self._described.items() if e.role == "quality"]
+        further = [name for name, e in self._described.items() if e.role != "quality" and name not in COSTS]
+        bounded = [column for name in metrics for column in (name, f"{name}_low", f"{name}_high")]
+        numbers = [*COSTS, *further, *bounded]
+        rows = [_point_cells(record) | _estimate_cells(record) for record in self.records]
+        of_task = dict.fromkeys(name for record in self.records for name in record.task_settings)
+        place = POINT.index("task") + 1
+        point = [*POINT[:place], *of_task, *POINT[place:]]
+        frame = pd.DataFrame(rows, columns=[*point, "outcome", "reason", *numbers, "key"])
+        floats = ["ratio", "ratio_reached", *numbers]
+        return frame.astype(dict.fromkeys(floats, float) | dict.fromkeys(("steps", "cases"), int))
+
+    def pareto(self, cost: str, quality: str) -> pd.DataFrame:
+        """The points that have both numbers, per group in ascending cost, and whether they are on the front.
+
+        `low` and `high` bound the 95 % interval of the quality; `front_share` is the share of resamples in which the
+        point is on the front (empty where nothing was resampled). Raises KeyError for a name without a front.
+        """
+        if quality not in self.qualities or cost not in COST_AXES:
+            raise KeyError(
+                f"no front of {quality!r} against {cost!r}: metrics are {list(self.qualities)}, costs {list(COST_AXES)}"
+            )
+        better = self.qualities[quality].better
+        assert better is not None  # `qualities` holds no other
+        rows = [
+            row
+            for index, group in enumerate(self.groups, start=1)
+            if cost in _axes(group)
+            for row in _front_rows(index, group, cost, quality, better)
+        ]
+        return pd.DataFrame(rows, columns=list(PARETO)).astype(dict.fromkeys(("ratio", "low", "high"), float))
+
+    def fronts(self) -> Iterator[tuple[str, str, pd.DataFrame]]:
+        """Every cost axis with every metric: (cost, quality, `pareto(cost, quality)`), empty ones left out."""
+        yield from self._fronts
+
+    @cached_property
+    def _fronts(self) -> list[tuple[str, str, pd.DataFrame]]:
+        pairs = [(cost, quality, self.pareto(cost, quality)) for cost in self.costs for quality in self.qualities]
+        return [(cost, quality, points) for cost, quality, points in pairs if len(points)]
+
+    def failed(self) -> list[Record]:
+        """The records of the points that failed, or lack a metric that failed."""
+        return [record for record in self.records if record.outcome != "ok"]
+
+    def sample_size(self, name: str, group: int) -> str:
+        """The n behind an estimate in a group (counted from 1): "64", "32 to 64" where points differ, else "0"."""
+        sizes = {r.estimates[name].n for r in self.groups[group - 1] if r.usable and name in r.estimates}
+        return " to ".join(str(size) for size in sorted({min(sizes), max(sizes)})) if sizes else "0"
+
+    def to_csv(self, path: str | Path) -> Path:
+        """Write `frame` as CSV with every digit of every number."""
+        return write_atomic(path, self.frame.to_csv(index=False, lineterminator="\n"))
+
+    def write(self, folder: str | Path) -> list[Path]:
+        """Write tables/results.csv, summary.md, pareto.csv and pareto.md below `folder`, and tables/seeds.csv where a
+        method stands there with several training seeds; returns their paths."""
+        tables = Path(folder) / "tables"
+        parts = [points.assign(cost_axis=cost, metric=quality) for cost, quality, points in self.fronts()]
+        columns = ["cost_axis", "metric", *PARETO]
+        fronts = pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns)
+        written = [
+            self.to_csv(tables / "results.csv"),
+            write_atomic(tables / "summary.md", markdown.summary(self)),
+            write_atomic(tables / "pareto.csv", fronts.to_csv(index=False, lineterminator="\n")),
+            write_atomic(tables / "pareto.md", markdown.render(self)),
+        ]
+        if seeds.several(self.records):
+            content = seeds.pooled(self.records).to_csv(index=False, lineterminator="\n")
+            written.append(write_atomic(tables / "seeds.csv", content))
+        return written
+
+    def print(self, console: Console | None = None) -> None:
+        """Print a table for the terminal, one per group of comparable points, at most 120 columns wide."""
+        terminal.show(self, console or Console())
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __repr__(self) -> str:
+        """A short text table: the point, its ratio, costs, metrics and outcome."""
+        if not self.records:
+            return "Table: no records"
+        shown = ["method", "ratio", *self.costs, *self.qualities, "outcome"]
+        frame = self.frame[shown]
+        return str(frame.to_string(index=False, na_rep="", max_rows=40, float_format=number))
+
+    def _repr_html_(self) -> str:
+        return str(self.frame.to_html(max_rows=60, notebook=True))
+
+    @cached_property
+    def _described(self) -> dict[str, Estimate]:
+        """Every estimate's name with its first appearance in a successful record."""
+        first: dict[str, Estimate] = {}
+        for record in self.records:
+            if record.usable:
+                for name, estimate in record.estimates.items():
+                    first.setdefault(name, estimate)
+        return first
+
+
+def _point_cells(record: Record) -> dict[str, Any]:
+    cells = {name: getattr(record, name) for name in (*POINT, "outcome", "reason", "key")}
+    return cells | record.task_settings | {"settings": compact_json(record.settings)}
+
+
+def _estimate_cells(record: Record) -> dict[str, float | None]:
+    if not record.usable:
+        return {}
+    cells: dict[str, float | None] = {}
+    for name, estimate in record.estimates.items():
+        cells |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    return cells
+
+
+def _front_rows(index: int, group: list[Record], cost: str, quality: str, better: Better) -> list[dict[str, Any]]:
+    """The rows of one group's front, cheapest first."""
+    points = sorted(
+        (record for record in group if record.usable and _has(record, cost) and _has(record, quality)),
+        key=lambda record: record.estimates[cost].value,
+    )
+    costs = [record.estimates[cost] for record in points]
+    qualities = [record.estimates[quality] for record in points]
+    on_front = front([e.value for e in costs], [e.value for e in qualities], better)
+    shares = front_share(*_paired_replicates(costs, qualities), better)
+    return [
+        {
+            "group": index,
+            "method": record.method,
+            "settings": compact_json(record.task_settings | record.settings),
+            "ratio": math.nan if record.ratio is None else record.ratio,
+            "cost": record.estimates[cost].value,
+            "quality": record.estimates[quality].value,
+            "low": record.estimates[quality].low,
+            "high": record.estimates[quality].high,
+            "on_front": bool(on),
+            "front_share": float(share),
+            "key": record.key,
+        }
+        for record, on, share in zip(points, on_front, shares, strict=True)
+    ]
+
+
+def _axes(group: list[Record]) -> set[str]:
+    """The cost axes of a group. Ratios compare with the dense point of the same task settings, so points of several
+    settings are compared in seconds."""
+    one = len({compact_json(record.task_settings) for record in group}) == 1
+    return set(COST_AXES) - {"latency_s" if one else "latency_ratio"}
+
+
+def _has(record: Record, name: str) -> bool:
+    return name in record.estimates and math.isfinite(record.estimates[name].value)
+
+
+def _paired_replicates(costs: list[Estimate], qualities: list[Estimate]) -> tuple[np.ndarray, np.ndarray]:
+    """Both as arrays (P, B): B is the least number of replicates; an exact figure, which has none, is repeated.
+
+    Shorter sets of replicates are the first of longer ones (see `statistics.resamples`), so pairs stay pairs. A
+    resample in which some figure is NaN or infinite is left out for all points.
+    """
+    count = min((len(e.replicates) for e in (*costs, *qualities) if e.replicates), default=0)
+
+    def rows(estimates: list[Estimate]) -> np.ndarray:
+        drawn = [e.replicates[:count] if e.replicates else (e.value,) * count for e in estimates]
+        return np.array(drawn, dtype=float).reshape(len(estimates), count)  # (P, B)
+
+    cost, quality = rows(costs), rows(qualities)
+    usable = np.isfinite(cost).all(axis=0) & np.isfinite(quality).all(axis=0)  # (B,)
+    return cost[:, usable], quality[:, usable]

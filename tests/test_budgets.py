@@ -1,0 +1,145 @@
+"""Budgets: the strength that meets one is found, on cases that the evaluation does not see, or it is said how close it
+came."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from harness import api, budgets, config, engine, plan
+from harness.config import MethodSpec
+from harness.errors import UserError
+from harness.method import Method
+from harness.metric import Sample, images_to_uint8
+from harness.task import Task
+from harness.zoo.shapes import scene
+from results.tables.formatting import setup
+
+
+def found(monkeypatch: pytest.MonkeyPatch, small: dict[str, Any], budgets: list[float], cost: Any) -> Any:
+    """Matches of ToMe where its cost is a known function of the ratio, and the ratios that were measured."""
+    measured: list[float] = []
+
+    def relative(_made: plan.Plan, method: Method, _dense: float | None) -> float:
+        measured.append(method.ratio or 0.0)
+        return float(cost(method.ratio))
+
+    monkeypatch.setattr(budgets, "relative_cost", relative)
+    sweep = config.build({**small, "methods": "tome", "match": "gmacs", "budgets": budgets})
+    return budgets._search(sweep, [], lambda _found: None, lambda _line: None), measured
+
+
+@pytest.mark.parametrize("cost", [lambda r: 1 - r, lambda r: (1 - r) ** 3, lambda r: 1.2 - 0.7 * r])
+def test_a_budget_is_met_within_one_percent(monkeypatch: pytest.MonkeyPatch, small: dict[str, Any], cost: Any) -> None:
+    matches, measured = found(monkeypatch, small, [0.9, 0.8, 0.7], cost)
+    for one, budget in zip(matches, (0.9, 0.8, 0.7), strict=True):
+        assert one.met and cost(one.strength) == pytest.approx(budget, rel=0.01) and one.cost == cost(one.strength)
+    assert len(measured) == len(set(measured)) == sum(one.tried for one in matches) <= 15  # costs are shared
+
+
+def test_a_budget_out_of_reach_says_how_close_it_came(monkeypatch: pytest.MonkeyPatch, small: dict[str, Any]) -> None:
+    (near, far), _ = found(monkeypatch, small, [0.3, 0.2], lambda r: 1 - 0.95 * r)  # at most 0.75: 0.2875
+    assert near.met and near.strength is not None
+    assert not far.met and far.strength is None and far.cost == pytest.approx(0.2875, abs=1e-3)
+    assert "0.288 of dense is as close as it came to a budget of 0.2: left out" in str(far)
+
+
+def test_a_matched_run_from_end_to_end(small: dict[str, Any], tmp_path: Path) -> None:
+    small = {k: v for k, v in small.items() if k != "ratios"}
+    methods = ["tome", {"name": "tome", "random": False}]  # at one strength, told apart by a setting alone
+    out, sweep = tmp_path / "run", {**small, "methods": methods, "match": "gmacs", "budgets": [0.8]}
+    table = api.run(out=out, **sweep)
+    kept, other = json.loads((out / "matched.json").read_text())
+    assert kept["cost"] == pytest.approx(0.8, rel=0.01) and other["strength"] == kept["strength"]
+    dense, tome, first = table.records
+    assert tome.settings["ratio"] == kept["strength"] and tome.settings["random"] and not first.settings["random"]
+    reached = tome.estimates["gmacs"].value / dense.estimates["gmacs"].value
+    assert reached == pytest.approx(0.8, rel=0.02)
+    rows = pd.read_csv(out / "tables" / "matched.csv")
+    assert rows["gmacs"].iloc[0] == tome.estimates["gmacs"].value and rows["met"].iloc[0]
+    assert list(rows["psnr_to_dense"]) == [one.estimates["psnr_to_dense"].value for one in (tome, first)]
+    text = (out / "tables" / "matched.md").read_text()
+    assert "## gmacs 0.8" in text and '| tome `{"random":false}` | ratio' in text
+    stamp = (out / "matched.json").stat().st_mtime_ns
+    again = api.run(out=out, **sweep)
+    assert [r.started for r in again.records] == [r.started for r in table.records]
+    assert (out / "matched.json").stat().st_mtime_ns == stamp
+
+
+def test_what_an_interrupted_search_found_is_not_searched_again(
+    monkeypatch: pytest.MonkeyPatch, small: dict[str, Any], tmp_path: Path
+) -> None:
+    searched: list[str] = []
+
+    def relative(_made: plan.Plan, method: Method, _dense: float | None) -> float:
+        if method.name == "random" and "random" not in searched:
+            searched.append("random")
+            raise KeyboardInterrupt
+        searched.append(method.name)
+        return 1 - (method.ratio or 0.0)
+
+    monkeypatch.setattr(budgets, "relative_cost", relative)
+    sweep = config.build({**small, "methods": "tome,random", "match": "gmacs", "budgets": [0.9, 0.8]})
+    with pytest.raises(KeyboardInterrupt):
+        budgets.resolved(sweep, tmp_path)
+    searched[:] = ["random"]
+    _, matches = budgets.resolved(sweep, tmp_path)
+    assert "tome" not in searched
+    assert [(one.method, one.budget) for one in matches] == [(m, b) for m in ("tome", "random") for b in (0.9, 0.8)]
+
+
+def test_calibration_cases_are_not_the_evaluation_s(small: dict[str, Any], tmp_path: Path) -> None:
+    (made,) = plan.make(config.build({**small, "methods": "tome"}))
+    task: Task = made.task
+    prompts = [case.prompt for case in task.cases(64)]
+    assert not set(prompts) & {case.prompt for case in task.calibration(16, 64)}
+    own = tmp_path / "prompts.txt"
+    own.write_text("\n".join(f"a large red plain circle top left {i}" for i in range(6)))
+    assert [case.index for case in task.calibration(2, 4, own)] == [4, 5]
+    with pytest.raises(UserError, match="holds 6 prompts"):
+        task.calibration(3, 4, own)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"budgets": [1.2]}, r"a budget is a share of dense's cost in \(0, 1\), got 1.2"),
+        ({"budgets": []}, "needs both an axis and budgets"),
+        ({"match": "energy"}, "match: .*latency.*gmacs"),
+        ({"methods": "dense-ft"}, "'dense-ft' has no strength to tune"),
+        ({"methods": "diffcr"}, "no fitted adapters"),
+    ],
+)
+def test_bad_budgets(small: dict[str, Any], tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    values = {**small, "methods": "tome", "match": "gmacs", "budgets": [0.8], **change}
+    with pytest.raises(UserError, match=message):
+        api.run(out=tmp_path / "run", **values)
+
+
+def test_adapters_per_ratio_are_the_only_rungs(monkeypatch: pytest.MonkeyPatch) -> None:
+    (made,) = plan.make(config.build({"methods": "dense", "cases": 2}))
+    assert list(budgets._ladder(MethodSpec(name="uniform"), made)) == [0.1, 0.2, 0.3]
+    assert list(budgets._ladder(MethodSpec(name="diffcr", settings={"axes": "layer"}), made)) == [0.1, 0.2, 0.3]
+    assert len(budgets._ladder(MethodSpec(name="static"), made)) == 2001
+
+
+def test_settings_are_chosen_on_cases_that_the_evaluation_never_sees() -> None:
+    prints, drawn = {}, {}
+    for split in ("evaluation", "calibration"):
+        (made,) = plan.make(config.build({"methods": "dense", "cases": 32, "split": split}))
+        drawn[split] = {case.prompt for case in made.cases}
+        prints[split] = made.fingerprint
+        told = setup(engine.record_of(made, made.points[0], outcome="ok", started=""))
+        assert ("32 calibration cases" in told) == (split == "calibration")
+    assert not drawn["evaluation"] & drawn["calibration"]
+    assert prints["evaluation"] != prints["calibration"]
+
+
+def test_alignment_reads_the_scenes_that_calibration_cases_are_about() -> None:
+    (made,) = plan.make(config.build({"methods": "dense", "cases": 4}))
+    alignment = next(metric for metric in made.metrics if metric.name == "alignment")
+    for split, cases in (("evaluation", made.cases), ("calibration", made.task.calibration(4, 4))):
+        images = images_to_uint8(scene.render(scene.sample(split, range(4)))[0])  # the true images
+        assert alignment.estimates(Sample(cases, images), None)["alignment"].value > 0.95
