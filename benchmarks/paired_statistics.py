@@ -172,7 +172,7 @@ def seeds(full: bool) -> str:
 
 def distances(full: bool) -> str:
     """Features are nonlinear in 12 hidden traits of a case; an arm adds noise of its own, or shrinks towards zero."""
-    pairs, resamples = (400, 500) if full else (60, 250)
+    pairs, resamples = (200, 400) if full else (60, 250)
     n, width, rng = 64, 64, np.random.default_rng(5)
     mix = rng.normal(size=(12, width)) / 3
 

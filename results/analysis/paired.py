@@ -4,30 +4,31 @@ Letters: P points, n cases, C clusters (n of them where every case is its own), 
 
 Interval. The bootstrap's percentile interval is too narrow at small n, because a resample's variance is the sample's
 with n in the denominator, and because its quantiles are nearly those of the normal law. Hesterberg (2015, The American
-Statistician 69) expands it: percentiles are taken at the level Phi(sqrt(n / (n - 1)) t), t the 2.5 %
-quantile of Student's t with n - 1 degrees of freedom, which gives back the t-interval for normal data and leaves it to
-the resamples how skewed the interval is. Misses of the true mean in 100, at n = 16, 32, 64, 256 (4,000 samples, 2,000
-resamples, `benchmarks/paired_statistics.py --full --only intervals`; 5 is right, its sampling error 0.3):
+Statistician 69) expands it: percentiles are taken at the level Phi(sqrt(n / (n - 1)) t), t the 2.5 % quantile of
+Student's t with n - 1 degrees of freedom, which gives back the t-interval for normal data and leaves it to the
+resamples how skewed the interval is. Misses of the true mean in 100, at n = 16, 32, 64, 256 (4,000 samples, 2,000
+resamples, `benchmarks/paired_statistics.py --full --only intervals`; 5 is right, its sampling error 0.3); "skewed" is
+15 % -1/3 and 5 % +1/3, and all have their mean taken off:
 
-| differences          | percentile        | expanded (used)  | Student's t       | bootstrap-t      |
-|----------------------|-------------------|------------------|-------------------|------------------|
-| normal               | 8.3 7.0 6.1 5.5   | 5.7 5.3 5.3 5.3  | 5.1 5.4 5.2 5.0   | 5.6 5.5 5.5 5.2  |
-| Laplace              | 9.4 7.3 5.9 5.5   | 6.4 6.1 5.3 5.3  | 4.7 5.2 4.7 4.9   | 7.9 7.1 6.2 5.5  |
-| Student's, df = 3    | 9.9 7.9 5.9 5.2   | 6.4 6.3 5.2 5.1  | 4.6 5.0 4.3 4.4   | 8.7 8.1 6.7 6.1  |
-| 80 % 0, else +-1/3   | 3.0 4.8 4.9 5.1   | 2.9 4.6 4.5 5.1  | 2.9 4.6 4.7 5.7   | 9.3 8.3 6.8 6.3  |
-| 90 % 0, else +-1/3   | 0.8 2.9 4.6 4.2   | 0.8 2.9 4.6 4.2  | 0.8 2.9 4.6 5.1   | 4.3 9.6 10.9 6.0 |
-| 15 % -1/3, 5 % +1/3  | 10.7 8.0 5.9 5.9  | 8.2 6.3 5.3 5.8  | 8.1 5.7 5.5 5.6   | 8.3 6.5 5.6 6.0  |
-| 30 % -1/3, else 0    | 5.6 7.7 7.1 4.6   | 5.1 4.8 5.9 4.5  | 3.5 6.7 5.2 5.0   | 0.7 2.3 2.9 4.0  |
-| exponential          | 10.2 8.4 6.9 5.2  | 7.8 6.9 6.2 5.1  | 8.5 7.6 6.2 5.3   | 5.3 5.1 5.3 5.0  |
-| lognormal            | 16.6 12.7 9.5 6.5 | 13.8 11.5 8.6 6.1 | 14.8 12.0 9.7 6.6 | 9.1 8.2 6.9 5.4 |
+| differences    | percentile        | expanded (used)   | Student's t       | bootstrap-t      | sign flips         |
+|----------------|-------------------|-------------------|-------------------|------------------|--------------------|
+| normal         | 8.3 7.0 6.1 5.5   | 5.7 5.3 5.3 5.3   | 5.1 5.4 5.2 5.0   | 5.6 5.5 5.5 5.2  | 5.0 5.2 5.3 4.9    |
+| Laplace        | 9.4 7.3 5.9 5.5   | 6.4 6.1 5.3 5.3   | 4.7 5.2 4.7 4.9   | 7.9 7.1 6.2 5.5  | 5.2 5.4 4.9 5.0    |
+| t, df = 3      | 9.9 7.9 5.9 5.2   | 6.4 6.3 5.2 5.1   | 4.6 5.0 4.3 4.4   | 8.7 8.1 6.7 6.1  | 5.2 5.3 4.5 4.5    |
+| 80 % 0, +-1/3  | 3.0 4.8 4.9 5.1   | 2.9 4.6 4.5 5.1   | 2.9 4.6 4.7 5.7   | 9.3 8.3 6.8 6.3  | 0.2 1.4 2.5 4.0    |
+| 90 % 0, +-1/3  | 0.8 2.9 4.6 4.2   | 0.8 2.9 4.6 4.2   | 0.8 2.9 4.6 5.1   | 4.3 9.6 10.9 6.0 | 0.0 0.2 1.4 3.1    |
+| 80 % 0, skewed | 10.7 8.0 5.9 5.9  | 8.2 6.3 5.3 5.8   | 8.1 5.7 5.5 5.6   | 8.3 6.5 5.6 6.0  | 8.1 5.7 4.5 5.3    |
+| 70 % 0, -1/3   | 5.6 7.7 7.1 4.6   | 5.1 4.8 5.9 4.5   | 3.5 6.7 5.2 5.0   | 0.7 2.3 2.9 4.0  | 5.9 6.7 5.3 4.4    |
+| exponential    | 10.2 8.4 6.9 5.2  | 7.8 6.9 6.2 5.1   | 8.5 7.6 6.2 5.3   | 5.3 5.1 5.3 5.0  | 8.3 7.5 6.0 5.2    |
+| lognormal      | 16.6 12.7 9.5 6.5 | 13.8 11.5 8.6 6.1 | 14.8 12.0 9.7 6.6 | 9.1 8.2 6.9 5.4  | 14.5 12.3 10.0 6.6 |
 
 The first five rows are what two arms without a difference can give: exchangeable arms differ symmetrically. The
 bootstrap-t is better where differences are skewed, but fails where most are zero (many a resample has no spread), which
 is how alignment differs. Below 8 clusters no percentile of the resamples is far enough out: read the seeds, not these.
 
-Test. Under exchangeable arms the sign of each difference is a coin: the share of sign assignments whose mean is at
-least as far from zero as the one observed (Fisher's randomisation test). It shares the interval's misses for skewed
-differences whose mean is zero (8.9 in 100 at n = 16 for the exponential row): such arms are not exchangeable.
+Test. Under exchangeable arms the sign of each difference is a coin: p is the share of sign assignments whose mean is at
+least as far from zero as the one observed (Fisher's randomisation test). Where differences are skewed about a mean of
+zero (the last four rows) it calls as often as the interval misses: such arms are not exchangeable.
 """
 
 from __future__ import annotations
