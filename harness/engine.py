@@ -7,7 +7,7 @@ import traceback
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -52,6 +52,7 @@ class OpenWorkload:
     task: Task
     cases: tuple[Case, ...]
     metrics: tuple[Metric, ...]
+    needs_dense: ClassVar[bool] = True
     _dense: tuple[str, Sample, float] | None = None
 
     @property

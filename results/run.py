@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from results import outputs
-from results.record import Record
+from results.record import SCHEMA_VERSION, Record
 from results.run_folder import RunFolder
 from results.tables import step_costs, terminal
 from results.tables.table import Table
@@ -28,6 +28,14 @@ class Run(Table):
         self.folder = None if folder is None else Path(folder)
         self.not_run = not_run
         self.matches: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def schema_note(self) -> str:
+        """What records of an older schema lack; "" where all are of today's."""
+        old = {record.schema_version for record in self.records} - {SCHEMA_VERSION}
+        if not old:
+            return ""
+        return f"records of schema {min(old)} hold no cases and no values per image: no paired differences of them"
 
     def images(self, record: Record) -> np.ndarray | None:
         """The record's images, (N, H, W, 3) uint8; None where they are gone."""
@@ -47,6 +55,8 @@ class Run(Table):
     def print(self, console: Console | None = None) -> None:
         """Print a table for the terminal, one per group of comparable points, at most 120 columns wide."""
         console = console or Console()
+        if self.schema_note:
+            console.print(f"note: {self.schema_note}", highlight=False)
         if any(record.task == step_costs.TASK for record in self.records):
             step_costs.show(self, console)
         else:

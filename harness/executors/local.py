@@ -28,9 +28,10 @@ def run(
     finished: Callable[[Record], None],
     one: RunPoint = run_point,
 ) -> None:
-    """Run these points of a workload, the dense one first if it is among them: without it nothing else runs."""
+    """Run these points of a workload, the dense one first if it is among them. Where it fails, nothing that is compared
+    with its images runs."""
     for point in sorted(points, key=lambda point: bool(point.reference)):
         record = one(opened, point, folder, progress)
         finished(record)
-        if not point.reference and not record.usable:
+        if opened.needs_dense and not point.reference and not record.usable:
             break

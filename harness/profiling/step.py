@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -78,6 +78,7 @@ class OpenStep:
     setup: Setup
     rounds: int
     candidate: Callable[[Point], Candidate]
+    needs_dense: ClassVar[bool] = False
 
     @property
     def work_per_point(self) -> int:

@@ -128,7 +128,9 @@ def test_another_schema_version_is_refused_with_the_remedy(path):
     other = sqlite3.connect(path)
     other.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     other.close()
-    with pytest.raises(StoreError, match=f"schema version {SCHEMA_VERSION + 1}.*reads schema {SCHEMA_VERSION + 1}") as refused:
+    with pytest.raises(
+        StoreError, match=f"schema version {SCHEMA_VERSION + 1}.*reads schema {SCHEMA_VERSION + 1}"
+    ) as refused:
         Store(path)
     assert str(path) in str(refused.value)
 
