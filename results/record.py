@@ -46,6 +46,9 @@ class Estimate(BaseModel):
     better: Literal["lower", "higher"] | None = None
     replicates: tuple[float, ...] = ()
     values: tuple[float, ...] = ()
+    set_distance: str = Field(
+        default="", description='for a distance between sets: "frechet" or "kernel", a blank, and the extractor'
+    )
 
 
 class Record(BaseModel):

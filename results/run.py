@@ -44,6 +44,18 @@ class Run(Table):
         with RunFolder.open(self.folder) as folder:
             return folder.images(record)
 
+    def _features(self, record: Record, extractor: str) -> np.ndarray | None:
+        if self.folder is None:
+            return None
+        with RunFolder.open(self.folder) as folder:
+            return folder.features(record, extractor)
+
+    def _references(self, record: Record, extractor: str) -> np.ndarray | None:
+        if self.folder is None:
+            return None
+        with RunFolder.open(self.folder) as folder:
+            return folder.reference(record, extractor)
+
     def write(self, folder: str | Path | None = None) -> None:
         """Write the tables below `folder`; without one, draw all outputs of the run's own folder again."""
         if folder is not None:

@@ -15,7 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from results.analysis.differences import difference
+from results.analysis.paired import Difference
 from results.analysis.pareto import Better, comparable, front, front_share
+from results.analysis.point_names import point_names
 from results.files import write_atomic
 from results.record import Estimate, Record
 from results.tables.formatting import compact_json, number
@@ -94,6 +97,32 @@ class Table:
     def _fronts(self) -> list[tuple[str, str, pd.DataFrame]]:
         pairs = [(cost, quality, self.pareto(cost, quality)) for cost in self.costs for quality in self.qualities]
         return [(cost, quality, points) for cost, quality, points in pairs if len(points)]
+
+    def find(self, name: str) -> Record:
+        """The record of a point, by its name ("diffcr 20 %"), its method where that has one point alone, or its key or
+        the beginning of it. Raises KeyError with the names that there are."""
+        names = point_names(self.records)
+        found = [r for r in self.records if names[r.key] == name]
+        found = found or [r for r in self.records if len(name) >= 6 and r.key.startswith(name)]
+        found = found or [r for r in self.records if r.method == name]
+        if len(found) != 1:
+            what = "no point" if not found else f"{len(found)} points"
+            raise KeyError(f"{what} of the name {name!r}; there are: {', '.join(names.values())}")
+        return found[0]
+
+    def compare(self, method: str | Record, comparator: str | Record, metric: str) -> Difference:
+        """Method less comparator in one metric, paired by case: interval, p-value, and the smallest difference that so
+        many cases can show. Points by their names, see `find`. Raises KeyError for a name that is unknown, and
+        `results.analysis.differences.NotComparable` (a ValueError) for two records that no difference can be drawn
+        from."""
+        pair = [self.find(one) if isinstance(one, str) else one for one in (method, comparator)]
+        return difference(*pair, metric, self._features, self._references)
+
+    def _features(self, record: Record, extractor: str) -> np.ndarray | None:
+        """A table alone holds no features; a run does."""
+        return None
+
+    _references = _features
 
     def failed(self) -> list[Record]:
         """The records of the points that failed, or lack a metric that failed."""

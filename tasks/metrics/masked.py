@@ -122,8 +122,10 @@ class Square(Metric):
         sample.features[extractor], sample.references[extractor] = x, y
         reference = Reference.of(y, "squares around masks of held-out renders, resized")
         return {
-            f"fid_square[{features.EXTRACTOR}]": fid.estimate(x, reference, features.EXTRACTOR),
-            f"kid_square[{features.EXTRACTOR}]": kid.estimate(x, reference, features.EXTRACTOR),
+            f"{name}_square[{features.EXTRACTOR}]": one.estimate(x, reference, features.EXTRACTOR).model_copy(
+                update={"set_distance": f"{kind} {extractor}"}  # what is kept is of the squares
+            )
+            for name, kind, one in (("fid", "frechet", fid), ("kid", "kernel", kid))
         }
 
 
