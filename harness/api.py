@@ -10,7 +10,7 @@ from typing import Any
 
 from harness import budgets, config, engine, plan
 from harness.attach import attached, check
-from harness.backbones.base import follow
+from harness.backbones.sampler_clock import follow
 from harness.compose import method_class
 from harness.errors import UserError
 from harness.executors import isolated, local

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from harness.attach import attached
-from harness.backbones.base import follow
+from harness.backbones.sampler_clock import follow
 from harness.estimates import timed
 from harness.measure import flops, latency, memory
 from harness.metric import Sample, images_to_uint8
