@@ -15,7 +15,8 @@ from harness.compose import method_class
 from harness.errors import UserError
 from harness.executors import isolated, local
 from harness.metric import images_to_uint8
-from harness.models.loading import Model, digest_of, wrap
+from harness.models.loading import digest_of, wrap
+from harness.models.model import Model
 from results.analysis.point_names import point_names, variants
 from results.files import slug
 from results.tables.budgets import write_matched

@@ -15,7 +15,8 @@ from harness.config import DENSE, MethodSpec
 from harness.errors import UserError
 from harness.method import Method
 from harness.models import random_init
-from harness.models.loading import RANDOM, Model, checked, family_of, load
+from harness.models.loading import RANDOM, checked, family_of, load
+from harness.models.model import Model
 from harness.profiling import ratio_table
 from harness.profiling.request import META, Profile
 from harness.spec import State
