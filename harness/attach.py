@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from harness.backbones import lora
-from harness.backbones.base import Backbone, follow
+from harness.backbones.base import Backbone
+from harness.backbones.sampler_clock import follow
 from harness.method import Method
 from harness.models.model import Model
 from harness.spec import State

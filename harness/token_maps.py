@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.attach import attached
-from harness.backbones.base import Backbone, follow
+from harness.backbones.base import Backbone
+from harness.backbones.sampler_clock import follow
 from harness.method import Method
 from harness.metric import images_to_uint8
 from harness.models import Model
