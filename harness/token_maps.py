@@ -20,9 +20,9 @@ from harness.backbones.sampler_clock import follow
 from harness.method import Method
 from harness.metric import images_to_uint8
 from harness.models import Model
-from harness.models.lazy import unpack
 from harness.spec import Call, Case, State
 from harness.task import Task
+from harness.tokens import unpack
 from results.run_folder import TokenMaps
 
 SHOWN = 8
