@@ -5,15 +5,13 @@ Letters: T sampling steps, L layers, H W token grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from harness.attach import attached
@@ -22,6 +20,7 @@ from harness.backbones.sampler_clock import follow
 from harness.metric import images_to_uint8
 from harness.models import Model
 from harness.models.lazy import unpack
+from harness.models.predicted_x0 import clean_predictions, unpacked
 from harness.plan import Plan, Point
 from harness.spec import Call, Case, State
 from harness.task import Task
@@ -101,13 +100,13 @@ def record(model: Model, task: Task, case: Case, method: Any, state: State | Non
         stack.enter_context(backbone.advise("block", outer))
         stack.enter_context(attached(backbone, method, state))
         stack.enter_context(backbone.advise("block", inner))
-        clean = stack.enter_context(_expected(model.pipeline.scheduler))
+        clean = stack.enter_context(clean_predictions(model.pipeline.scheduler))
         task.generate([case])
         grid = backbone.grid
         vae = model.pipeline.vae
         shift = getattr(vae.config, "shift_factor", None) or 0.0
         latents = [_on_canvas(x, there[0], backbone) if x.ndim == 3 else x for x in clean]
-        decoded = [vae.decode(_unpacked(x, vae) / vae.config.scaling_factor + shift).sample / 2 + 0.5 for x in latents]
+        decoded = [vae.decode(unpacked(x, vae) / vae.config.scaling_factor + shift).sample / 2 + 0.5 for x in latents]
 
         steps = backbone.step.count
 
@@ -128,44 +127,3 @@ def _on_canvas(x: Tensor, index: Tensor, backbone: Backbone) -> Tensor:
     canvas = x.new_zeros(1, grid.tokens, x.shape[-1])
     canvas[0, index[0].to(x.device)] = x[0]
     return unpack(canvas, patch, (grid.height * patch, grid.width * patch))
-
-
-def _unpacked(x: Tensor, vae: Any) -> Tensor:
-    """Latents (1, C, h, w) as the decoder takes them: some models pack squares of 2 x 2 of them into channels."""
-    return F.pixel_shuffle(x, 2) if x.shape[1] == 4 * vae.config.latent_channels else x
-
-
-@contextmanager
-def _expected(scheduler: Any) -> Iterator[list[Tensor]]:
-    """The clean latents of the first sample that the sampler expects at every step."""
-    seen: list[Tensor] = []
-    keeps = hasattr(scheduler, "convert_model_output")  # DPM-Solver++: its own word
-    name = "convert_model_output" if keeps else "step"
-    original = getattr(scheduler, name)
-
-    def watched(*args: Any, **kwargs: Any) -> Any:
-        clean = None if keeps else _clean(scheduler, *args[:3])
-        out = original(*args, **kwargs)
-        seen.append((out if clean is None else clean)[:1])
-        return out
-
-    setattr(scheduler, name, watched)
-    try:
-        yield seen
-    finally:
-        delattr(scheduler, name)
-
-
-def _clean(scheduler: Any, said: Tensor, timestep: Any, x: Tensor) -> Tensor:
-    """What noised latents x are without their noise, by what the model said: velocity on flow matching schedulers, else
-    by the scheduler's prediction type."""
-    at = int((scheduler.timesteps - timestep).abs().argmin())
-    if not hasattr(scheduler, "alphas_cumprod"):
-        return x - scheduler.sigmas[at].to(x) * said
-    alpha = scheduler.alphas_cumprod[int(timestep)].to(x)
-    kind = scheduler.config.prediction_type
-    if kind == "sample":
-        return said
-    if kind == "v_prediction":
-        return alpha.sqrt() * x - (1 - alpha).sqrt() * said
-    return (x - (1 - alpha).sqrt() * said) / alpha.sqrt()
