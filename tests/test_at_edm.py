@@ -7,11 +7,11 @@ from test_methods import draw
 from harness.attach import attached
 from harness.errors import UserError
 from harness.measure import flops
-from harness.measure.analytic import block_macs
 from harness.models import Model
 from harness.tokens import kept_count
 from harness.zoo.shapes import networks
 from methods.at_edm import ATEDM, ATEDMSettings, grouped, page_rank, recovered, spared_share
+from tests.measure.hand_formulas_pixart import block_macs
 
 WIDTH, LAYERS, HEADS, TOKENS = 32, 3, 2, 256
 
