@@ -33,7 +33,8 @@ def default_run() -> str:
     run = open_run(DEFAULT)
     columns = {
         "gmacs": "GMACs", "latency_ratio": "latency ratio", "alignment": "alignment (higher)",
-        "distance_to_dense[shapes-judge]": "distance to dense, judge features (lower)", "psnr_to_dense": "PSNR to dense, dB",
+        "distance_to_dense[shapes-judge]": "distance to dense, judge features (lower)",
+        "psnr_to_dense": "PSNR to dense, dB",
     }  # fmt: skip
     lines = []
     for record in run.records:
