@@ -131,7 +131,7 @@ class Table:
             if not some:
                 known = dict.fromkeys(f"{names[r.key]} {percent(r.ratio)}".strip() for r in self.records)
                 raise KeyError(f"no point of the name {name!r}; there are: {', '.join(known)}")
-        return seed_difference(*found, metric)
+        return seed_difference(found[0], found[1], metric)
 
     def _features(self, record: Record, extractor: str) -> np.ndarray | None:
         """A table alone holds no features; a run does."""
