@@ -48,6 +48,7 @@ class Backbone(ABC):
         self._held = False
         self._resets: list[Callable[[], None]] = []
         self._followers: list[Callable[[Step], None]] = []
+        self._listeners: list[Callable[[Tensor], None]] = []
         self._shortened: list[Callable[[int], int]] = []
         self.guided: bool | None = None
         self._watching = 0
@@ -202,6 +203,17 @@ class Backbone(ABC):
         finally:
             self._followers.remove(follower)
 
+    @contextmanager
+    def on_call(self, listener: Callable[[Tensor], None]) -> Iterator[None]:
+        """Call `listener` with the latents (B, ...) of every call of the transformer, after the clock moved and before
+        the first block runs."""
+        self._listeners.append(listener)
+        try:
+            with self._watch():
+                yield
+        finally:
+            self._listeners.remove(listener)
+
     def _tell(self) -> None:
         assert self._clock is not None
         for follower in self._followers:
@@ -244,11 +256,12 @@ class Backbone(ABC):
 
     def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._grid, self._index = self.grid_of(args, kwargs), self.index_of(args, kwargs)
-        if self._held or self._clock is None:
-            return
-        index = min(self._clock.index + 1, len(self._timesteps) - 1)
-        self._clock = Step(index, len(self._timesteps), self._timesteps[index])
-        self._tell()
+        if not self._held and self._clock is not None:
+            index = min(self._clock.index + 1, len(self._timesteps) - 1)
+            self._clock = Step(index, len(self._timesteps), self._timesteps[index])
+            self._tell()
+        for listener in self._listeners:
+            listener(args[0] if args else kwargs["hidden_states"])
 
     def _install(self, layer: int, part: Part) -> None:
         if (layer, part) in self._advice:

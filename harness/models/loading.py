@@ -25,7 +25,7 @@ from harness import checkpoints
 from harness.backbones.base import Backbone
 from harness.errors import UserError, unknown
 from harness.models import hub, pretrained
-from harness.registry import backbones
+from harness.registry import backbones, methods
 from harness.spec import State
 
 _OLD = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
@@ -92,7 +92,9 @@ class Model:
             found = [checkpoints.facts(path) for path in self.adapter_files().values()]
         except checkpoints.CheckpointError as error:
             raise UserError(str(error)) from error
-        return [facts["settings"] for facts in found if facts.get("method") == method and "settings" in facts]
+        saved = [facts["settings"] for facts in found if facts.get("method") == method and "settings" in facts]
+        # settings that came after a fit have their defaults
+        return [methods.get(method).Settings.model_validate(one).model_dump(mode="json") for one in saved]
 
     def adapter(self, name: str) -> tuple[State, str]:
         """An adapter state and its digest. Raises UserError where there is none, or where it was fitted on another
