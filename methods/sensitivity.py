@@ -24,8 +24,8 @@ class SensitivitySettings(RatioSettings):
     temperature: float = Field(
         0.5,
         ge=0,
-        description="Gumbel noise per step on the logarithm of the sensitivity: highest log s + temperature * noise; 0: "
-        "none",
+        description="Gumbel noise per step on the logarithm of the sensitivity: the highest log s + temperature * "
+        "noise go through; 0: none",
     )
     first_layers: int = Field(0, ge=0, description="layers at the start that keep all tokens")
     last_layers: int = Field(0, ge=0, description="layers at the end that keep all tokens")

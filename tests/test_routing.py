@@ -25,7 +25,7 @@ from methods.common.routing import Routed, RoutingFit, soft_choice
 from methods.common.sensitivity import read_sensitivity, sensitivity
 from methods.diffcr.fit import DiffCRFit
 
-# -- Gumbel noise ------------------------------------------------------------------------------------------------------
+# -- Gumbel noise ----------------------------------------------------------------------------------------------------
 
 
 def test_gumbel_top_k_includes_tokens_as_often_as_sampling_without_replacement() -> None:
@@ -163,7 +163,7 @@ def test_noise_leaves_one_graph_per_region(model: Model) -> None:
     assert counter.frame_count <= 3
 
 
-# -- sensitivity -------------------------------------------------------------------------------------------------------
+# -- sensitivity -----------------------------------------------------------------------------------------------------
 
 
 class _Layer(nn.Module):
@@ -274,7 +274,7 @@ def test_the_model_is_left_without_gradients(model: Model) -> None:
     assert all(p.grad is None for p in backbone.transformer.parameters())
 
 
-# -- the straight-through gradient ---------------------------------------------------------------------------------------
+# -- the straight-through gradient -----------------------------------------------------------------------------------
 
 
 def test_the_soft_choice_sums_to_no_shift_and_crosses_one_half_between_kept_and_left() -> None:
@@ -326,7 +326,7 @@ def test_straight_through_changes_no_output_and_tells_the_router_of_tokens_left_
     assert torch.allclose(gradient, (logits.grad[..., None] * x).sum((0, 1)), rtol=1e-4, atol=1e-4)
 
 
-# -- the paper's form, and adapters from before ----------------------------------------------------------------------------
+# -- the paper's form, and adapters from before ----------------------------------------------------------------------
 
 
 def test_the_preset_is_the_pseudocode_wherever_nothing_else_is_said() -> None:

@@ -70,8 +70,8 @@ class RoutingFit(MethodSettings):
     noise: float = Field(
         0.15,
         ge=0,
-        description="temperature of the Gumbel noise in training, and at inference unless `temperature` is given (ours; "
-        "the paper's routers decide alone: 0)",
+        description="temperature of the Gumbel noise in training, and at inference unless `temperature` is given "
+        "(ours; the paper's routers decide alone: 0)",
     )
     straight: int = Field(
         4,

@@ -33,8 +33,8 @@ class DiffCRFit(RoutingFit):
         1.15,
         ge=1,
         description="the coefficient grows by this factor at each step that ends more than a fortieth of a bin below "
-        "the target and no closer to it than the step before, and falls back where the mean is there (the paper adjusts "
-        "it by hand for text-to-image); 1 keeps it fixed",
+        "the target and no closer to it than the step before, and falls back where the mean is there (the paper "
+        "adjusts it by hand for text-to-image); 1 keeps it fixed",
     )
     ratio_lr: float = Field(15.0, gt=0, description="multiple of the base learning rate for the ratios (ours)")
     together: float = Field(
