@@ -281,3 +281,23 @@ def test_a_frozen_adapter_compiles_to_one_graph_per_region(model: Model) -> None
     torch._dynamo.reset()
     assert torch.equal(compiled, eager)
     assert counter.frame_count <= 3  # one for each of two regions; torch may make one of them anew
+
+
+def test_the_coefficient_grows_where_the_mean_falls_behind_and_rests_where_it_catches_up(model: Model) -> None:
+    fitting = build("diffcr", 0.2).fitting(model.backbone, 4, DiffCRFit(settle=0, adjust=2.0))
+    values = fitting.module.ratios.values  # type: ignore[union-attr]
+
+    def step(target: float, mean: float) -> float:
+        fitting.target(target, 0, 1000)
+        values.data.fill_(mean)  # type: ignore[operator]
+        fitting.after_step()
+        return fitting.log()["coefficient"]
+
+    assert step(0.10, 0.00) == pytest.approx(0.6)  # behind, and further than before
+    assert step(0.11, 0.00) == pytest.approx(1.2)
+    assert step(0.12, 0.05) == pytest.approx(1.2)  # behind, but on its way
+    assert step(0.13, 0.07) == pytest.approx(1.2)
+    assert step(0.13, 0.07) == pytest.approx(2.4)  # it stopped
+    assert step(0.13, 0.129) == pytest.approx(1.2)  # there
+    assert step(0.13, 0.13) == pytest.approx(0.6)
+    assert step(0.13, 0.14) == step(0.13, 0.14) == pytest.approx(0.3)  # never below where it started

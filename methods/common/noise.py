@@ -70,6 +70,8 @@ class SeededNoise:
                 return
             self._step = backbone.step.index
             drawn = self._drawn(shape)
+            if latents.is_cuda:
+                drawn = drawn.pin_memory()  # a copy that does not wait for the device
             if fits and self._values is not None:
                 self._values.copy_(drawn, non_blocking=True)
             else:
@@ -93,8 +95,7 @@ class SeededNoise:
             if seed not in made:
                 generator = torch.Generator().manual_seed((seed + (self._step + 1) * _GOLDEN) % 2**63)
                 made[seed] = gumbel(layers, tokens, generator=generator) * self.temperature
-        values = torch.stack([made[seed] for seed in self._seeds], 1)
-        return values.pin_memory() if torch.cuda.is_available() else values
+        return torch.stack([made[seed] for seed in self._seeds], 1)
 
 
 class FreshNoise:

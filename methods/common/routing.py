@@ -68,7 +68,7 @@ class RoutingFit(MethodSettings):
         0.3, gt=0, description="standard deviation of the logits after a warm start: small, scores stay near 1/2 (ours)"
     )
     noise: float = Field(
-        0.15,
+        0.45,
         ge=0,
         description="temperature of the Gumbel noise in training, and at inference unless `temperature` is given "
         "(ours; the paper's routers decide alone: 0)",
