@@ -200,14 +200,16 @@ class Routed:
         if everything and not (self.full and self.rescale != "none"):
             return call.run(x)
         logits = x @ weight.to(x.dtype)  # (B, N)
-        scores = logits.sigmoid()
+        needed = self.rescale != "none" or self.noise is None
+        scores = logits.sigmoid() if needed else logits
         if everything:
             return self._scaled(call, x, None, scores[..., None] * self.scale)
         ranked = scores.detach() if self.noise is None else logits.detach() + self.noise(call)
         index = top_k(ranked, k)  # (B, K)
         kept = take(x, index)  # (B, K, D)
         whole = self._update_of_all(call) if self._teaches(call) else None
-        out = self._scaled(call, kept, index, (scores.gather(1, index) * self.scale)[..., None])
+        factor = (scores.gather(1, index) * self.scale)[..., None] if self.rescale != "none" else None
+        out = self._scaled(call, kept, index, factor)
         if whole is None:
             return scatter(x, index, out)
         # Forward as ever; backward, the router hears of every token what its update is worth to the loss.
@@ -216,18 +218,21 @@ class Routed:
         return scatter(x, index, out) + (soft - soft.detach())[..., None].to(x.dtype) * updates
 
     def _teaches(self, call: Call) -> bool:
-        return bool(self.straight) and torch.is_grad_enabled() and (self.step + call.layer) % self.straight == 0
+        if not self.straight or not torch.is_grad_enabled():
+            return False
+        # half a turn away from the steps in which DiffCR runs both its bins, so that no step is much longer
+        return (self.step + call.layer + self.straight // 2) % self.straight == 0
 
     @staticmethod
     @torch.no_grad()
     def _update_of_all(call: Call) -> Tensor:
         return call.run(call.x) - call.x
 
-    def _scaled(self, call: Call, x: Tensor, index: Tensor | None, factor: Tensor) -> Tensor:
+    def _scaled(self, call: Call, x: Tensor, index: Tensor | None, factor: Tensor | None) -> Tensor:
         """The block on x (B, K, D) with factors (B, K, 1)."""
-        if self.rescale == "update" or (self.rescale == "mlp" and call.layer not in self._split):
+        if factor is not None and (self.rescale == "update" or call.layer not in self._split):
             return x + factor * (call.run(x, index) - x)
-        self._factor = factor if self.rescale == "mlp" else None
+        self._factor = factor
         try:
             return call.run(x, index)
         finally:
