@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -50,10 +51,16 @@ class FittedSettings(RatioSettings, SeedSettings):
 class Watch(Protocol):
     """Runs the model on calibration samples, always the same ones: `each(prediction, target)` after every batch, what
     the model says and what it should say. along: every batch goes through all of the sampler's steps, noisiest first,
-    with one noise; otherwise each has a step of its own. batches: at most so many."""
+    with one noise; otherwise each has a step of its own. sampled: the model samples by itself instead, from noise, in
+    so many steps of its sampler and without guidance; there is no target then. batches: at most so many."""
 
     def __call__(
-        self, each: Callable[[Tensor, Tensor], None] | None = None, *, along: bool = False, batches: int | None = None
+        self,
+        each: Callable[[Tensor, Any], None] | None = None,
+        *,
+        along: bool = False,
+        sampled: int = 0,
+        batches: int | None = None,
     ) -> None: ...
 
 
@@ -67,7 +74,8 @@ class Fitting:
     model runs at the preceding one first, without gradients, for a method that reuses what it finds there. groups: name
     prefix in `module` -> multiple of the base learning rate. losses: extra terms after a forward, already weighted.
     regions: number of timestep regions (a batch draws its timesteps from one). target: called before every step with
-    the ratio to aim at, the step's index in the stage and the stage's length; after_step: called after it. log: numbers
+    the ratio to aim at, the step's index in the stage and the stage's length; renew: called after that with the step's
+    source of random numbers, for a method that draws some; after_step: called after the step. log: numbers
     for the fit's log; those whose name holds no slash (as in "ratio/3/0", by layer and region) show in its progress
     bar, too. learned: the mean ratio so far, where ratios are learned; it tells when a by-product is due. state: the
     adapter as it stands, at the ratio that was last aimed at.
@@ -83,6 +91,7 @@ class Fitting:
     losses: Callable[[], dict[str, Tensor]] = dict
     regions: int = 1
     target: Callable[[float, int, int], None] = lambda _ratio, _step, _steps: None
+    renew: Callable[[torch.Generator], None] = lambda _generator: None
     after_step: Callable[[], None] = lambda: None
     log: Callable[[], dict[str, float]] = dict
     learned: Callable[[], float] | None = None

@@ -42,6 +42,7 @@ class Backbone(SamplerClock):
         self._advice: dict[tuple[int, Part], list[Advice]] = {}
         self._grid: Grid | None = None
         self._index: Tensor | None = None
+        self._listeners: list[Callable[[Tensor], None]] = []
         self._watching = 0
 
     # -- what a family provides ------------------------------------------------------------------------------
@@ -120,6 +121,17 @@ class Backbone(SamplerClock):
             raise RuntimeError("the token grid is unknown before the first call of the transformer")
         return self._grid
 
+    @contextmanager
+    def on_call(self, listener: Callable[[Tensor], None]) -> Iterator[None]:
+        """Call `listener` with the latents (B, ...) of every call of the transformer, after the clock moved and before
+        the first block runs."""
+        self._listeners.append(listener)
+        try:
+            with self._watch():
+                yield
+        finally:
+            self._listeners.remove(listener)
+
     # -- advice ----------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -158,6 +170,8 @@ class Backbone(SamplerClock):
     def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._grid, self._index = self.grid_of(args, kwargs), self.index_of(args, kwargs)
         self._advance()
+        for listener in self._listeners:
+            listener(args[0] if args else kwargs["hidden_states"])
 
     def _install(self, layer: int, part: Part) -> None:
         if (layer, part) in self._advice:

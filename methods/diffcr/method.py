@@ -11,15 +11,15 @@ from pydantic import Field
 from torch import Tensor
 
 from harness.backbones.base import Backbone
-from harness.method import FittedSettings, Fitting, Method, MethodSettings
+from harness.method import Fitting, Method, MethodSettings
 from harness.spec import Call, State, Step
 from harness.tokens import kept_count
-from methods.common.routing import Routed, random_routers
+from methods.common.routing import Routed, RoutingSettings, random_routers
 from methods.diffcr.fit import DiffCRFit, fitting
 from methods.diffcr.ratios import region_of, step_shares
 
 
-class DiffCRSettings(FittedSettings):
+class DiffCRSettings(RoutingSettings):
     ratio: float = Field(0.2, ge=0.0, le=0.9, description="mean compression ratio that the fit aimed at")
     axes: Literal["layer", "layer,timestep"] = Field(
         "layer,timestep", description="one ratio per layer (DiffCR-L), or per layer and timestep region (DiffCR-LT)"
@@ -50,8 +50,9 @@ class DiffCR(Method):
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
         assert state is not None
         table: list[list[float]] = state.tensors["ratios"].tolist()  # (layers, regions)
-        weight, routed = state.tensors["router"], Routed(state.facts["rescale"], state.facts["score_scale"])
-        layers = [layer for layer, row in enumerate(table) if any(row)]
+        weight = state.tensors["router"]
+        routed = Routed.fitted(state.facts, self.settings.temperature)  # type: ignore[attr-defined]
+        layers = [layer for layer, row in enumerate(table) if any(row) or routed.full]
         region = 0
 
         def enter(step: Step) -> None:
