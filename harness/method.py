@@ -98,6 +98,22 @@ class Fitting:
     trains: bool = True
 
 
+@dataclass(frozen=True)
+class Control:
+    """What a method's settings become where one of its axes is destroyed at equal cost, see `Method.controls`.
+
+    axis: what is destroyed ("tokens", "layers", "timesteps"). name: the control's own. settings: those that differ from
+    the method's. refit: the settings under which a fit knows the control from its start; None: there is no such fit.
+    idle: why the control would be the method itself, "" where it is not.
+    """
+
+    axis: str
+    name: str
+    settings: Mapping[str, Any]
+    refit: Mapping[str, Any] | None = None
+    idle: str = ""
+
+
 class Method(ABC):
     """One way to make a backbone cheaper.
 
@@ -197,6 +213,11 @@ class Method(ABC):
     def reached(self, state: State | None) -> float | None:
         """The mean compression ratio that really runs, where it may differ from the one asked for."""
         return self.ratio
+
+    def controls(self, state: State | None) -> Sequence[Control]:
+        """Controls of equal cost that destroy one axis of this method each, for `python -m harness attribute`. state:
+        the adapter state that it runs with."""
+        return ()
 
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:
         """How to fit this method. steps: sampler steps. options: of type FitSettings, or None for its defaults.

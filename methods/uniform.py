@@ -3,16 +3,24 @@ fixed compression ratio in every layer and at every timestep, no auxiliary loss.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor
 
 from harness.backbones.base import Backbone
-from harness.method import Fitting, Method, MethodSettings
+from harness.method import Control, Fitting, Method, MethodSettings
 from harness.spec import Call, State
 from harness.tokens import kept_count
-from methods.common.routing import Routed, Routers, RoutingFit, RoutingSettings, calibration, random_routers
+from methods.common.routing import (
+    Routed,
+    Routers,
+    RoutingFit,
+    RoutingSettings,
+    calibration,
+    random_routers,
+    token_controls,
+)
 
 
 class Uniform(Method):
@@ -25,11 +33,18 @@ class Uniform(Method):
     source = "Raposo et al., 2024, Mixture-of-Depths; You et al., 2025, DiffCR, Sec. 3.1"
     training = "trained"
     selects = "changing"
+    settings: RoutingSettings
+
+    def adapter(self) -> str:
+        return super().adapter() + self.settings.suffix
+
+    def controls(self, state: State | None) -> Sequence[Control]:
+        return token_controls(self.settings.control)
 
     @contextmanager
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
         assert state is not None
-        routed = Routed.fitted(state.facts, self.settings.temperature)  # type: ignore[attr-defined]
+        routed = Routed.fitted(state.facts, self.settings.temperature, self.settings.control)
         with _advised(backbone, routed, state.tensors["router"], lambda: self.ratio or 0.0):
             yield
 
@@ -38,7 +53,7 @@ class Uniform(Method):
 
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:
         chosen = RoutingFit.model_validate(options.model_dump() if options else {})
-        routers, routed = Routers(backbone.layers, backbone.width), Routed.training(chosen)
+        routers, routed = Routers(backbone.layers, backbone.width), Routed.training(chosen, self.settings.control)
         current = [0.0]
 
         def aim(ratio: float, step: int, _steps: int) -> None:

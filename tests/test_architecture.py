@@ -39,6 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("executors",),
     ("budgets", "published"),
     ("api", "user_pipeline"),
+    ("attribution",),
     ("harness",),
     ("cli", "__main__"),
 )

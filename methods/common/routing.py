@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from harness.backbones.base import Backbone
-from harness.method import FittedSettings, MethodSettings, Watch
+from harness.method import Control, FittedSettings, MethodSettings, Watch
 from harness.spec import Call, State
 from harness.tokens import scatter, take, top_k
 from methods.common.noise import FreshNoise, SeededNoise, Source
@@ -28,8 +28,18 @@ Rescale = Literal["mlp", "update", "none"]
 WarmStart = Literal["sensitivity", "update", "random"]
 
 
+TokenControl = Literal["", "random-tokens", "average-tokens"]
+
+
 class RoutingSettings(FittedSettings):
     """Settings of every method with fitted routers."""
+
+    control: TokenControl = Field(
+        "",
+        description="destroys one axis at equal cost, see `python -m harness attribute`. random-tokens: as many, drawn "
+        "at random anew per image, step and layer; average-tokens: by each layer's logits averaged over the batch",
+    )
+    refitted: bool = Field(False, description="with weights that were fitted under this control")
 
     temperature: float | None = Field(
         None,
@@ -37,6 +47,30 @@ class RoutingSettings(FittedSettings):
         description="Gumbel noise on the routers' logits, drawn at every step: the tokens with the highest logit + "
         "temperature * noise go through. 0: none; far above the logits (1e6): random tokens; empty: what the fit had",
     )
+
+    @property
+    def suffix(self) -> str:
+        """What tells the adapters that were fitted under a control from the method's own."""
+        return f"-{self.control}" if self.control and self.refitted else ""
+
+    @model_validator(mode="after")
+    def _controlled(self) -> RoutingSettings:
+        if self.refitted and not self.control:
+            raise ValueError("refitted says that weights were fitted under a control: name the control")
+        if self.refitted and self.control in ("average-tokens", "reversed-timesteps"):
+            raise ValueError(f"there is no fit under the control {self.control!r}: leave refitted out")
+        return self
+
+
+def token_controls(control: str) -> Sequence[Control]:
+    """The controls of the token axis. control: that of the method's own settings."""
+    if control:
+        return ()
+    return (
+        Control("tokens", "random-tokens", {"control": "random-tokens"},
+                {"control": "random-tokens", "refitted": True}),
+        Control("tokens", "average-tokens", {"control": "average-tokens"}),
+    )  # fmt: skip
 
 
 class RoutingFit(MethodSettings):
@@ -141,6 +175,7 @@ class Routed:
     full: the score multiplies where all tokens are kept, too.
     noise: what is added to the logits before the choice; the score has none of it.
     straight: in one of this many training steps, which `step` counts, the choice has a straight-through gradient.
+    control: "random-tokens": the noise alone chooses; "average-tokens": the logits averaged over the batch, and it.
     """
 
     def __init__(
@@ -151,26 +186,35 @@ class Routed:
         full: bool = False,
         noise: Source | None = None,
         straight: int = 0,
+        control: str = "",
     ) -> None:
         self.rescale, self.scale, self.full, self.noise, self.straight = rescale, scale, full, noise, straight
+        self.control = control
         self.step = 0
         self._factor: Tensor | None = None
         self._split: set[int] = set()  # layers with an MLP of their own
 
     @classmethod
-    def fitted(cls, facts: Mapping[str, Any], temperature: float | None) -> Routed:
+    def fitted(cls, facts: Mapping[str, Any], temperature: float | None, control: str = "") -> Routed:
         """For inference, from an adapter's facts. temperature: None for the fit's own; adapters from before there was
         noise have none."""
         chosen = facts.get("noise", 0.0) if temperature is None else temperature
+        if control == "random-tokens":
+            chosen = 1.0
         noise = SeededNoise(chosen) if chosen else None
-        return cls(facts["rescale"], facts["score_scale"], full=facts.get("score_dense", False), noise=noise)
+        full = facts.get("score_dense", False)
+        return cls(facts["rescale"], facts["score_scale"], full=full, noise=noise, control=control)
 
     @classmethod
-    def training(cls, options: RoutingFit) -> Routed:
-        noise = FreshNoise(options.noise) if options.noise else None
+    def training(cls, options: RoutingFit, control: str = "") -> Routed:
+        alone = control == "random-tokens"  # the router decides nothing, so that nothing can teach it
+        temperature = 1.0 if alone else options.noise
+        noise = FreshNoise(temperature) if temperature else None
+        straight = 0 if alone else options.straight
         return cls(
-            options.rescale, options.score_scale, full=options.score_dense, noise=noise, straight=options.straight
-        )
+            options.rescale, options.score_scale, full=options.score_dense, noise=noise, straight=straight,
+            control=control,
+        )  # fmt: skip
 
     def renew(self, generator: torch.Generator) -> None:
         """A new training step draws its noise from this generator."""
@@ -204,7 +248,7 @@ class Routed:
         scores = logits.sigmoid() if needed else logits
         if everything:
             return self._scaled(call, x, None, scores[..., None] * self.scale)
-        ranked = scores.detach() if self.noise is None else logits.detach() + self.noise(call)
+        ranked = self._ranked(call, logits.detach(), scores.detach())
         index = top_k(ranked, k)  # (B, K)
         kept = take(x, index)  # (B, K, D)
         whole = self._update_of_all(call) if self._teaches(call) else None
@@ -216,6 +260,14 @@ class Routed:
         updates = scatter(whole, index, (out - kept).detach())  # (B, N, D)
         soft = soft_choice(logits, logits.detach() if self.noise is None else ranked, k)
         return scatter(x, index, out) + (soft - soft.detach())[..., None].to(x.dtype) * updates
+
+    def _ranked(self, call: Call, logits: Tensor, scores: Tensor) -> Tensor:
+        """What the choice goes by, (B, N)."""
+        if self.control == "average-tokens":
+            logits = scores = logits.mean(0, keepdim=True).expand_as(logits)
+        if self.noise is None:
+            return scores
+        return self.noise(call) if self.control == "random-tokens" else logits + self.noise(call)
 
     def _teaches(self, call: Call) -> bool:
         if not self.straight or not torch.is_grad_enabled():

@@ -65,10 +65,10 @@ class DiffCRFit(RoutingFit):
 
 
 class _Learned(nn.Module):
-    def __init__(self, backbone: Backbone, regions: int, options: DiffCRFit) -> None:
+    def __init__(self, backbone: Backbone, regions: int, options: DiffCRFit, flat: bool) -> None:
         super().__init__()
         self.routers = Routers(backbone.layers, backbone.width)
-        self.ratios = Ratios(backbone.layers, regions, options.bin_width, options.together)
+        self.ratios = Ratios(backbone.layers, regions, options.bin_width, options.together, flat=flat)
 
 
 @dataclass
@@ -95,10 +95,11 @@ def magnified(share: Tensor, factor: int) -> Tensor:
     return share.detach() + factor * (share - share.detach())
 
 
-def fitting(backbone: Backbone, steps: int, by_timestep: bool, options: DiffCRFit) -> Fitting:
-    """Two-bin mixing around every block, and the loss that pulls the mean ratio to the target."""
-    learned = _Learned(backbone, options.regions if by_timestep else 1, options)
-    ratios, routed = learned.ratios, Routed.training(options)
+def fitting(backbone: Backbone, steps: int, by_timestep: bool, options: DiffCRFit, control: str = "") -> Fitting:
+    """Two-bin mixing around every block, and the loss that pulls the mean ratio to the target. control: see
+    `DiffCRSettings`."""
+    learned = _Learned(backbone, options.regions if by_timestep else 1, options, flat=control == "flat-layers")
+    ratios, routed = learned.ratios, Routed.training(options, control)
     shares = step_shares(steps, ratios.regions)
     learned.register_buffer("coefficient", torch.tensor(options.coefficient))
 
