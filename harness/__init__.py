@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from results.run import open_run
 
 _AT = {
-    "run": "harness.api", "attribute": "harness.attribution", "profile": "harness.api", "open_run": "results.run", "apply": "harness.user_pipeline",
-    "applied": "harness.user_pipeline", "remove": "harness.user_pipeline",
+    "run": "harness.api", "profile": "harness.api", "attribute": "harness.attribution", "open_run": "results.run",
+    "apply": "harness.user_pipeline", "applied": "harness.user_pipeline", "remove": "harness.user_pipeline",
 }  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """What each axis of a method is worth: the method beside controls of equal cost that destroy one axis each.
 
-A control is an ordinary point: the method under another value of its setting `control`. Weights that were fitted adapt to
-the choice that they saw, so there are two forms: *swapped* (the same weights) and *refitted* (a fit as long, with the
-axis destroyed from its start).
+A control is an ordinary point: the method under another value of its setting `control`. Weights that were fitted adapt
+to the choice that they saw, so there are two forms: *swapped* (the same weights) and *refitted* (a fit as long, with
+the axis destroyed from its start).
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ def attribute(
     ] = False,
     isolate: Annotated[bool, typer.Option("--isolate", help="Run every point in a process of its own.")] = False,
 ) -> None:
-    """Say what each axis of a method (tokens, layers, timesteps, training) is worth: the method beside controls of equal
-    cost that destroy one axis each, paired by image."""
+    """Say what each axis of a method (tokens, layers, timesteps, training) is worth: the method beside controls of
+    equal cost that destroy one axis each, paired by image."""
     from harness import api
     from harness.attribution import run_attribution, run_folder
     from harness.cli.progress import Bar
