@@ -30,6 +30,7 @@ from harness.errors import UserError
 from harness.metric import Sample
 from harness.models import Model
 from harness.spec import Case
+from results.analysis.frechet import frechet
 from tasks.metrics import clip, cmmd, fid, inception, kid, lpips, references
 from tasks.metrics.clip_score import ClipScore
 from tasks.metrics.fid import FID
@@ -142,7 +143,7 @@ def test_fid_replicates_are_the_fid_of_the_resampled_images() -> None:
         shifted = x - reference.mean
         trace = float(np.trace(reference.covariance))
         counts = np.bincount(rows, minlength=n)
-        found = fid._frechet(shifted, shifted @ reference.root, trace, counts)
+        found = frechet(shifted, shifted @ reference.root, trace, counts)
         assert found == pytest.approx(fid.estimate(x[rows], reference, "test").value, rel=1e-6)
 
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from results.analysis.distribution import paired_frechet, paired_kernel
+from results.analysis.distribution import fid_difference, kid_difference
 from results.analysis.paired import Difference, paired
+from results.analysis.seeds import SeedDifference, paired_over_seeds
 from results.record import CaseFacts, Record
 
 Features = Callable[[Record, str], NDArray[np.float64] | None]
@@ -47,6 +48,25 @@ def difference(method: Record, comparator: Record, metric: str, features: Featur
     return paired(x[both], y[both], _clusters(prompts))
 
 
+def seed_difference(methods: Sequence[Record], comparators: Sequence[Record], metric: str) -> SeedDifference:
+    """The same over training seeds, which are the unit: a t-interval over the seeds' mean differences, for a metric
+    that is a mean over images. methods: one record per seed. comparators: one per seed in the same order, or one for
+    all. Raises NotComparable where the records do not share all their cases, and as `difference`."""
+    others = list(comparators) if len(comparators) == len(methods) else [comparators[0]] * len(methods)
+    if len(comparators) not in (1, len(methods)):
+        raise NotComparable(f"{len(methods)} seeds against {len(comparators)}: give as many, or one")
+    for one, other in zip(methods, others, strict=True):
+        rows = in_common(one, other)
+        if len(rows) != len(one.cases) or (rows[:, 0] != rows[:, 1]).any():
+            raise NotComparable(f"{_name(one)} and {_name(other)} do not share all their cases")
+    arms = [
+        [record.estimates[metric].values for record in some if metric in record.estimates] for some in (methods, others)
+    ]
+    if any(len(arm) < len(methods) or not all(arm) for arm in arms):
+        raise NotComparable(f"some records have no values per image of {metric!r}")
+    return paired_over_seeds(np.array(arms[0]), np.array(arms[1]))
+
+
 def in_common(method: Record, comparator: Record) -> NDArray[np.int64]:
     """The rows (K, 2) of the cases that both records have: equal prompt, seed and facts. Raises NotComparable where
     there are none, or where a record holds no cases."""
@@ -72,7 +92,7 @@ def _of_sets(
     other = references(comparator, extractor)
     if other is None or not np.array_equal(reference, other):
         raise NotComparable(f"{_name(method)} and {_name(comparator)} were compared with different reference sets")
-    one = {"frechet": paired_frechet, "kernel": paired_kernel}[kind]
+    one = {"frechet": fid_difference, "kernel": kid_difference}[kind]
     return one(x[rows[:, 0]], y[rows[:, 1]], reference)
 
 

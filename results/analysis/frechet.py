@@ -56,3 +56,15 @@ def frechet(x: np.ndarray, turned: np.ndarray, trace: float, counts: np.ndarray)
     z = np.sqrt(weights / (n - 1)) * (turned[kept] - (weights * turned[kept]).sum(0) / n)  # (K, D)
     values = np.linalg.eigvalsh(z @ z.T if len(z) < z.shape[1] else z.T @ z)
     return float(mean @ mean + spread + trace - 2 * np.sqrt(values.clip(0)).sum())
+
+
+def influence(reference: Moments, x: np.ndarray) -> np.ndarray:
+    """The derivative (N,) of the distance of features x (N, D) by how often each image is taken, at once each; up to a
+    constant. Where Z / sqrt(N - 1) = sum_k s_k u_k v_k^T are its singular values, the trace of the root has the
+    derivative sum_k s_k u_ik^2 / 2, up to a constant, by image i."""
+    shifted = x - reference.mean
+    mean = shifted.mean(0)
+    centred = shifted - mean  # (N, D)
+    n = len(x)
+    left, values, _ = np.linalg.svd(centred @ reference.root / np.sqrt(n - 1), full_matrices=False)
+    return np.asarray(2 * centred @ mean / n + (centred**2).sum(1) / (n - 1) - left**2 @ values)

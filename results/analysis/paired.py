@@ -4,22 +4,22 @@ Letters: P points, n cases, C clusters (n of them where every case is its own), 
 
 Interval. The bootstrap's percentile interval is too narrow at small n, because a resample's variance is the sample's
 with n in the denominator, and because its quantiles are nearly those of the normal law. Hesterberg (2015, The American
-Statistician 69, section 5.3) widens it: percentiles are taken at the level Phi(sqrt(n / (n - 1)) t), t the 2.5 %
+Statistician 69) expands it: percentiles are taken at the level Phi(sqrt(n / (n - 1)) t), t the 2.5 %
 quantile of Student's t with n - 1 degrees of freedom, which gives back the t-interval for normal data and leaves it to
-the resamples how skewed the interval is. Cases in 100 where the interval misses the true mean, over 4,000 samples with
-2,000 resamples each, at n = 16, 32, 64, 256 (5 is right; the sampling error is 0.3):
+the resamples how skewed the interval is. Misses of the true mean in 100, at n = 16, 32, 64, 256 (4,000 samples, 2,000
+resamples, `benchmarks/paired_statistics.py --full --only intervals`; 5 is right, its sampling error 0.3):
 
-| differences                               | percentile        | expanded (used)   | Student's t       | bootstrap-t        |
-|-------------------------------------------|-------------------|-------------------|-------------------|--------------------|
-| normal                                    | 6.9 6.6 5.9 4.7   | 4.4 5.5 5.4 4.6   | 4.2 5.5 5.2 4.5   | 4.3 5.4 5.4 4.6    |
-| Laplace (both arms exponential)           | 8.2 6.5 5.8 5.9   | 5.5 4.9 5.1 5.7   | 4.2 4.4 4.8 5.5   | 6.8 6.2 5.9 6.0    |
-| t with 3 degrees of freedom               | 9.1 7.5 6.7 5.5   | 6.2 5.9 6.0 5.3   | 4.5 4.4 5.0 4.9   | 8.1 7.8 7.6 6.5    |
-| 80 % zero, else +-1/3                     | 3.6 4.9 4.3 4.2   | 3.3 4.7 4.0 4.1   | 3.4 4.7 4.3 4.8   | 9.3 8.1 6.4 5.2    |
-| 90 % zero, else +-1/3                     | 0.4 3.7 4.6 4.8   | 0.4 3.6 4.5 4.7   | 0.4 3.6 4.6 5.9   | 3.8 9.8 10.7 6.8   |
-| 80 % zero, 15 % -1/3, 5 % +1/3            | 11.5 8.4 5.9 5.3  | 8.4 6.7 5.4 5.1   | 8.2 6.0 5.4 5.1   | 8.4 7.4 5.4 5.3    |
-| 70 % zero, 30 % -1/3                      | 5.2 7.2 6.2 5.6   | 4.9 4.6 5.3 5.5   | 3.3 6.3 4.8 6.2   | 0.5 2.4 2.7 5.1    |
-| exponential less its mean (skewness 2)    | 11.0 8.2 7.2 5.9  | 7.8 7.0 6.6 5.7   | 8.8 7.4 6.7 5.4   | 5.8 5.3 5.2 5.3    |
-| lognormal less its mean (skewness 6)      | 15.1 12.3 8.9 7.3 | 12.3 10.8 8.1 7.1 | 13.8 11.8 9.1 7.2 | 8.2 7.2 6.6 6.1    |
+| differences          | percentile        | expanded (used)  | Student's t       | bootstrap-t      |
+|----------------------|-------------------|------------------|-------------------|------------------|
+| normal               | 8.3 7.0 6.1 5.5   | 5.7 5.3 5.3 5.3  | 5.1 5.4 5.2 5.0   | 5.6 5.5 5.5 5.2  |
+| Laplace              | 9.4 7.3 5.9 5.5   | 6.4 6.1 5.3 5.3  | 4.7 5.2 4.7 4.9   | 7.9 7.1 6.2 5.5  |
+| Student's, df = 3    | 9.9 7.9 5.9 5.2   | 6.4 6.3 5.2 5.1  | 4.6 5.0 4.3 4.4   | 8.7 8.1 6.7 6.1  |
+| 80 % 0, else +-1/3   | 3.0 4.8 4.9 5.1   | 2.9 4.6 4.5 5.1  | 2.9 4.6 4.7 5.7   | 9.3 8.3 6.8 6.3  |
+| 90 % 0, else +-1/3   | 0.8 2.9 4.6 4.2   | 0.8 2.9 4.6 4.2  | 0.8 2.9 4.6 5.1   | 4.3 9.6 10.9 6.0 |
+| 15 % -1/3, 5 % +1/3  | 10.7 8.0 5.9 5.9  | 8.2 6.3 5.3 5.8  | 8.1 5.7 5.5 5.6   | 8.3 6.5 5.6 6.0  |
+| 30 % -1/3, else 0    | 5.6 7.7 7.1 4.6   | 5.1 4.8 5.9 4.5  | 3.5 6.7 5.2 5.0   | 0.7 2.3 2.9 4.0  |
+| exponential          | 10.2 8.4 6.9 5.2  | 7.8 6.9 6.2 5.1  | 8.5 7.6 6.2 5.3   | 5.3 5.1 5.3 5.0  |
+| lognormal            | 16.6 12.7 9.5 6.5 | 13.8 11.5 8.6 6.1 | 14.8 12.0 9.7 6.6 | 9.1 8.2 6.9 5.4 |
 
 The first five rows are what two arms without a difference can give: exchangeable arms differ symmetrically. The
 bootstrap-t is better where differences are skewed, but fails where most are zero (many a resample has no spread), which
@@ -37,7 +37,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr, stdtrit
 
 from results.analysis.statistics import resample_counts
 
@@ -54,8 +53,9 @@ class Difference(NamedTuple):
     low, high: bounds of the 95 % interval; None for a single cluster.
     p: two-sided, of "no difference"; None below 8 clusters.
     n, clusters: cases, and groups of cases that are independent of each other.
-    sd: standard deviation of the differences, of the clusters' where a cluster has several cases; None for a single one.
-    detectable: the smallest true difference that is found 8 times in 10 at level 0.05, 2.80 sd / sqrt(clusters).
+    sd: standard deviation of the differences, of the clusters' means where a cluster has several cases; None for one.
+    detectable: the smallest true difference that is found 8 times in 10 at level 0.05, 2.80 sd / sqrt(clusters); the
+        2.80 is of the normal law, and with 16 clusters it is found 7 times in 10.
     """
 
     value: float
@@ -99,18 +99,23 @@ def paired_many(
     n = differences.shape[1]
     members = np.arange(n) if clusters is None else cluster_index(clusters, n)  # (n,)
     sizes = np.bincount(members).astype(float)  # (C,)
-    sums = np.stack([np.bincount(members, weights=row) for row in differences])  # (P, C)
+    sums = np.zeros((len(sizes), len(differences)))  # (C, P)
+    np.add.at(sums, members, differences.T)
+    sums = sums.T
     values = differences.mean(1)  # (P,)
     excess = sums - values[:, None] * sizes  # (P, C), sums to zero
     count = len(sizes)
-    p = sign_flip(sums, resamples, seed) if count >= FEWEST else [None] * len(values)
+    p = sign_flip(sums, resamples, seed).tolist() if count >= FEWEST else [None] * len(values)
     if count == 1:
         return tuple(Difference(float(v), None, None, None, n, 1, None, None) for v in values)
     sd = np.sqrt((excess**2).sum(1) / (count - 1)) * count / n  # (P,), of the means where clusters are of one size
-    low, high = values + _bounds(excess, sizes, resamples, seed)  # (P,) each
+    bounds = values + _bounds(excess, sizes, resamples, seed)  # (2, P)
+    rounding = 1e-12 * np.abs(differences).max(1)  # by which no bound shall miss zero
+    low, high = np.where(np.abs(bounds) > rounding, bounds, 0)
     detectable = DETECTABLE * sd / np.sqrt(count)
-    columns = (values, low, high, p, [n] * len(values), [count] * len(values), sd, detectable)
-    return tuple(Difference(*map(_plain, row)) for row in zip(*columns, strict=True))
+    bounded = zip(values.tolist(), low.tolist(), high.tolist(), p, strict=True)
+    spread = zip(sd.tolist(), detectable.tolist(), strict=True)
+    return tuple(Difference(*one, n, count, *other) for one, other in zip(bounded, spread, strict=True))
 
 
 def sign_flip(sums: NDArray[np.float64], resamples: int = RESAMPLES, seed: int = 0) -> NDArray[np.float64]:
@@ -131,7 +136,9 @@ def sign_flip(sums: NDArray[np.float64], resamples: int = RESAMPLES, seed: int =
 
 def expanded_tail(n: int) -> float:
     """The tail that is cut off on either side for a 95 % percentile interval of a mean of n: 0.025 for large n.
-    Hesterberg, 2015, section 5.3."""
+    Hesterberg, 2015."""
+    from scipy.special import ndtr, stdtrit  # slow to import, and tables are drawn without
+
     return float(ndtr(np.sqrt(n / (n - 1)) * stdtrit(n - 1, 0.025)))
 
 
@@ -163,10 +170,8 @@ def _differences(methods: ArrayLike, comparator: ArrayLike) -> NDArray[np.float6
     for name, values in arms.items():
         bad = ~np.isfinite(values)
         if bad.any():
-            where = "" if values.ndim == 1 or len(values) == 1 else f" of points {np.flatnonzero(bad.any(1)).tolist()}"
-            raise ValueError(
-                f"{name}: {bad.sum()} values{where} are NaN or infinite; leave these cases out of both arms"
-            )
+            where = f" of points {np.flatnonzero(bad.any(1)).tolist()}" if bad.ndim == 2 and len(bad) > 1 else ""
+            raise ValueError(f"{name}: {bad.sum()} values{where} NaN or infinite; leave those cases out of both arms")
     return arms["method"] - arms["comparator"]
 
 
@@ -180,7 +185,3 @@ def _signs(count: int, resamples: int, seed: int) -> Iterator[NDArray[np.int8]]:
     rows = max(1, _STRIP // count)
     for start in range(0, resamples, rows):
         yield rng.integers(2, size=(min(rows, resamples - start), count), dtype=np.int8)
-
-
-def _plain(value: float | int | None) -> float | int | None:
-    return value if value is None or isinstance(value, int) else float(value)

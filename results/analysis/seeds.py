@@ -1,26 +1,94 @@
-"""Points that differ in their training seed alone, taken together: intervals over cases and over seeds."""
+"""Training seeds: points that differ in theirs alone, taken together, and paired differences over seeds.
+
+The training seed is the unit: a fit repeated with another seed moves a metric more than another draw of the cases does,
+and a percentile bootstrap over two seeds covers 57 to 94 in 100. So the interval is Student's, over the seeds' means.
+
+Letters: S seeds, n cases.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
 from results.analysis.point_names import SEED, variants
-from results.analysis.statistics import percentile_interval
 from results.record import Estimate, Record
 from results.tables.formatting import compact_json, percent
+
+FEWEST = 3  # seeds, below which a t-test has next to no power
+
+
+class OverSeeds(NamedTuple):
+    """A mean over training seeds and its 95 % t-interval, None for one seed."""
+
+    value: float
+    low: float | None
+    high: float | None
+    seeds: int
+
+
+class SeedDifference(NamedTuple):
+    """Method less comparator, over training seeds: the mean, its 95 % t-interval, and the two-sided p of the t-test
+    against zero. p is None for two seeds, and where all seeds give one difference that is not zero: copies of one fit,
+    most likely, which show no spread."""
+
+    value: float
+    low: float
+    high: float
+    p: float | None
+    seeds: int
+
+
+def over_seeds(means: ArrayLike) -> OverSeeds:
+    """Of one figure per training seed (S,). Raises ValueError for NaN, infinite values, or none."""
+    values = np.asarray(means, dtype=np.float64)
+    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        raise ValueError(f"one finite value per training seed is needed, not {values.tolist()}")
+    value = float(values.mean())
+    if len(values) == 1:
+        return OverSeeds(value, None, None, 1)
+    from scipy.special import stdtrit  # slow to import, and most tables hold one seed
+
+    half = -float(stdtrit(len(values) - 1, 0.025)) * _standard_error(values)
+    return OverSeeds(value, value - half, value + half, len(values))
+
+
+def paired_over_seeds(method: ArrayLike, comparator: ArrayLike) -> SeedDifference:
+    """The difference between a trained method and its comparator on the same cases.
+
+    method: values (S, n), a row per training seed. comparator: (n,) where it is not trained, say dense, or (S, n) with
+    the seeds in the same order. Per seed, the differences are averaged over the cases; the interval and the test are
+    those of these S means. Raises ValueError for fewer than two seeds, unequal shapes, NaN or infinite values.
+    """
+    ours, theirs = np.asarray(method, dtype=np.float64), np.asarray(comparator, dtype=np.float64)
+    if ours.ndim != 2 or theirs.shape not in (ours.shape, ours.shape[1:]) or not ours.size:
+        raise ValueError(f"(S, n) against (S, n) or (n,) is needed, not {ours.shape} against {theirs.shape}")
+    if len(ours) < 2:
+        raise ValueError("a difference over training seeds needs two of them at least; for one, compare by cases")
+    means = (ours - theirs).mean(1)  # (S,)
+    value, low, high, seeds = over_seeds(means)
+    assert low is not None and high is not None  # two seeds at least
+    error = _standard_error(means)
+    p = None
+    if error and seeds >= FEWEST:
+        from scipy.special import stdtr
+
+        p = 2 * float(stdtr(seeds - 1, -abs(value) / error))
+    elif value == 0 and seeds >= FEWEST:
+        p = 1.0
+    return SeedDifference(value, low, high, p, seeds)
 
 
 def pooled(records: Sequence[Record]) -> pd.DataFrame:
     """One row per method, settings without the seed, and everything else that a comparison holds fixed.
 
     Columns: point (its short name), method, settings, ratio, seeds (how many), and for every estimate its mean over the
-    seeds with a 95 % interval. A replicate of the interval draws the seeds with replacement and takes the mean of their
-    own replicates, which resample the cases; an exact figure (FLOPs) varies with the seed alone. With one seed the
-    interval is that of the cases.
+    seeds with a 95 % interval: Student's over the seeds' values where there are several, so that an exact figure
+    (FLOPs) varies with the seed, too; with one seed (`seeds` is 1) that of the cases.
     """
     names = variants(records, seeds=False)
     groups: dict[tuple[Any, ...], list[Record]] = {}
@@ -52,12 +120,12 @@ def several(records: Sequence[Record]) -> bool:
 
 def _estimate(name: str, estimates: Sequence[Estimate]) -> dict[str, float | None]:
     values = np.array([e.value for e in estimates])
-    counts = {len(e.replicates) for e in estimates}
-    replicates = min(counts) or (200 if len(estimates) > 1 else 0)
-    if not replicates or not np.isfinite(values).all():
-        return {name: float(values.mean()), f"{name}_low": None, f"{name}_high": None}
-    drawn = np.array([e.replicates[:replicates] or (e.value,) * replicates for e in estimates])  # (seeds, R)
-    chosen = np.random.default_rng(0).integers(len(estimates), size=(replicates, len(estimates)))
-    means = drawn[chosen, np.arange(replicates)[:, None]].mean(1)  # (R,)
-    low, high = percentile_interval(means)
+    low, high = estimates[0].low, estimates[0].high
+    if len(estimates) > 1:
+        low, high = over_seeds(values)[1:3] if np.isfinite(values).all() else (None, None)
     return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
+
+
+def _standard_error(values: NDArray[np.float64]) -> float:
+    """Zero where all values are equal, whatever their mean rounds to."""
+    return 0.0 if np.ptp(values) == 0 else float(values.std(ddof=1) / np.sqrt(len(values)))

@@ -46,8 +46,8 @@ def summary(table: Table) -> str:
     )
     groups = "\n".join(f"- {setup(group[0])}" for group in table.groups)
     legend = [f"- `{name}`: {_axis(told[name])}; {DIRECTIONS[told[name].better or 'lower']}" for name in columns]
-    spans = "cases and training seeds" if many else "cases"
-    note = f"[low, high]: 95 % bootstrap interval, over {spans} for quality, over interleaved pairs for latency."
+    note = "[low, high]: 95 % bootstrap interval, over cases for quality, over interleaved pairs for latency"
+    note += "; where there are several training seeds, the t-interval over their values instead." if many else "."
     failed = [_failed(table.failed())] if table.failed() else []
     return "\n\n".join(["# Summary", groups, rows(head, cells), note + "\n\n" + "\n".join(legend), *failed]) + "\n"
 

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from results.analysis.differences import difference
+from results.analysis.differences import difference, seed_difference
 from results.analysis.paired import Difference
 from results.analysis.pareto import Better, comparable, front, front_share
-from results.analysis.point_names import point_names
+from results.analysis.point_names import point_names, variants
+from results.analysis.seeds import SeedDifference
 from results.files import write_atomic
 from results.record import Estimate, Record
-from results.tables.formatting import compact_json, number
+from results.tables.formatting import compact_json, number, percent
 
 DENSE = "dense"
 COST_AXES = ("gmacs", "latency_ratio", "latency_s", "peak_memory_mb")
@@ -117,6 +118,20 @@ class Table:
         from."""
         own, other = (self.find(one) if isinstance(one, str) else one for one in (method, comparator))
         return difference(own, other, metric, self._features, self._references)
+
+    def compare_seeds(self, method: str, comparator: str, metric: str) -> SeedDifference:
+        """The same for points of several training seeds, which are then the unit. Points by their names without the
+        seed ("diffcr 30 %"). Raises KeyError and NotComparable as `compare`."""
+        names = variants(self.records, seeds=False)
+        found = [
+            [r for r in self.records if f"{names[r.key]} {percent(r.ratio)}".strip() == one]
+            for one in (method, comparator)
+        ]
+        for name, some in zip((method, comparator), found, strict=True):
+            if not some:
+                known = dict.fromkeys(f"{names[r.key]} {percent(r.ratio)}".strip() for r in self.records)
+                raise KeyError(f"no point of the name {name!r}; there are: {', '.join(known)}")
+        return seed_difference(found[0], found[1], metric)
 
     def _features(self, record: Record, extractor: str) -> np.ndarray | None:
         """A table alone holds no features; a run does."""

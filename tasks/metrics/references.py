@@ -10,37 +10,31 @@ import json
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from harness.errors import UserError
+from results.analysis.frechet import Moments, moments
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 @dataclass(frozen=True)
-class Reference:
+class Reference(Moments):
     """Features of a reference set as moments: mean (D,) and covariance (D, D); features (M, D) where they are known.
     what: the set in words."""
 
-    mean: np.ndarray
-    covariance: np.ndarray
     features: np.ndarray | None
     what: str
 
     @classmethod
     def of(cls, features: np.ndarray, what: str) -> Reference:
         """what: goes behind the number of images."""
-        return cls(features.mean(0), np.cov(features, rowvar=False), features, f"{len(features)} {what}")
-
-    @cached_property
-    def root(self) -> np.ndarray:
-        """The symmetric square root of the covariance (D, D)."""
-        values, vectors = np.linalg.eigh(self.covariance)
-        return (vectors * np.sqrt(values.clip(0))) @ vectors.T
+        fitted = moments(features)
+        return cls(fitted.mean, fitted.covariance, features, f"{len(features)} {what}")
 
 
 def check(path: Path, *, features: bool = False, statistics: bool = True) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from results import RunFolder, Store, StoreError, open_run, store
+from results import RunFolder, Store, StoreError, Table, open_run, store
 from results.record import CaseFacts
 from results.run_folder import RunError, TokenMaps, beside
 
@@ -144,3 +144,27 @@ def test_a_locked_store_is_waited_for_and_then_says_who(filled, monkeypatch):
             Store(filled / "store.sqlite")
         assert time.monotonic() - began >= 0.9
         other.kill()
+
+
+def test_training_seeds_are_the_unit_of_a_difference(record, estimate):
+    rng = np.random.default_rng(0)
+    cases = tuple(CaseFacts(prompt=str(i), seed=i) for i in range(20))
+
+    def made(method, seed, values):
+        figure = estimate(float(np.mean(values)), values=tuple(values), role="quality", better="lower")
+        settings = {"ratio": 0.3, "seed": seed} if method != "dense" else {}
+        ratio = 0.3 if method != "dense" else None
+        return record(method, ratio, settings=settings, cases=cases, n_cases=20, estimates={"truth": figure})
+
+    base = rng.normal(size=20)
+    fitted = [made("diffcr", seed, base + shift) for seed, shift in enumerate((-0.1, -0.2, -0.3))]
+    table = Table([made("dense", 0, base), *fitted, made("uniform", 0, base)])
+    found = table.compare_seeds("diffcr 30 %", "dense", "truth")
+    assert found.value == pytest.approx(-0.2) and found.seeds == 3
+    assert found.low == pytest.approx(-0.2 - 4.3027 * 0.1 / np.sqrt(3), abs=1e-4)
+    with pytest.raises(KeyError, match="no point of the name 'difcr 30 %'; there are: dense, diffcr 30 %, uniform"):
+        table.compare_seeds("difcr 30 %", "dense", "truth")
+    with pytest.raises(ValueError, match="needs two of them at least"):
+        table.compare_seeds("uniform 30 %", "dense", "truth")
+    with pytest.raises(KeyError, match="3 points"):
+        table.find("diffcr")

@@ -1,10 +1,12 @@
 """Training seeds taken together."""
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from results import Table
-from results.analysis.seeds import pooled, several
+from results.analysis.seeds import over_seeds, paired_over_seeds, pooled, several
 from results.outputs import write_tables
 from results.tables.markdown import summary
 
@@ -14,8 +16,7 @@ def two(record, estimate):
     """Two seeds of one method, dense beside them."""
 
     def made(method, seed, value, spread=0.0, gmacs=0.6):
-        replicates = (value - spread, value + spread) * 100
-        alignment = estimate(value, replicates=replicates, role="quality", better="higher")
+        alignment = estimate(value, low=value - spread, high=value + spread, role="quality", better="higher")
         settings = {} if seed is None else {"ratio": 0.2, "seed": seed}
         ratio = None if seed is None else 0.2
         estimates = {"alignment": alignment, "gmacs": estimate(gmacs, role="cost", better="lower")}
@@ -24,17 +25,72 @@ def two(record, estimate):
     return [made("dense", None, 0.95, 0.01, 0.8), made("diffcr", 0, 0.8), made("diffcr", 1, 0.9, gmacs=0.62)]
 
 
-def test_the_interval_spans_the_seeds(two):
+def test_the_interval_is_students_over_the_seeds(two):
+    """Two values 0.1 apart: the standard error is 0.05, and t with one degree of freedom 12.706."""
     assert several(two)
     frame = pooled(two).set_index("method")
     row = frame.loc["diffcr"]
     assert row["seeds"] == 2 and row["alignment"] == pytest.approx(0.85) and row["gmacs"] == pytest.approx(0.61)
-    assert row["alignment_low"] == pytest.approx(0.8) and row["alignment_high"] == pytest.approx(0.9)
-    assert row["settings"] == '{"ratio":0.2}' or "seed" not in row["settings"]
-    dense = frame.loc["dense"]
+    half = 12.7062 * 0.05
+    assert row["alignment_low"] == pytest.approx(0.85 - half, abs=1e-5)
+    assert row["alignment_high"] == pytest.approx(0.85 + half, abs=1e-5)
+    assert row["gmacs_high"] == pytest.approx(0.61 + 12.7062 * 0.01, abs=1e-5)
+    assert row["settings"] == '{"ratio":0.2}'
+
+
+def test_one_seed_has_the_interval_of_its_cases(two):
+    dense = pooled(two).set_index("method").loc["dense"]
     assert dense["seeds"] == 1
     assert dense["alignment_low"] == pytest.approx(0.94) and dense["alignment_high"] == pytest.approx(0.96)
     assert pd.isna(dense["gmacs_low"])
+
+
+def test_seeds_that_cost_the_same_have_a_point_as_interval():
+    assert over_seeds([0.1, 0.1, 0.1])[1:] == (pytest.approx(0.1), pytest.approx(0.1), 3)
+    assert over_seeds([0.3]) == (0.3, None, None, 1)
+
+
+def test_a_difference_over_seeds_is_the_paired_t_test_of_the_means():
+    rng = np.random.default_rng(0)
+    cases = rng.normal(size=40)
+    theirs = cases + rng.normal(0, 0.1, size=(4, 40))
+    ours = theirs + rng.normal(0.05, 0.02, size=(4, 1)) + rng.normal(0, 0.1, size=(4, 40))
+    found = paired_over_seeds(ours, theirs)
+    wanted = stats.ttest_rel(ours.mean(1), theirs.mean(1))
+    assert found.value == pytest.approx((ours - theirs).mean()) and found.seeds == 4
+    assert found.p == pytest.approx(wanted.pvalue)
+    bounds = wanted.confidence_interval()
+    assert (found.low, found.high) == pytest.approx((bounds.low, bounds.high))
+    against_one = paired_over_seeds(ours, cases)
+    assert against_one.p == pytest.approx(stats.ttest_1samp((ours - cases).mean(1), 0).pvalue)
+
+
+def test_two_seeds_have_an_interval_and_no_test():
+    found = paired_over_seeds([[1.0, 2.0], [2.0, 3.0]], [1.0, 1.0])
+    assert found.p is None and found.seeds == 2
+    assert (found.low, found.high) == pytest.approx((1 - 12.7062 * 0.5, 1 + 12.7062 * 0.5), abs=1e-4)
+
+
+def test_seeds_without_spread():
+    ones = np.ones((3, 5))
+    assert paired_over_seeds(ones, ones) == (0.0, 0.0, 0.0, 1.0, 3)
+    assert paired_over_seeds(ones, 0 * ones).p is None  # copies of one fit
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: over_seeds([]),
+        lambda: over_seeds([1.0, np.nan]),
+        lambda: paired_over_seeds([[1.0, 2.0]], [1.0, 2.0]),
+        lambda: paired_over_seeds([[1.0, 2.0]] * 3, [[1.0, 2.0]] * 2),
+        lambda: paired_over_seeds([[1.0, np.inf]] * 3, [1.0, 2.0]),
+        lambda: paired_over_seeds([1.0, 2.0], [1.0, 2.0]),
+    ],
+)
+def test_what_has_no_answer_is_refused(call):
+    with pytest.raises(ValueError):
+        call()
 
 
 def test_written_only_where_there_are_several(two, tmp_path):
@@ -46,8 +102,8 @@ def test_written_only_where_there_are_several(two, tmp_path):
 
 def test_the_summary_takes_seeds_together(two):
     text = summary(Table(two))
-    assert "| point | seeds | gmacs | alignment |" in text and "cases and training seeds" in text
-    assert "| diffcr 20 % | 2 | 0.61 [0.6, 0.62] | 0.85 [0.8, 0.9] |" in text
+    assert "| point | seeds | gmacs | alignment |" in text and "t-interval" in text
+    assert "| diffcr 20 % | 2 | 0.61 [0.483, 0.737] | 0.85 [0.215, 1.49] |" in text
     assert "| dense | 1 | 0.8 | 0.95 [0.94, 0.96] |" in text
 
 
