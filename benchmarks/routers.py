@@ -5,6 +5,7 @@ each evaluated with its own routers and with random tokens in their place, and r
     python benchmarks/routers.py fit NAME METHOD [SET ...]   # one fit at --ratio, straight to its target
     python benchmarks/routers.py evaluate NAME [LABEL:SETTING=VALUE ...]
     python benchmarks/routers.py compare A B                 # paired: A - B, names as in results.csv
+    python benchmarks/routers.py objects NAME                # share of object and ground tokens kept, by layer
 
 Everything is kept in --cache (by default .routers), and what stands there is not computed again: adapters in
 `fits/NAME`, values per scene in `values/*.npz`, means in `results.csv`, paired differences in `differences.csv`.
@@ -232,9 +233,49 @@ def compare(bench: Bench, first: str, second: str) -> None:
     print(f"{first} - {second}: {', '.join(parts)}", flush=True)
 
 
+def objects(bench: Bench, name: str) -> None:
+    """How often tokens go through each layer, inside objects and on the ground, over eight scenes and all steps; beside
+    it the cosine of each router to its start, and how much longer it is, where `s-frozen` holds the start."""
+    (path,) = (bench.cache / "fits" / name).glob("*.safetensors")
+    model = bench.model(path.parent)
+    state, _ = model.adapter(path.stem)
+    cls = method_class(state.facts["method"])
+    few = bench.cases[:8]
+    inside = torch.nn.functional.avg_pool2d(bench.objects[:8, None].float(), 4).flatten(1) > 0.5  # (B, N)
+    kept = torch.zeros(model.backbone.layers, 2)
+    task = TextToImage(model, steps=bench.steps, guidance=2.0)
+
+    def watch(call: Call) -> torch.Tensor:
+        everything = torch.ones(len(call.x), call.grid.tokens)
+        went = everything if call.index is None else (0 * everything).scatter(1, call.index, 1.0)
+        for column, mask in enumerate((inside, ~inside)):
+            both = torch.cat([mask, mask])
+            kept[call.layer, column] += (went * both).sum() / both.sum() / bench.steps
+        return call.run(call.x)
+
+    with (
+        torch.no_grad(),
+        follow(model.backbone, model.pipeline, True),
+        attached(model.backbone, cls(cls.Settings.model_validate(state.facts["settings"])), state),
+        model.backbone.advise("block", watch),
+    ):
+        task.generate(few)
+    start = sorted((bench.cache / "fits" / "s-frozen").glob("*.safetensors"))
+    first = bench.model(start[0].parent).adapter(start[0].stem)[0].tensors["router"] if start else None
+    for layer, (object_share, ground_share) in enumerate(kept.tolist()):
+        row: dict[str, Any] = {"name": name, "layer": layer, "objects": round(object_share, 3)}
+        row["ground"] = round(ground_share, 3)
+        if first is not None and "router" in state.tensors:
+            own = state.tensors["router"][layer]
+            row["cosine"] = round(float(torch.nn.functional.cosine_similarity(own, first[layer], dim=0)), 3)
+            row["longer"] = round(float(own.norm() / first[layer].norm()), 3)
+        append(bench.cache / "objects.csv", row)
+        print(row, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["free", "fit", "evaluate", "compare"])
+    parser.add_argument("command", choices=["free", "fit", "evaluate", "compare", "objects"])
     parser.add_argument("rest", nargs="*")
     parser.add_argument("--ratio", type=float, default=0.3)
     parser.add_argument("--cases", type=int, default=64)
@@ -248,6 +289,8 @@ def main() -> None:
         fit(bench, rest[0], rest[1], args.ratio, rest[2:])
     elif args.command == "evaluate":
         evaluate(bench, rest[0], rest[1:])
+    elif args.command == "objects":
+        objects(bench, rest[0])
     else:
         compare(bench, *rest)
 

@@ -92,7 +92,9 @@ class RoutingFit(MethodSettings):
     score_dense: bool = Field(
         False, description="the score multiplies where all tokens are kept, too (pseudocode), so that bins are alike"
     )
-    router_lr: float = Field(4.0, gt=0, description="multiple of the base learning rate for the routers (ours)")
+    router_lr: float = Field(
+        4.0, ge=0, description="multiple of the base learning rate for the routers; 0: they stay as they start (ours)"
+    )
     warm_start: WarmStart = Field(
         "sensitivity",
         description="start the routers as linear readings of how much the prediction changes if a token's update is "
