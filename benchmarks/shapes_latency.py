@@ -36,7 +36,7 @@ def main() -> None:
     args = parser.parse_args()
     model = load("shapes")
     backbone, uniform = model.backbone, registry.methods.get("uniform")
-    state, _ = model.adapter(f"uniform-{round(100 * args.ratio)}")
+    state = model.adapter(f"uniform-{round(100 * args.ratio)}")
     method = uniform(uniform.Settings(ratio=args.ratio))
 
     @contextmanager

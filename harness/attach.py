@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from harness.backbones import lora
 from harness.backbones.base import Backbone
+from harness.backbones.sampler_clock import follow
 from harness.method import Method
+from harness.models.model import Model
 from harness.spec import State
 
 
@@ -52,3 +56,56 @@ def _moved(state: State, device: torch.device, host: frozenset[str]) -> State:
     }
     parts = {name: _moved(part, device, host) for name, part in state.parts.items()}
     return replace(state, tensors=tensors, parts=parts)
+
+
+@contextmanager
+def running(model: Model, method: Method, state: State | None, *, guided: bool | None) -> Iterator[None]:
+    """The method is on, and the backbone follows the pipeline's sampler. guided: see `follow`."""
+    with follow(model.backbone, model.pipeline, guided=guided), attached(model.backbone, method, state):
+        yield
+
+
+@contextmanager
+def ready(
+    model: Model, method: Method, state: State | None, *, guided: bool | None
+) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """What puts the method on, quickly: one that takes long stays on a copy of the denoiser."""
+    if not method.lasting:
+        yield lambda: running(model, method, state, guided=guided)
+        return
+    pipeline, original = model.pipeline, model.backbone.transformer
+    twin = model.family(copy.deepcopy(original))
+
+    @contextmanager
+    def swapped() -> Iterator[None]:
+        pipeline.transformer = twin.transformer
+        try:
+            with follow(twin, pipeline, guided=guided):
+                yield
+        finally:
+            pipeline.transformer = original
+
+    with attached(twin, method, state):
+        yield swapped
+
+
+@contextmanager
+def stepping(backbone: Backbone, method: Method, state: State | None) -> Iterator[None]:
+    """The method is on for single calls of the denoiser, whose batches hold both CFG halves where the family has
+    them."""
+    before, backbone.guided = backbone.guided, backbone.halves
+    try:
+        with attached(backbone, method, state):
+            yield
+    finally:
+        backbone.guided = before
+
+
+@contextmanager
+def kept_on(put_on: Callable[[], AbstractContextManager[None]], lasting: bool) -> Iterator[Callable[[], Any]]:
+    """What puts a method on around each run; a lasting one is on already."""
+    if not lasting:
+        yield put_on
+        return
+    with put_on():
+        yield nullcontext

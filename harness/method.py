@@ -177,6 +177,14 @@ class Method(ABC):
         raise UserError(f"what method {self.name!r} costs depends on its adapter, and no cost is made up for it; fit "
                         "one and use `python -m harness run`")  # fmt: skip
 
+    def router_weights(self, state: State | None) -> Tensor | None:
+        """(layers, D), where an adapter state holds linear routers."""
+        return None if state is None else state.tensors.get("router")
+
+    def ratio_table(self, state: State | None) -> Tensor | None:
+        """(layers, regions), where an adapter state holds a compression ratio for each."""
+        return None if state is None else state.tensors.get("ratios")
+
     def reached(self, state: State | None) -> float | None:
         """The mean compression ratio that really runs, where it may differ from the one asked for."""
         return self.ratio

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from harness.spec import Case
+from results.analysis.statistics import bootstrap
 from results.record import Estimate
 
 if TYPE_CHECKING:
@@ -21,10 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Sample:
-    """The images of one operating point. images: (N, H, W, 3) uint8. Metrics share work (features) through `once`."""
+    """The images of one operating point. images: (N, H, W, 3) uint8. Metrics share work through `once`.
+
+    features: (N, D) by extractor, and references: (M, D), what distances compare them with: what a metric puts there
+    is kept beside the images, in half precision, so that two records can be compared later without a model.
+    """
 
     cases: tuple[Case, ...]
     images: np.ndarray
+    features: dict[str, np.ndarray] = field(default_factory=dict)
+    references: dict[str, np.ndarray] = field(default_factory=dict)
     _memo: dict[str, Any] = field(default_factory=dict)
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
@@ -59,6 +67,7 @@ class Metric(ABC):
     """
 
     name: ClassVar[str]
+    version: ClassVar[int] = 1  # raise it where a change makes other figures of the same images
     about: ClassVar[str] = ""
     Settings: ClassVar[type[MetricSettings]] = MetricSettings
     columns: ClassVar[tuple[Column, ...]] = ()
@@ -96,3 +105,15 @@ class Metric(ABC):
 def images_to_uint8(images: Tensor) -> np.ndarray:
     """(B, 3, H, W) in 0..1 -> (B, H, W, 3) uint8, rounded as PNG files hold them."""
     return (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def per_image(values: ArrayLike, *, unit: str, better: Literal["higher", "lower"] | None, convention: str) -> Estimate:
+    """The estimate of a metric that judges each image by itself: the mean of values (N,), which stay with it, so that
+    two records can be compared image by image. NaN stands for an image that the metric does not apply to. Raises
+    ValueError for infinite values, and where it applies to none."""
+    each = np.asarray(values, dtype=float)
+    judged = each[~np.isnan(each)]
+    return Estimate(
+        **bootstrap(judged)._asdict(), n=len(judged), unit=unit, role="quality", better=better, convention=convention,
+        values=tuple(each.tolist()),
+    )  # fmt: skip

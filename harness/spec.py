@@ -88,3 +88,7 @@ class Case:
     seed: int
     data: Mapping[str, Any] = field(default_factory=dict)
     digest: str = ""
+
+
+Progress = Callable[[str, int], None]
+"""Called with what is being done and how many images were just made."""

@@ -135,6 +135,10 @@ class Inpainting(Task):
         order = sorted(cases, key=self.tokens)
         return order[len(order) // 2], "on the case with the median number of tokens to generate"
 
+    def case_facts(self, case: Case) -> dict[str, Any]:
+        share = float(case.data["mask"].float().mean())
+        return super().case_facts(case) | {"masked_share": share}
+
     def facts(self, cases: Sequence[Case]) -> dict[str, Estimate]:
         counts = [self.tokens(case) for case in cases]
         n, empty = len(cases), counts.count(0)

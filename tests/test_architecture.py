@@ -13,7 +13,7 @@ MAY = {
     "methods": {"harness", "methods"},
     "tasks": {"harness", "results", "tasks"},
 }
-DIFFUSERS = ("harness/backbones/", "harness/models/", "harness/zoo/", "methods/caching.py")
+DIFFUSERS = ("harness/backbones/", "harness/models/", "harness/zoo/", "methods/caching/")
 
 
 def _imports(path: Path) -> set[str]:

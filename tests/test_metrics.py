@@ -404,8 +404,8 @@ def test_the_default_run_leaves_out_what_has_no_weights(small: dict[str, Any], p
     wanted = ["alignment", "fid", "kid", "masked-alignment", "paired", "seam", "square"]
     for data in (None, photos):
         (made,) = plan.make(config.build({**small, "methods": "dense", "data": data}))
-        assert [metric.name for metric in made.metrics] == wanted
-        assert not any("inception" in name for name in made.fingerprint)
+        assert [metric.name for metric in made.opened.metrics] == wanted
+        assert not any("inception" in name for name in made.opened.workload.fingerprint)
 
 
 def test_the_reference_set_is_part_of_the_key(
@@ -486,7 +486,7 @@ def test_a_third_partys_metric_without_settings_keeps_working(small: dict[str, A
     finally:
         registry.metrics.forget("brightness")
         sys.modules.pop("harness_plugin_brightness", None)
-    assert made.metrics[0].estimates(sample(), None)["brightness"].value > 0
+    assert made.opened.metrics[0].estimates(sample(), None)["brightness"].value > 0
 
 
 def test_the_example_plugin(small: dict[str, Any], clip_folder: Path) -> None:
@@ -497,7 +497,7 @@ def test_the_example_plugin(small: dict[str, Any], clip_folder: Path) -> None:
             config.build({**small, "methods": "dense", "metrics": "pick-score", "metric_settings": settings})
         )
         judged = sample()
-        found = made.metrics[0].estimates(judged, None)["pick_score"]
+        found = made.opened.metrics[0].estimates(judged, None)["pick_score"]
         with pytest.raises(UserError, match="metric 'pick-score': CLIP model 'yuvalkirstain/PickScore_v1' is neither"):
             plan.make(config.build({**small, "methods": "dense", "metrics": ["pick-score"]}))
     finally:
@@ -510,10 +510,10 @@ def test_the_example_plugin(small: dict[str, Any], clip_folder: Path) -> None:
 
 def test_metric_settings_on_the_command_line() -> None:
     texts = ["fid,kid.reference=a=b", "clip-score.model=openai/clip-vit-base-patch32"]
-    assert by_metric({"fid": {"weights": "w", "reference": "old"}}, texts) == {
-        "fid": {"weights": "w", "reference": "a=b"}, "kid": {"reference": "a=b"},
+    assert by_metric(texts) == {
+        "fid": {"reference": "a=b"}, "kid": {"reference": "a=b"},
         "clip-score": {"model": "openai/clip-vit-base-patch32"},
     }  # fmt: skip
     for text in ("fid.weights", "weights=a", ".weights=a", "fid.=a"):
         with pytest.raises(UserError, match="--metric-set expects METRIC.NAME=VALUE, got"):
-            by_metric({}, [text])
+            by_metric([text])

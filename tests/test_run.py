@@ -108,7 +108,7 @@ def test_isolated_points_die_alone_and_a_broken_metric_costs_only_itself(
 def test_another_configuration_is_refused(small: dict[str, object], tmp_path: Path) -> None:
     harness.run(["dense"], out=tmp_path, **small)
     before = (tmp_path / "store.sqlite").read_bytes()
-    with pytest.raises(UserError, match=r"another configuration \(differs in: cases"):
+    with pytest.raises(UserError, match=r"holds another workload \(cases: 2 there, 3 asked for\)"):
         harness.run(["dense"], out=tmp_path, **{**small, "cases": 3})
     assert (tmp_path / "store.sqlite").read_bytes() == before
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from typing import Annotated
 
 import typer
 
@@ -18,9 +19,24 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # brackets in a help text are brackets
     help="Compare methods that make Diffusion Transformers cheaper: quality against FLOPs, latency and memory.",
 )
+
+
+@app.callback()
+def _program(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from harness import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
 app.command("run")(run.run)
 app.command("profile")(profile.profile)
 app.command("published")(published.published)

@@ -13,13 +13,14 @@ from typing import Any
 from accelerate import Accelerator
 
 from harness.compose import method_class
-from harness.config import MethodSpec, Sweep, settings_of
+from harness.config import settings_of
 from harness.errors import UserError
 from harness.fitting.data import data_for
 from harness.fitting.fit import fit
 from harness.fitting.options import FitOptions
 from harness.method import Method, MethodSettings
-from harness.models import load
+from harness.models import Model, load
+from harness.sweep import MethodSpec, Sweep
 from results.plots.trajectories import trajectories
 
 FITS = Path("results") / "runs" / "fits"
@@ -88,9 +89,8 @@ class Request:
         return [*paths, drawn] if drawn else paths
 
 
-def missing(sweep: Sweep) -> list[Request]:
+def missing(sweep: Sweep, model: Model) -> list[Request]:
     """The fits that a sweep needs and its model has no adapters for, one per method and settings."""
-    model = load(sweep.model, adapters=sweep.adapters, variant=sweep.variant, revision=sweep.revision)
     found = set(model.adapter_files())
     stage = FitOptions.model_validate({}).stage
     wanted: dict[str, tuple[str, dict[str, Any], float]] = {}

@@ -31,12 +31,9 @@ from matplotlib.patheffects import withStroke
 from results.analysis.point_names import strength, variants
 from results.files import slug, write_atomic
 from results.plots import label_placement
-from results.plots.image_grid import image_grid
 from results.record import Record
 from results.tables.formatting import DIRECTIONS, parts, setup, title
 from results.tables.table import DENSE, Table
-
-__all__ = ["image_grid", "pareto_figure", "write_plots"]
 
 # Okabe & Ito's palette for colour-blind readers, with a violet for its yellow (too light on white); markers tell
 # more methods apart than there are colours, and all of them in grey.

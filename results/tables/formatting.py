@@ -49,7 +49,7 @@ def setup(record: Record) -> str:
     apart = "calibration " if record.fingerprint.get("split") == "calibration" else ""
     return (
         f"{record.task} · {record.model} · {record.device} · {record.dtype} · "
-        f"{record.steps} steps · {record.cases} {apart}cases"
+        f"{record.steps} steps · {record.n_cases} {apart}cases"
     )
 
 

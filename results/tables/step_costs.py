@@ -15,6 +15,8 @@ from results.record import Record
 from results.tables.formatting import interval, number, percent
 from results.tables.table import COSTS, POINT, Table
 
+TASK = "denoiser-step"
+"""The task of a record that holds the cost of one denoiser step, and no images."""
 _SETUP = ("batch", "size", "text_tokens", "mask_tokens")
 _PARTS = ("attention", "cross_attention", "mlp", "routing", "rest")
 _NUMBERS = (
@@ -27,7 +29,7 @@ _TITLES = {"gmacs": "GMACs", "gmacs_paper": "GMACs, paper", "latency_s": "latenc
 def frame(table: Table) -> pd.DataFrame:
     """One row per record, always with the same columns: those of results.csv that apply, what a step was given, where
     the adapter state came from (`state`), and the cost by part. Empty cells are NaN."""
-    found = table.frame.assign(state=[record.fingerprint.get("state", "") for record in table.records])
+    found = table.frame.assign(state=[record.environment.get("state", "") for record in table.records])
     place = POINT.index("task") + 1
     points = [name for name in POINT[place:] if name not in ("steps", "cases")]
     columns = [*POINT[:place], *_SETUP, *points, "state", "outcome", "reason", *_NUMBERS, "key"]

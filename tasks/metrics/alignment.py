@@ -36,14 +36,17 @@ class Alignment(Metric):
         scenes = features.scenes(sample.cases)
         answers = judging.agreement(features.logits(sample), scenes)
         drawn = resamples(len(sample.cases))  # (R, N)
-        values, replicates = {}, {}
+        values, replicates, each = {}, {}, {}
         for name, (right, asked) in answers.items():
             r, a = right.numpy().astype(float), asked.numpy().astype(float)
             values[name], replicates[name] = r.sum() / a.sum(), r[drawn].sum(1) / a[drawn].sum(1)
+            each[name] = r / a.mean()  # the mean over the images is the share, whatever each was asked
         whole = float(np.mean(list(values.values())))
         out = {
             "alignment": _estimate(whole, np.mean(list(replicates.values()), axis=0), len(sample.cases), "all", True)
         }
+        shares = np.mean(list(each.values()), axis=0)  # (N,)
+        out["alignment"] = out["alignment"].model_copy(update={"values": tuple(shares.tolist())})
         for name in answers:
             asked_in_all = int(answers[name][1].sum())
             out[f"alignment_{name}"] = _estimate(values[name], replicates[name], asked_in_all, name, False)

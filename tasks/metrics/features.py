@@ -53,7 +53,9 @@ def logits(sample: Sample) -> dict[str, Tensor]:
 
 
 def features(sample: Sample) -> np.ndarray:
-    return sample.once(EXTRACTOR, lambda: read(sample.images))[1]
+    found: np.ndarray = sample.once(EXTRACTOR, lambda: read(sample.images))[1]
+    sample.features[EXTRACTOR] = found
+    return found
 
 
 @cache

@@ -13,8 +13,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from torch import Tensor, nn
 
 from harness.attach import attached, check
-from harness.backbones.base import follow
 from harness.backbones.flux import Flux
+from harness.backbones.sampler_clock import follow
 from harness.errors import UserError
 from harness.measure import flops
 from harness.measure.joint import flux_macs

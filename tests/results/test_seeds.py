@@ -5,6 +5,7 @@ import pytest
 
 from results import Table
 from results.analysis.seeds import pooled, several
+from results.outputs import write_tables
 from results.tables.markdown import summary
 
 
@@ -37,9 +38,9 @@ def test_the_interval_spans_the_seeds(two):
 
 
 def test_written_only_where_there_are_several(two, tmp_path):
-    Table(two).write(tmp_path / "both")
+    write_tables(Table(two), tmp_path / "both")
     assert (tmp_path / "both" / "tables" / "seeds.csv").is_file()
-    Table(two[:2]).write(tmp_path / "one")
+    write_tables(Table(two[:2]), tmp_path / "one")
     assert not (tmp_path / "one" / "tables" / "seeds.csv").exists()
 
 
