@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -38,7 +37,7 @@ class ATEDMSettings(HalfExemptSettings):
         0.2, ge=0.0, le=0.75, description="share of tokens that are spared, on average over all layers and steps"
     )
     first_layers: int | None = Field(  # type: ignore[assignment]
-        None, ge=1, description="layers at the start that run on all tokens; the last one's map ranks them; None: half of "
+        None, ge=1, description="layers at the start that run on all tokens; the last one ranks them. None: half of "
         f"them, at most {FIRST_LAYERS}",
     )  # fmt: skip
     group: int = Field(
@@ -50,8 +49,8 @@ class ATEDMSettings(HalfExemptSettings):
         "(paper: fewer in 15 of 50 steps)",
     )  # fmt: skip
     temperature: float = Field(
-        2.0, ge=0.0, description="randomness of the choice: 0 keeps the tokens that rank highest, as in the paper; large "
-        "values any",
+        2.0, ge=0.0, description="randomness of the choice: 0 keeps the tokens that rank highest, as in the paper; a "
+        "large one any",
     )  # fmt: skip
     iterations: int = Field(3, ge=1, le=20, description="power iterations of the page-rank")
     recover: What = Field(

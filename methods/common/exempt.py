@@ -58,8 +58,9 @@ class HalfExemptSettings(ExemptSettings):
     """The same for a method that by default leaves the first layers alone."""
 
     first_layers: int | None = Field(  # type: ignore[assignment]
-        None, ge=0, description=f"layers at the start that run on all tokens; None: half of them, at most {FIRST_LAYERS}"
-    )
+        None, ge=0, description="layers at the start that run on all tokens; None: half of them, at most "
+        f"{FIRST_LAYERS}",
+    )  # fmt: skip
 
     def _first(self, layers: int) -> int:
         return max(1, min(FIRST_LAYERS, layers // 2)) if self.first_layers is None else self.first_layers
