@@ -27,7 +27,7 @@ from harness.backbones.base import Backbone
 from harness.method import Method
 from harness.spec import Call, State, Step
 from harness.tokens import kept_count, scatter, take, top_k
-from methods.common.draws import image_draws
+from methods.common.draws import ImageNoise
 from methods.common.exempt import FIRST_LAYERS, HalfExemptSettings, share_of_each
 from methods.common.recovery import What, recovered
 
@@ -84,31 +84,35 @@ class ATEDM(Method):
         rank: list[Tensor] = []  # (B, N) importance
         kept: list[Tensor] = []  # (B, K) of the block that runs
 
-        with image_draws(backbone) as draws:
+        noise = ImageNoise()
 
-            def attention(call: Call) -> Tensor:
-                if not settings.runs(call.step):
-                    return call.run(call.x)
-                out, maps = backbone.attend(call)
-                scores = page_rank(maps, settings.iterations)
-                if draws.paired:
-                    scores = guidance.twice(guidance.mean(scores))
-                rank[:] = [scores if call.layer == first else reranked(rank[0], kept[0], scores)]
-                return out
+        def attention(call: Call) -> Tensor:
+            if not settings.runs(call.step):
+                return call.run(call.x)
+            out, maps = backbone.attend(call)
+            scores = page_rank(maps, settings.iterations)
+            if noise.paired:
+                scores = guidance.twice(guidance.mean(scores))
+            rank[:] = [scores if call.layer == first else reranked(rank[0], kept[0], scores)]
+            return out
 
-            def block(call: Call) -> Tensor:
-                if not settings.runs(call.step):
-                    return call.run(call.x)
-                share = pruned_share(settings, backbone.layers, call.step)
-                scores = weighed(rank[0], draws(call), settings.temperature)
-                index = top_k(scores, kept_count(share, call.x.shape[1]))
-                kept[:] = [index]
-                out = scatter(call.x, index, call.run(take(call.x, index), index))
-                return recovered(call.x, out, index, settings.recover)
+        def block(call: Call) -> Tensor:
+            if not settings.runs(call.step):
+                return call.run(call.x)
+            share = pruned_share(settings, backbone.layers, call.step)
+            scores = weighed(rank[0], noise(call), settings.temperature)
+            index = top_k(scores, kept_count(share, call.x.shape[1]))
+            kept[:] = [index]
+            out = scatter(call.x, index, call.run(take(call.x, index), index))
+            return recovered(call.x, out, index, settings.recover)
 
-            rankers = [first, *(layer for layer in layers[settings.group - 1 : -1 : settings.group])]
-            with backbone.advise("block", block, layers), backbone.advise("self_attention", attention, rankers):
-                yield
+        rankers = [first, *(layer for layer in layers[settings.group - 1 : -1 : settings.group])]
+        with (
+            noise.on(backbone),
+            backbone.advise("block", block, layers),
+            backbone.advise("self_attention", attention, rankers),
+        ):
+            yield
 
 
 def pruned_share(settings: ATEDMSettings, layers: int, step: Step) -> float:
@@ -139,12 +143,12 @@ def reranked(rank: Tensor, index: Tensor, scores: Tensor) -> Tensor:
     return rank.scatter(1, index, scores * (had / scores.sum(1, keepdim=True)))
 
 
-def weighed(rank: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+def weighed(rank: Tensor, noise: Tensor, temperature: float) -> Tensor:
     """Scores (B, N) whose highest k are drawn without replacement, by importance (B, N): its logarithm, standardised
-    over an image's tokens and divided by the temperature, with Gumbel noise (Kool et al., 2019). uniform: (B, N)
-    random numbers in [0, 1). At temperature 0: the importance itself."""
+    over an image's tokens and divided by the temperature, with Gumbel noise (B, N). At temperature 0: the importance
+    itself."""
     if not temperature:
         return rank
     log = rank.float().clamp(min=1e-12).log()
     log = (log - log.mean(1, keepdim=True)) / log.std(1, keepdim=True).clamp(min=1e-6)
-    return log / temperature - (-uniform.clamp(1e-6, 1 - 1e-6).log()).log()
+    return log / temperature + noise

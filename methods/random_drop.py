@@ -12,7 +12,7 @@ from harness.backbones.base import Backbone
 from harness.method import Method
 from harness.spec import Call, State
 from harness.tokens import kept_count, scatter, take, top_k
-from methods.common.draws import image_draws
+from methods.common.draws import ImageNoise
 from methods.common.exempt import MOST, ExemptSettings
 
 
@@ -35,14 +35,14 @@ class RandomDrop(Method):
         if not settings.ratio:
             yield
             return
-        with image_draws(backbone) as draws:
+        noise = ImageNoise()
 
-            def block(call: Call) -> Tensor:
-                if not settings.runs(call.step):
-                    return call.run(call.x)
-                share = settings.share(self.name, backbone.layers, call.step.count)
-                index = top_k(draws(call), kept_count(share, call.x.shape[1]))  # (B, K)
-                return scatter(call.x, index, call.run(take(call.x, index), index))
+        def block(call: Call) -> Tensor:
+            if not settings.runs(call.step):
+                return call.run(call.x)
+            share = settings.share(self.name, backbone.layers, call.step.count)
+            index = top_k(noise(call), kept_count(share, call.x.shape[1]))  # (B, K)
+            return scatter(call.x, index, call.run(take(call.x, index), index))
 
-            with backbone.advise("block", block, settings.layers_of(backbone.layers)):
-                yield
+        with noise.on(backbone), backbone.advise("block", block, settings.layers_of(backbone.layers)):
+            yield

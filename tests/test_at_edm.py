@@ -59,10 +59,11 @@ def test_tokens_are_drawn_by_their_importance() -> None:
     rank = torch.tensor([0.5, 0.3, 0.15, 0.05])
     log = rank.log()
     wanted = ((log - log.mean()) / log.std() / 1.5).softmax(0)
-    uniform = torch.rand(40_000, 4, generator=torch.Generator().manual_seed(0))
-    first = weighed(rank.expand(40_000, 4), uniform, 1.5).argmax(1)
+    exponential = torch.empty(40_000, 4).exponential_(generator=torch.Generator().manual_seed(0))
+    noise = -exponential.log()
+    first = weighed(rank.expand(40_000, 4), noise, 1.5).argmax(1)
     assert first.bincount(minlength=4) / 40_000 == pytest.approx(wanted, abs=0.01)
-    assert torch.equal(weighed(rank[None], uniform[:1], 0.0), rank[None])
+    assert torch.equal(weighed(rank[None], noise[:1], 0.0), rank[None])
 
 
 def test_the_share_that_a_block_spares_makes_up_for_exempt_layers_and_steps() -> None:

@@ -16,6 +16,7 @@ import harness
 from harness.errors import UserError
 from harness.metric import Sample, images_to_uint8
 from harness.models import Model
+from harness.models.inpainting.regions import MARGIN, square
 from harness.spec import Case
 from harness.zoo.shapes import judge, scene
 from tasks import inpainting_cases, prompts
@@ -56,7 +57,7 @@ def test_the_values_are_each_images_distance(model: Model) -> None:
     found = Truth(model).estimates(Sample(cases, other), None)[NAME]
     wanted = np.linalg.norm(features.read(other)[1] - features.read(images)[1], axis=1)
     assert found.values == pytest.approx(wanted.tolist(), abs=1e-5) and found.value == pytest.approx(wanted.mean())
-    assert found.values[1] > 1 and max(found.values[0], found.values[2]) < 1e-5
+    assert found.values[1] > 1 and max(found.values[0], found.values[2]) < 1e-3
 
 
 def test_pixels_are_those_of_the_objects_and_the_shift_is_the_cases_own(model: Model) -> None:
@@ -104,9 +105,9 @@ def test_the_picture_of_the_same_caption_is_a_users_truth(model: Model, folder: 
     cases, images = prompts.from_folder(folder, 3), renders(range(3))
     metric = Truth(model, TruthSettings(), folder)
     found = metric.estimates(Sample(cases, images), None)
-    assert set(found) == {NAME} and found[NAME].value == pytest.approx(0, abs=1e-5)
+    assert set(found) == {NAME} and found[NAME].value == pytest.approx(0, abs=1e-3)
     shown = Truth(model, TruthSettings(), folder).estimates(Sample(cases, images[::-1].copy()), None)[NAME].values
-    assert shown[1] == pytest.approx(0, abs=1e-5) and min(shown[0], shown[2]) > 1
+    assert shown[1] == pytest.approx(0, abs=1e-3) and min(shown[0], shown[2]) > 1
     flat = np.full((160, 96, 3), 200, dtype=np.uint8)
     Image.fromarray(flat).save(folder / "0.png")
     (picture,) = pictures_of(cases[:1], (64, 64)).images
@@ -136,13 +137,17 @@ def test_inpainting_compares_what_is_inside(model: Model) -> None:
     images = images_to_uint8(torch.stack([case.data["image"] for case in cases]))
     masks = torch.stack([case.data["mask"] for case in cases]).numpy()
     outside = images.copy()
-    outside[:, 0] = outside[:, -1] = outside[:, :, 0] = outside[:, :, -1] = 99  # the frame is in no square
+    for image, case in zip(outside, cases, strict=True):
+        where = square(case.data["mask"], MARGIN, 1)
+        inner = image[where.top : where.top + where.side, where.left : where.left + where.side].copy()
+        image[:] = 99
+        image[where.top : where.top + where.side, where.left : where.left + where.side] = inner
     found = Truth(model).estimates(Sample(cases, outside), None)
     assert found[NAME].value == pytest.approx(0, abs=1e-6) and found["truth_pixels"].value == 0
     inside = images.copy()
     inside[1][masks[1]] = 255 - inside[1][masks[1]]
     found = Truth(model).estimates(Sample(cases, inside), None)
-    assert found[NAME].values[1] > 0.5 and max(found[NAME].values[0], found[NAME].values[2]) < 1e-5
+    assert found[NAME].values[1] > 0.5 and max(found[NAME].values[0], found[NAME].values[2]) < 1e-3
     error = (255 - 2.0 * images[1][masks[1]]) ** 2
     assert found["truth_pixels"].values == pytest.approx([0, math.sqrt(error.mean()), 0])
 

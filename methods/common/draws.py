@@ -1,18 +1,20 @@
-"""Random numbers that belong to an image: the same case gets the same ones whatever batch it is in.
+"""Random numbers that belong to an image: the same case gets the same ones in any batch and on any device.
 
-A generation does not tell its seed. Its first latents do, since they are the noise that the seed drew: their bits,
-added up, seed a private generator for every image, on the CPU, so that all devices see the same numbers. Both halves of
-classifier-free guidance hold the same latents and therefore get the same numbers.
+A generation does not tell its seed. Its first latents do, since they are the noise that the seed drew: a digest of
+their signs seeds a private generator for every image, on the CPU. Both halves of classifier-free guidance hold the same
+latents and therefore get the same numbers.
 
 Letters: B batch (CFG halves included), N tokens.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,11 +22,15 @@ from harness import guidance
 from harness.backbones.base import Backbone
 from harness.spec import Call
 
-_APART = 1_000_003  # between the seeds of two steps
+_APART = 0x9E3779B97F4A7C15  # between the seeds of two steps
 
 
-class Draws:
-    """Uniform random numbers in [0, 1) for a call of a block, (B, N): others for every image, step and layer.
+class ImageNoise:
+    """Standard Gumbel noise for a call of a block, (B, N): other values for every image, step and layer. They are drawn
+    and sent to the device before the first block of a step runs.
+
+    The k highest of log p + noise are k tokens drawn without replacement in proportion to p (Kool et al., 2019); those
+    of the noise alone are drawn at random.
 
     paired: whether the batch holds both CFG halves, the unconditional one first.
     """
@@ -34,45 +40,37 @@ class Draws:
         self._seeds: list[int] = []  # (B,) of the images that are being made
         self._drawn = torch.empty(0)  # (B, layers, grid's tokens) of the step that runs
 
+    @contextmanager
+    def on(self, backbone: Backbone) -> Iterator[None]:
+        """Draw before every step of this backbone."""
+
+        def denoise(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            self._step(backbone, guidance.first((args, kwargs)))
+            return forward(*args, **kwargs)
+
+        with backbone.on_begin(self._seeds.clear), backbone.around(denoise):
+            yield
+
     def __call__(self, call: Call) -> Tensor:
         return self._drawn[:, call.layer, : call.x.shape[1]]
 
-    def begin(self) -> None:
-        """A new image starts."""
-        self._seeds = []
-
-    def step(self, latents: Tensor, guided: bool | None, index: int, layers: int, tokens: int) -> None:
-        """Draw what a step needs, and send it to the device of latents (B, ...)."""
+    def _step(self, backbone: Backbone, latents: Tensor) -> None:
         if len(self._seeds) < len(latents):
-            self._seeds = seeds_of(latents)
+            self._seeds[:] = [0] * len(latents) if latents.is_meta else seeds_of(latents)
         rows = self._seeds[len(self._seeds) - len(latents) :]  # where one CFG half runs alone, it is the later one
         half, odd = divmod(len(rows), 2)
-        self.paired = guided is not False and not odd and rows[:half] == rows[half:]
-        own = {seed: _uniform(seed + _APART * index, layers, tokens) for seed in set(rows)}
+        self.paired = backbone.guided is not False and not odd and rows[:half] == rows[half:]
+        shape = backbone.layers, backbone.grid.tokens
+        own = {seed: _gumbel((seed + _APART * (backbone.step.index + 1)) % 2**63, shape) for seed in set(rows)}
         self._drawn = torch.stack([own[seed] for seed in rows]).to(latents.device)
 
 
-@contextmanager
-def image_draws(backbone: Backbone) -> Iterator[Draws]:
-    """Draws for the images that this backbone makes. Those of a step are there before its first block runs."""
-    draws = Draws()
-
-    def denoise(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        latents = guidance.first((args, kwargs))
-        draws.step(latents, backbone.guided, backbone.step.index, backbone.layers, backbone.grid.tokens)
-        return forward(*args, **kwargs)
-
-    with backbone.on_begin(draws.begin), backbone.around(denoise):
-        yield draws
-
-
 def seeds_of(latents: Tensor) -> list[int]:
-    """A seed for each sample of latents (B, ...), a function of its bits alone."""
-    if latents.is_meta:
-        return [0] * len(latents)
-    bits = latents.detach().float().flatten(1).contiguous().view(torch.int32)
-    return [seed % 2**62 for seed in bits.sum(1, dtype=torch.int64).tolist()]
+    """A seed for each sample of latents (B, ...), a function of their signs alone."""
+    signs = (latents > 0).flatten(1).cpu().numpy()
+    return [int.from_bytes(hashlib.sha256(np.packbits(row).tobytes()).digest()[:8], "little") for row in signs]
 
 
-def _uniform(seed: int, layers: int, tokens: int) -> Tensor:
-    return torch.rand(layers, tokens, generator=torch.Generator().manual_seed(seed))
+def _gumbel(seed: int, shape: tuple[int, ...]) -> Tensor:
+    exponential = torch.empty(shape).exponential_(generator=torch.Generator().manual_seed(seed))
+    return -exponential.clamp(min=1e-30).log()
