@@ -19,11 +19,11 @@ from torch import Tensor
 
 from harness import registry
 from harness.attach import attached
-from harness.fitting.data import texts
 from harness.measure.latency import interleave
 from harness.models import load
 from harness.spec import Call, Step
 from harness.tokens import kept_count
+from harness.training.batches import texts
 from results.analysis.statistics import paired_ratio
 
 

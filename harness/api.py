@@ -12,7 +12,9 @@ from harness.budgets import Match, resolved
 from harness.config import build, read_yaml
 from harness.errors import UserError
 from harness.executors.execute import Listener, Part, Told, execute, missing
+from harness.measure import energy
 from harness.models import Model
+from harness.profiling.workload import plans as profile_plans
 from harness.sweep import Profile, Sweep, validated
 from results.run import Run
 
@@ -98,8 +100,6 @@ def profile(
     """What methods cost on one denoiser step: `harness.profile("tome", ratios=[0.2], device="meta")`. What is None has
     the default of `harness.sweep.Profile`. Raises UserError for bad input; a method that fails is a row with its
     reason."""
-    from harness.profiling.run import run as run_profile
-
     words = dict(locals())
     for path in plugins:
         registry.load_plugin(Path(path))
@@ -163,6 +163,23 @@ def run_sweep(
     done = execute(_parts(plans), sweep.shared(), folder, listener=listener, isolate=isolate, fresh=fresh)
     done.matches = tuple(asdict(one) | {"met": one.met, "text": str(one)} for one in matches)
     return done
+
+
+def run_profile(
+    request: Profile,
+    folder: Path,
+    *,
+    listener: Listener | None = None,
+    isolate: bool = False,
+    fresh: bool = False,
+) -> Run:
+    """Every method at every batch and size, dense first: a second, identical profile measures nothing again. Raises
+    UserError."""
+    parts = profile_plans(request)
+    device = parts[0][0].on.device
+    if device.type == "cuda" and listener is not None and (reason := energy.absent(device)):
+        listener.say(reason)
+    return execute(parts, request.shared(), folder, listener=listener, isolate=isolate, fresh=fresh)
 
 
 def fitted(sweep: Sweep, say: Callable[[str], None]) -> Sweep:

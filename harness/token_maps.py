@@ -5,13 +5,10 @@ Letters: T sampling steps, L layers, H W token grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import ExitStack
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from harness.attach import attached
@@ -20,9 +17,10 @@ from harness.backbones.sampler_clock import follow
 from harness.method import Method
 from harness.metric import images_to_uint8
 from harness.models import Model
-from harness.models.lazy import unpack
+from harness.models.predicted_x0 import clean_predictions, unpacked
 from harness.spec import Call, Case, State
 from harness.task import Task
+from harness.tokens import unpack
 from results.run_folder import TokenMaps
 
 SHOWN = 8
@@ -30,8 +28,11 @@ SHOWN = 8
 
 def record(model: Model, task: Task, case: Case, method: Method, state: State | None) -> TokenMaps:
     """Generate one image and watch. Pictures of the forming image are decoded at `SHOWN` steps at most, the others
-    repeat the last one. A layer that a method leaves alone keeps all its tokens; so does one whose tokens
-    are merged, because merged tokens have no place of their own. One that a cache skips at a step keeps none there."""
+    repeat the last one.
+
+    A layer that a method leaves alone keeps all its tokens; so does one whose tokens are merged, because merged tokens
+    have no place of their own. One that a cache skips at a step keeps none there.
+    """
     backbone = model.backbone
     keep: dict[tuple[int, int], Tensor] = {}
     scores: dict[tuple[int, int], Tensor] = {}
@@ -60,7 +61,7 @@ def record(model: Model, task: Task, case: Case, method: Method, state: State | 
         stack.enter_context(backbone.advise("block", outer))
         stack.enter_context(attached(backbone, method, state))
         stack.enter_context(backbone.advise("block", inner))
-        clean = stack.enter_context(_expected(model.pipeline.scheduler))
+        clean = stack.enter_context(clean_predictions(model.pipeline.scheduler))
         task.generate([case])
         grid = backbone.grid
         vae = model.pipeline.vae
@@ -70,7 +71,7 @@ def record(model: Model, task: Task, case: Case, method: Method, state: State | 
         decoded: list[Tensor] = []
         for step, x in enumerate(latents):
             fresh = step in shown
-            scaled = _unpacked(x, vae) / vae.config.scaling_factor + shift
+            scaled = unpacked(x, vae) / vae.config.scaling_factor + shift
             decoded.append(vae.decode(scaled).sample / 2 + 0.5 if fresh else decoded[-1])
 
         steps = backbone.step.count
@@ -95,44 +96,3 @@ def _on_canvas(x: Tensor, index: Tensor, backbone: Backbone) -> Tensor:
     canvas = x.new_zeros(1, grid.tokens, x.shape[-1])
     canvas[0, index[0].to(x.device)] = x[0]
     return unpack(canvas, patch, (grid.height * patch, grid.width * patch))
-
-
-def _unpacked(x: Tensor, vae: Any) -> Tensor:
-    """Latents (1, C, h, w) as the decoder takes them: some models pack squares of 2 x 2 of them into channels."""
-    return F.pixel_shuffle(x, 2) if x.shape[1] == 4 * vae.config.latent_channels else x
-
-
-@contextmanager
-def _expected(scheduler: Any) -> Iterator[list[Tensor]]:
-    """The clean latents of the first sample that the sampler expects at every step."""
-    seen: list[Tensor] = []
-    keeps = hasattr(scheduler, "convert_model_output")  # DPM-Solver++: its own word
-    name = "convert_model_output" if keeps else "step"
-    original = getattr(scheduler, name)
-
-    def watched(*args: Any, **kwargs: Any) -> Any:
-        clean = None if keeps else _clean(scheduler, *args[:3])
-        out = original(*args, **kwargs)
-        seen.append((out if clean is None else clean)[:1])
-        return out
-
-    setattr(scheduler, name, watched)
-    try:
-        yield seen
-    finally:
-        delattr(scheduler, name)
-
-
-def _clean(scheduler: Any, said: Tensor, timestep: Any, x: Tensor) -> Tensor:
-    """What noised latents x are without their noise, by what the model said: velocity on flow matching schedulers, else
-    by the scheduler's prediction type."""
-    at = int((scheduler.timesteps - timestep).abs().argmin())
-    if not hasattr(scheduler, "alphas_cumprod"):
-        return x - scheduler.sigmas[at].to(x) * said
-    alpha = scheduler.alphas_cumprod[int(timestep)].to(x)
-    kind = scheduler.config.prediction_type
-    if kind == "sample":
-        return said
-    if kind == "v_prediction":
-        return alpha.sqrt() * x - (1 - alpha).sqrt() * said
-    return (x - (1 - alpha).sqrt() * said) / alpha.sqrt()

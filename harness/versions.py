@@ -20,6 +20,7 @@ from typing import Any
 
 OURS = ("harness", "results", "methods", "tasks")
 _ENGINE = ("harness", "results")  # its parts have versions
+_SOURCES: dict[type[Any], str] = {}  # of the code that this process has loaded
 
 
 def of_part(cls: type[Any]) -> str:
@@ -28,11 +29,16 @@ def of_part(cls: type[Any]) -> str:
     return version if cls.__module__.partition(".")[0] in OURS else f"{version}, source {of_source(cls)[:16]}"
 
 
-@cache
 def of_source(cls: type[Any]) -> str:
     """sha256 over the syntax trees, without docstrings and comments, of the class's module and of the local modules
     that it imports, directly or not. Local is what is neither the engine, nor the standard library, nor installed
     beside other packages; a module of the class's own package is local wherever it lies."""
+    if cls not in _SOURCES:
+        _SOURCES[cls] = _digest(cls)
+    return _SOURCES[cls]
+
+
+def _digest(cls: type[Any]) -> str:
     try:
         path = inspect.getsourcefile(cls)
         if path is None or not Path(path).is_file():  # a notebook's cell
@@ -48,9 +54,10 @@ def normalised(source: str) -> str:
     """The syntax tree as text: the same for two sources that differ in comments, layout and docstrings alone."""
     tree = ast.parse(inspect.cleandoc(source) if source[:1].isspace() else source)
     for node in ast.walk(tree):
-        documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
-        if documented and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
+        match node:
+            case ast.Module() | ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
+                if ast.get_docstring(node, clean=False) is not None:
+                    node.body = node.body[1:] or [ast.Pass()]
     return ast.dump(tree)
 
 

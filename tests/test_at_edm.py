@@ -9,12 +9,12 @@ from torch import Tensor
 from harness.attach import attached
 from harness.errors import UserError
 from harness.measure import flops
-from harness.measure.analytic import block_macs
 from harness.models import Model
 from harness.spec import Call, Step
 from harness.tokens import kept_count, top_k
 from harness.zoo.shapes import networks
 from methods.at_edm import ATEDM, ATEDMSettings, page_rank, pruned_share, reranked, weighed
+from tests.measure.hand_formulas_pixart import block_macs
 
 WIDTH, LAYERS, HEADS, TOKENS = 32, 3, 2, 256
 

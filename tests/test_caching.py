@@ -17,13 +17,13 @@ from harness.attach import attached
 from harness.backbones.sampler_clock import follow
 from harness.errors import UserError
 from harness.measure import flops
-from harness.measure.analytic import block_macs
 from harness.method import Method
 from harness.models import Model, load
 from harness.spec import Call, State, Step
 from harness.zoo.shapes import networks
 from methods.caching import PAB, FasterCache, FBCache, MagCache, TaylorSeer
 from methods.tgate import TGate, gated_steps
+from tests.measure.hand_formulas_pixart import block_macs
 
 LAYERS, WIDTH, TOKENS, STEPS = 3, 32, 256, 8  # timesteps 999, 874, 749, 624, 499, 374, 249, 124
 RATIOS = State({"mag_ratios": torch.tensor([1.0, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9])})

@@ -13,7 +13,6 @@ from harness.attach import attached
 from harness.backbones.pixart import PixArt
 from harness.errors import UserError
 from harness.measure import flops
-from harness.measure.analytic import block_macs
 from harness.method import Method
 from harness.models import Model
 from harness.spec import Call, Step
@@ -24,6 +23,7 @@ from methods.common.exempt import ExemptSettings, HalfExemptSettings
 from methods.common.recovery import recovered
 from methods.random_drop import RandomDrop
 from methods.random_keep import RandomKeep
+from tests.measure.hand_formulas_pixart import block_macs
 
 WIDTH, LAYERS, TOKENS = 32, 3, 256
 BOTH = pytest.mark.parametrize("cls", [RandomDrop, RandomKeep])

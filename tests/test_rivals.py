@@ -19,7 +19,6 @@ from harness.fitting.fit import fit
 from harness.fitting.objective import Objective
 from harness.fitting.options import FitOptions
 from harness.measure import flops
-from harness.measure.analytic import block_macs
 from harness.method import Method
 from harness.models import Model
 from harness.spec import Call, Grid, State, Step
@@ -30,6 +29,7 @@ from methods.l2c import L2C, reused
 from methods.precision import Precision
 from methods.tome import ToMe, ToMeSettings
 from methods.width import Importance, Width, WidthFT
+from tests.measure.hand_formulas_pixart import block_macs
 
 WIDTH, LAYERS, HEADS, TOKENS = 32, 3, 2, 256
 

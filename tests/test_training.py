@@ -261,7 +261,7 @@ def test_what_a_sweep_lacks_is_one_fit_per_method_and_settings(tiny_folder: Path
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has one")
 def test_a_fit_asked_for_cuda_never_falls_back_to_the_cpu(tiny_folder: Path, tmp_path: Path) -> None:
     sweep = config.build({"methods": "static", "model": str(tiny_folder), "ratios": [0.1], "adapters": [tmp_path]})
-    (request,) = missing(sweep)
+    (request,) = missing(sweep, plan.load_model(sweep))
     with pytest.raises(UserError, match="no CUDA device"):
         request.run(str(tiny_folder), tmp_path, device="cuda")
     assert not list(tmp_path.iterdir())

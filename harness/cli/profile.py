@@ -45,7 +45,6 @@ def profile(
 
     from harness import api
     from harness.cli.progress import Bar
-    from harness.profiling.run import run
     from results.tables import step_costs
 
     if out is not None and out.suffix == ".csv":
@@ -54,7 +53,7 @@ def profile(
     request = with_settings(validated(Profile, given), setting or [])
     folder = api.run_folder(request, out, name)
     with Bar("steps") as bar:
-        table = run(request, folder, listener=bar, isolate=isolate, fresh=fresh)
+        table = api.run_profile(request, folder, listener=bar, isolate=isolate, fresh=fresh)
     table.print(Console())
     if csv is not None:
         step_costs.to_csv(table, csv)

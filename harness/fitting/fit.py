@@ -26,12 +26,12 @@ from torch.optim import AdamW
 
 from harness import checkpoints
 from harness.backbones import lora
-from harness.fitting.data import Data
 from harness.fitting.objective import Objective
 from harness.fitting.options import FitOptions
 from harness.method import Method, MethodSettings
 from harness.models import Model
 from harness.spec import State, Step
+from harness.training.batches import Data
 from harness.training.loop import Losses, Plan, train
 
 

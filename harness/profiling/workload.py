@@ -192,4 +192,4 @@ def _candidate(method: Method, on: Subject, ratios: Any, path: Path | None) -> C
 
 def _regions(method: Method, state: State | None) -> int:
     table = method.ratio_table(state)
-    return 1 if table is None else int(ratio_table.shape[1])
+    return 1 if table is None else int(table.shape[1])

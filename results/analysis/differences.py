@@ -69,7 +69,8 @@ def _of_sets(
     x, y, reference = features(method, extractor), features(comparator, extractor), references(method, extractor)
     if x is None or y is None or reference is None:
         raise NotComparable(f"features of {extractor!r} were not kept, or are gone: no paired difference of {metric!r}")
-    if not np.array_equal(reference, references(comparator, extractor)):
+    other = references(comparator, extractor)
+    if other is None or not np.array_equal(reference, other):
         raise NotComparable(f"{_name(method)} and {_name(comparator)} were compared with different reference sets")
     one = {"frechet": paired_frechet, "kernel": paired_kernel}[kind]
     return one(x[rows[:, 0]], y[rows[:, 1]], reference)

@@ -5,7 +5,7 @@ Letters: n cases, R replicates. All randomness comes from private generators: th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 REPLICATES = 200
 LEVEL = (2.5, 97.5)  # percentiles that bound a 95 % interval
+_STRIP = 1_000_000  # draws of a case in memory at once
 
 
 class Bootstrapped(NamedTuple):
@@ -33,6 +34,21 @@ def resamples(n: int, replicates: int = REPLICATES, seed: int = 0) -> NDArray[np
     if n < 1 or replicates < 1:
         raise ValueError(f"a bootstrap needs at least one case and one replicate, got {n} and {replicates}")
     return np.random.default_rng(seed).integers(n, size=(replicates, n))  # (R, n)
+
+
+def resample_counts(n: int, replicates: int, seed: int = 0) -> Iterator[NDArray[np.float64]]:
+    """How often each case is drawn in each of `resamples(n, replicates, seed)`, in strips of rows, (r, n) each.
+
+    Weighted sums over the cases are then matrix products, and memory does not grow with the number of replicates.
+    Raises ValueError as `resamples` does.
+    """
+    if n < 1 or replicates < 1:
+        raise ValueError(f"a bootstrap needs at least one case and one replicate, got {n} and {replicates}")
+    rng, rows = np.random.default_rng(seed), max(1, _STRIP // n)
+    for start in range(0, replicates, rows):
+        drawn = rng.integers(n, size=(min(rows, replicates - start), n))  # (r, n)
+        drawn += n * np.arange(len(drawn))[:, None]
+        yield np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(np.float64)
 
 
 def bootstrap(

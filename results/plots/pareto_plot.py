@@ -51,7 +51,7 @@ write_share(Table(records), folder, 1, 2)
 FRONT: dict[str, Any] = {"color": "#6b6b6b", "linewidth": 1.8}
 LEVEL: dict[str, Any] = {"color": FAINT, "linewidth": 1, "linestyle": (0, (4, 3))}
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "text.color": INK,
@@ -153,7 +153,7 @@ def pareto_figure(table: Table, cost: str, quality: str, points: pd.DataFrame) -
 
 def _images(table: Table, cost: str, quality: str, points: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
     """The figure as ("png", bytes) and ("svg", bytes)."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = pareto_figure(table, cost, quality, points)
         figure.set_dpi(DPI)
         png, svg = io.BytesIO(), io.BytesIO()

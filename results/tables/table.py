@@ -115,8 +115,8 @@ class Table:
         many cases can show. Points by their names, see `find`. Raises KeyError for a name that is unknown, and
         `results.analysis.differences.NotComparable` (a ValueError) for two records that no difference can be drawn
         from."""
-        pair = [self.find(one) if isinstance(one, str) else one for one in (method, comparator)]
-        return difference(*pair, metric, self._features, self._references)
+        own, other = (self.find(one) if isinstance(one, str) else one for one in (method, comparator))
+        return difference(own, other, metric, self._features, self._references)
 
     def _features(self, record: Record, extractor: str) -> np.ndarray | None:
         """A table alone holds no features; a run does."""

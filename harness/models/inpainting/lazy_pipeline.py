@@ -17,7 +17,8 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
 from harness.models.inpainting.regions import GREY, Strategy, Window, covered, places, window
-from harness.models.lazy import LazyEncoder, LazyPixArt, at, pack, pick, unpack
+from harness.models.lazy import LazyEncoder, LazyPixArt, at, pack, pick
+from harness.tokens import unpack
 
 
 class LazyInpaintPipeline(PixArtSigmaPipeline):
