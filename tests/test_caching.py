@@ -14,7 +14,7 @@ from torch import Tensor
 
 from harness import guidance
 from harness.attach import attached
-from harness.backbones.sampler_clock import follow
+from harness.backbones.following import follow
 from harness.errors import UserError
 from harness.measure import flops
 from harness.method import Method
