@@ -175,7 +175,7 @@ class OpenWorkload:
         self._check_effect(point, method, sample, made.estimates["gmacs"].value)
         if point.reference and point.ratio:
             progress("token maps", 0)
-            maps = token_maps.record(self.model, self.task, self.cases[0], method, state)
+            maps = token_maps.record(self.model, self.task, self.task.mapped(self.cases), method, state)
             made.paths["token_maps"] = folder.save_token_maps(maps, point.sample_key)
         progress("token maps", 1)
         if not point.reference:
