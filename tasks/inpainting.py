@@ -98,9 +98,9 @@ class Inpainting(Task):
         return inpainting_cases.from_scenes("calibration", range(count), self.settings.mask_area or 0.25)
 
     def prepare(self, cases: Sequence[Case]) -> None:
-        for case in cases:
-            if case.prompt not in self._states:
-                self._states[case.prompt] = self.encode([case])
+        if new := {case.prompt: case for case in cases if case.prompt not in self._states}:
+            prompting.warn_of_long(self.model.pipeline, list(new), self.model.call)
+            self._states |= {prompt: self.encode([case]) for prompt, case in new.items()}
 
     @torch.no_grad()
     def encode(self, cases: Sequence[Case]) -> Any:

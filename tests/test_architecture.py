@@ -20,7 +20,7 @@ DIFFUSERS = ("harness/backbones/", "harness/models/", "harness/zoo/", "methods/c
 # A package stands for all its modules; "harness" is the package's own `__init__`.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("spec", "errors"),  # plain types
-    ("tokens", "guidance", "patching", "checkpoints", "registry", "versions", "workload"),  # tools without a model
+    ("tokens", "guidance", "patching", "checkpoints", "registry", "text", "versions", "workload"),  # tools without a model
     ("sweep",),  # what users ask for
     ("method", "metric", "task"),  # what plugins implement
     ("measure",),  # costs of any callable
