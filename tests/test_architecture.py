@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("attach",),
     ("compose",),
     ("catalog",),
-    ("config", "cost", "token_maps"),
+    ("config", "cost", "judging", "token_maps"),
     ("training",),  # loop and batches, of recipes and fits
     ("zoo",),
     ("fitting",),

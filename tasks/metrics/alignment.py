@@ -16,6 +16,7 @@ class Alignment(Metric):
     """Share of right answers; `alignment` is the mean over the attributes, each of which counts alike."""
 
     name = "alignment"
+    counts = "questions"
     about = "share of caption attributes that the judge finds in the image; higher is better"
     columns = (
         Column("alignment", "share", "higher", "mean over the attributes, each of which counts alike"),
