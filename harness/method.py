@@ -124,12 +124,15 @@ class Method(ABC):
 
     source: where it comes from. training: what its adapter takes ("free": no adapter). selects: it sends subsets of the
     tokens through parts of a block, always the same ones or other ones at each step. reuses: what it keeps from one
-    sampling step for another. rank: compositions put methods on by rank, then in the order written; above 0 it is
-    outside of any part. refuses: methods that it cannot work with, and why, beyond what follows from selects, reuses
-    and training. lasting: putting it on is slow, so that it stays on (a copy of the model) while latency is measured.
-    strength: the setting that makes it cheaper as it grows. sweep: its default values, for a strength that is no ratio.
-    least_steps: how few sampling steps it works with. tabled: its ratios are a table by layer and timestep region.
-    host: names of the state's tensors whose values Python reads, so that they stay in main memory.
+    sampling step for another. copes: with what of a sampler it does so all the same: "branches", several calls of the
+    denoiser in one step, each of which it keeps things of its own for, and a "late start" in the middle of the steps,
+    where `backbone.start` is above 0; what it cannot cope with is refused. rank: compositions put methods on by rank,
+    then in the order written; above 0 it is outside of any part. refuses: methods that it cannot work with, and why,
+    beyond what follows from selects, reuses and training. lasting: putting it on is slow, so that it stays on (a copy
+    of the model) while latency is measured. strength: the setting that makes it cheaper as it grows. sweep: its default
+    values, for a strength that is no ratio. least_steps: how few sampling steps it works with. tabled: its ratios are a
+    table by layer and timestep region. host: names of the state's tensors whose values Python reads, so that they stay
+    in main memory.
     """
 
     name: ClassVar[str]
@@ -143,6 +146,7 @@ class Method(ABC):
     training: ClassVar[Training] = "free"
     selects: ClassVar[Literal["", "fixed", "changing"]] = ""
     reuses: ClassVar[Literal["", "parts", "blocks"]] = ""
+    copes: ClassVar[frozenset[Literal["branches", "late start"]]] = frozenset()
     rank: ClassVar[int] = 0
     refuses: ClassVar[Mapping[str, str]] = {}
     lasting: ClassVar[bool] = False

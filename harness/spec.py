@@ -29,11 +29,13 @@ class Grid:
 
 @dataclass(frozen=True)
 class Step:
-    """Where the sampler is. `index` counts from 0 (the noisiest step) to `count` - 1."""
+    """Where the sampler is. `index` counts from 0 (the noisiest step) to `count` - 1. branch: which of several calls of
+    the denoiser at this step, as guidance in calls of its own makes them."""
 
     index: int
     count: int
     timestep: float
+    branch: int = 0
 
 
 class Run(Protocol):

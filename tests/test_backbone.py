@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from harness.backbones.following import follow
 from harness.backbones.pixart import PixArt
-from harness.backbones.sampler_clock import follow
 from harness.errors import UserError
 from harness.models import Model
 from harness.spec import Call, Step

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 from harness.attach import attached
-from harness.backbones.sampler_clock import follow
+from harness.backbones.following import follow
 from harness.method import Fitting
 from harness.models import Model
 from harness.spec import Call, State, Step

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from harness import registry
 from harness.attach import attached
-from harness.backbones.sampler_clock import follow
+from harness.backbones.following import follow
 from harness.measure import flops
 from harness.method import Method
 from harness.models import Model

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from harness import checkpoints
 from harness.attach import attached
+from harness.backbones.following import follow
 from harness.backbones.pixart import PixArt
-from harness.backbones.sampler_clock import follow
 from harness.fitting.data import data_for
 from harness.fitting.fit import fit
 from harness.fitting.objective import Objective

@@ -27,7 +27,8 @@ class Backbone(SamplerClock):
     classes: names of the diffusers transformer classes that it serves. parts: what every layer has (`parts_of` tells of
     layers that have more). offers: which of the further views below it has. placed: its blocks turn tokens by their
     places (rotary embeddings), so that `run` on a subset has to be told the index. rows_per_image: samples of a guided
-    step's batch that one image takes. Time, and whether batches hold CFG halves, are the sampler clock's.
+    step's batch that one image takes. timestep_unit: the sampler's timestep is so many times what a call carries. Time,
+    and whether batches hold CFG halves, are the sampler clock's.
     """
 
     classes: ClassVar[frozenset[str]]
@@ -35,6 +36,7 @@ class Backbone(SamplerClock):
     offers: ClassVar[frozenset[Ability]] = frozenset()
     placed: ClassVar[bool] = False
     rows_per_image: ClassVar[int] = 2
+    timestep_unit: float = 1.0
 
     def __init__(self, transformer: nn.Module) -> None:
         super().__init__()
@@ -44,6 +46,7 @@ class Backbone(SamplerClock):
         self._index: Tensor | None = None
         self._listeners: list[Callable[[Tensor], None]] = []
         self._watching = 0
+        self._names = list(inspect.signature(type(transformer).forward).parameters)[1:]
 
     # -- what a family provides ------------------------------------------------------------------------------
 
@@ -64,6 +67,11 @@ class Backbone(SamplerClock):
     @abstractmethod
     def grid_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Grid:
         """The token grid of a call of the transformer."""
+
+    def timestep_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | float | None:
+        """The timestep that a call of the transformer carries; None: its calls carry none, and each is a step."""
+        given = (dict(zip(self._names, args, strict=False)) | kwargs).get("timestep")
+        return None if isinstance(given, Tensor) and given.is_meta else given
 
     def parts_of(self, layer: int) -> frozenset[Part]:
         """The parts of one layer, where some layers have more than `parts`, which all of them have."""
@@ -169,7 +177,7 @@ class Backbone(SamplerClock):
 
     def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._grid, self._index = self.grid_of(args, kwargs), self.index_of(args, kwargs)
-        self._advance()
+        self._advance(self.timestep_of(args, kwargs), self.timestep_unit)
         for listener in self._listeners:
             listener(args[0] if args else kwargs["hidden_states"])
 

@@ -36,6 +36,7 @@ class Flux(Joint):
     halves = False
     rows_per_image = 1
     placed = True
+    timestep_unit = 1000.0
 
     def __init__(self, transformer: nn.Module) -> None:
         super().__init__(transformer)

@@ -38,6 +38,7 @@ class PAB(Cache):
     Settings = PABSettings
     source = "Zhao et al., 2024, Real-Time Video Generation with Pyramid Attention Broadcast"
     reuses = "parts"
+    copes = frozenset({"late start"})
     strength = "skip"
     sweep = (2, 3, 4)
 

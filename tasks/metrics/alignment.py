@@ -17,6 +17,7 @@ class Alignment(Metric):
 
     name = "alignment"
     version = 2
+    counts = "questions"
     about = "share of caption attributes that the judge finds in the image; higher is better"
     columns = (
         Column("alignment", "share", "higher", "mean over the attributes, each of which counts alike"),

@@ -140,7 +140,7 @@ def _squares(area: float) -> np.ndarray:
 def cut(images: np.ndarray, masks: Tensor) -> np.ndarray:
     """The squares around masks (N, S, S), resized to S: (N, S, S, 3) uint8."""
     out = []
-    for image, mask in zip(torch.from_numpy(images).permute(0, 3, 1, 2), masks, strict=True):
+    for image, mask in zip(torch.tensor(images).permute(0, 3, 1, 2), masks, strict=True):
         part = square(mask, MARGIN, 1).of(image)[None].float()
         resized = F.interpolate(part, mask.shape, mode="bilinear", antialias=True, align_corners=False)
         out.append(images_to_uint8(resized / 255)[0])
