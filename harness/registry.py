@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from harness.errors import UserError, unknown
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 @cache
 def _installed() -> EntryPoints:
     """The entry points of every installed package: reading them takes a tenth of a second, so once per process."""
-    return entry_points()
+    return cast(EntryPoints, entry_points())
 
 
 class Registry(Generic[T]):

@@ -70,7 +70,7 @@ class Backbone(SamplerClock):
 
     def timestep_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | float | None:
         """The timestep that a call of the transformer carries; None: its calls carry none, and each is a step."""
-        given = (dict(zip(self._names, args, strict=False)) | kwargs).get("timestep")
+        given = {**dict(zip(self._names, args, strict=False)), **kwargs}.get("timestep")
         return None if isinstance(given, Tensor) and given.is_meta else given
 
     def parts_of(self, layer: int) -> frozenset[Part]:

@@ -32,7 +32,7 @@ def follow(clock: SamplerClock, pipeline: Any, guided: bool | None = None) -> It
     with ExitStack() as stack:
         stack.callback(setattr, clock, "guided", before)
         stack.callback(sampler.let_go)
-        sampler.watch(current().scheduler)
+        sampler.watch(current().scheduler)  # type: ignore[union-attr]  # alive: the caller holds it
         stack.enter_context(clock.before_call(sampler.look))
         if guided is None and clock.halves:
             flag = stack.enter_context(_flag(current))

@@ -22,7 +22,7 @@ DiffCRControl = TokenControl | Literal["flat-layers", "averaged-timesteps", "rev
 
 
 class DiffCRSettings(RoutingSettings):
-    control: DiffCRControl = Field(
+    control: DiffCRControl = Field(  # type: ignore[assignment]  # more of them
         "",
         description="destroys one axis at equal cost, see `python -m harness attribute`. random-tokens: as many, drawn "
         "at random anew per image, step and layer; average-tokens: by each layer's logits averaged over the batch; "

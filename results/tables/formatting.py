@@ -77,9 +77,8 @@ def csv(frame: pd.DataFrame) -> str:
     safe = frame.rename(columns=lambda name: _no_formula(str(name)))
     for place, kind in enumerate(safe.dtypes):
         if not pd.api.types.is_numeric_dtype(kind):
-            safe.isetitem(
-                place, safe.iloc[:, place].map(lambda cell: _no_formula(cell) if isinstance(cell, str) else cell)
-            )
+            cells = [_no_formula(cell) if isinstance(cell, str) else cell for cell in safe.iloc[:, place]]
+            safe.isetitem(place, cells)
     return safe.to_csv(index=False, lineterminator="\n")
 
 
