@@ -169,7 +169,8 @@ def test_numbers_stay_numbers_in_a_csv() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", ["🌟🎨 star", "نجمة حمراء كبيرة", "כוכב אדום", "红色的星星", "a\tb\nc", "\u202eabc", "x" * 500]
+    "words",
+    ["$\\bad{ $", "🌟🎨 star", "نجمة حمراء كبيرة", "כוכב אדום", "红色的星星", "a\tb\nc", "\u202eabc", "x" * 500],
 )
 def test_words_of_every_script_are_drawn(tmp_path: Path, words: str) -> None:
     image = np.zeros((16, 16, 3), dtype=np.uint8)

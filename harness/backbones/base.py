@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -42,6 +42,7 @@ class Backbone(SamplerClock):
         super().__init__()
         self.transformer = transformer
         self._advice: dict[tuple[int, Part], list[Advice]] = {}
+        self._bound: dict[tuple[int, Part], Any] = {}
         self._grid: Grid | None = None
         self._index: Tensor | None = None
         self._listeners: list[Callable[[Tensor], None]] = []
@@ -149,18 +150,21 @@ class Backbone(SamplerClock):
         if lacking := [layer for layer in chosen if part not in self.parts_of(layer)]:
             where = "" if len(lacking) == self.layers else f" in layers {', '.join(map(str, lacking))}"
             raise UserError(f"{type(self.transformer).__name__} has no separate {part!r} part to advise{where}")
-        with self._watch():
+        with self._watch(), ExitStack() as stack:
             for layer in chosen:
                 self._install(layer, part)
                 self._advice[layer, part].append(advice)
-            try:
-                yield
-            finally:
-                for layer in chosen:
-                    self._advice[layer, part].remove(advice)
-                    if not self._advice[layer, part]:
-                        del self._advice[layer, part]
-                        del self.module(layer, part).forward  # uncovers the class's own method
+                stack.callback(self._take_off, layer, part, advice)
+            yield
+
+    def _take_off(self, layer: int, part: Part, advice: Advice) -> None:
+        self._advice[layer, part].remove(advice)
+        if not self._advice[layer, part]:
+            del self._advice[layer, part]
+            module = self.module(layer, part)
+            del module.forward  # uncovers the class's own method
+            if (bound := self._bound.pop((layer, part), None)) is not None:
+                module.forward = bound  # type: ignore[method-assign]
 
     @contextmanager
     def _watch(self) -> Iterator[None]:
@@ -185,8 +189,13 @@ class Backbone(SamplerClock):
         if (layer, part) in self._advice:
             return
         module = self.module(layer, part)
-        if "forward" in vars(module):
-            raise UserError(f"the {part} of layer {layer} is patched by something else; remove that first")
+        own = vars(module).get("forward")
+        if own is not None:
+            # the class's method, set on the instance: no patch, but what disabled diffusers caches leave behind
+            if getattr(own, "__func__", None) is type(module).forward and own.__self__ is module:
+                self._bound[layer, part] = own
+            else:
+                raise UserError(f"the {part} of layer {layer} is patched by something else; remove that first")
         self._advice[layer, part] = []
         original = module.forward
         names = list(inspect.signature(original).parameters)[1:]

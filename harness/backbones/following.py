@@ -82,7 +82,7 @@ class _Sampler:
 
     def _begin(self) -> None:
         self.clock.begin(torch.as_tensor(self.scheduler.timesteps).tolist())
-        self.clock.expect(getattr(self.scheduler, "begin_index", None) or 0)
+        self.clock.start = getattr(self.scheduler, "begin_index", None) or 0  # until the first call tells
 
     def _set_timesteps(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         clock, given = self.clock, inspect.signature(original).bind(*args, **kwargs)

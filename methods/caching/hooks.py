@@ -32,7 +32,7 @@ def fresh_hooks(backbone: Backbone, name: str, put_on: Callable[[], Iterable[nn.
     """
     _refuse_foreign(backbone, name)
     image, context = ExitStack(), ExitStack()
-    waiting = [False]  # for the first step of an image
+    waiting, hooked = [False], [False]  # for an image's first step; hooks are on
 
     def too_few(steps: int) -> None:
         if steps < 2:
@@ -41,7 +41,7 @@ def fresh_hooks(backbone: Backbone, name: str, put_on: Callable[[], Iterable[nn.
     def begin() -> None:
         image.close()
         too_few(backbone.step.count)
-        waiting[0] = True
+        waiting[0], hooked[0] = True, False
 
     def step(now: Step) -> None:
         if waiting[0]:
@@ -49,7 +49,8 @@ def fresh_hooks(backbone: Backbone, name: str, put_on: Callable[[], Iterable[nn.
             too_few(now.count - backbone.start)
             image.enter_context(_hooked(backbone, name, put_on))
             image.callback(context.close)
-        if any(_hooks(module) for module in backbone.transformer.modules()):
+            hooked[0] = True
+        if hooked[0]:
             context.close()
             # over whatever the pipeline has set
             context.enter_context(CacheMixin.cache_context(backbone.transformer, f"branch {now.branch}"))  # type: ignore[arg-type]

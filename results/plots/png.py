@@ -13,6 +13,9 @@ from matplotlib.figure import Figure
 
 from results.files import write_atomic
 
+NO_MATH = {"text.parse_math": False}
+"""A "$" in a name is a dollar."""
+
 
 @contextmanager
 def any_letters() -> Iterator[None]:
