@@ -333,6 +333,7 @@ def test_straight_through_changes_no_output_and_tells_the_router_of_tokens_left_
 def test_the_preset_is_the_pseudocode_wherever_nothing_else_is_said() -> None:
     paper = DiffCRFit.model_validate({"preset": "paper", "every": 2, "regions": 10})
     assert (paper.rescale, paper.score_scale, paper.score_dense, paper.warm_start) == ("mlp", 1.0, True, "random")
+    assert paper.router_lr == 4.0
     assert (paper.noise, paper.straight, paper.adjust, paper.together, paper.settle) == (0.0, 0, 1.0, 0.0, 0.0)
     assert paper.rounding == "nearest" and paper.every == 2 and paper.regions == 10
     assert paper.loop_options() == {"distill": 0.0} and DiffCRFit().loop_options() == {}

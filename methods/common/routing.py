@@ -77,13 +77,16 @@ class RoutingFit(MethodSettings):
     """Fit options of every method that routes."""
 
     PAPER: ClassVar[Mapping[str, Any]] = {
-        "rescale": "mlp", "score_scale": 1.0, "score_dense": True, "warm_start": "random", "noise": 0.0, "straight": 0,
+        "rescale": "mlp", "score_scale": 1.0, "score_dense": True, "router_lr": 4.0, "warm_start": "random",
+        "noise": 0.0, "straight": 0,
     }  # fmt: skip
 
     preset: Literal["", "paper"] = Field(
         "", description="paper: the form of the authors' pseudocode, wherever no other setting says otherwise"
     )
-    rescale: Rescale = Field("mlp", description="what the router's score multiplies (pseudocode: the gated MLP branch)")
+    rescale: Rescale = Field(
+        "none", description="what the router's score multiplies: nothing (ours), or the gated MLP branch (pseudocode)"
+    )
     score_scale: float = Field(
         2.0,
         gt=0,
@@ -93,7 +96,7 @@ class RoutingFit(MethodSettings):
         False, description="the score multiplies where all tokens are kept, too (pseudocode), so that bins are alike"
     )
     router_lr: float = Field(
-        4.0, ge=0, description="multiple of the base learning rate for the routers; 0: they stay as they start (ours)"
+        0.0, ge=0, description="multiple of the base learning rate for the routers; 0: they stay as they start (ours)"
     )
     warm_start: WarmStart = Field(
         "sensitivity",
@@ -110,7 +113,7 @@ class RoutingFit(MethodSettings):
         "(ours; the paper's routers decide alone: 0)",
     )
     straight: int = Field(
-        4,
+        0,
         ge=0,
         description="in one of this many steps a layer also runs on all tokens, without gradient, so that its router "
         "hears what every token's update is worth (straight-through; ours); 0: never",
