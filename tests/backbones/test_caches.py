@@ -110,7 +110,7 @@ def test_flux_after_an_image_has_diffusers_own_values(method: str, guidance: dic
         assert torch.equal(draw(one, **guidance), dense) and not torch.equal(dense, wanted)
     reference.transformer.enable_cache(own(reference, method))  # as before
     assert torch.equal(draw(reference, **guidance), wanted)
-    with pytest.raises(UserError, match="carries a diffusers hook already"):
+    with pytest.raises(UserError, match="carries a diffusers hook already|is patched by something else"):
         harness.apply(reference, method, adapter=adapters, **CACHES[method])
 
 
