@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from harness import checkpoints, registry
-from harness.backbones.sampler_clock import follow
+from harness.backbones.following import follow
 from harness.fitting.options import FitOptions
 from harness.fitting.request import Request
 from harness.models import Model, load

@@ -21,7 +21,7 @@ import torch
 
 from harness import registry
 from harness.attach import attached
-from harness.backbones.sampler_clock import follow
+from harness.backbones.following import follow
 from harness.measure.torch_counter import counting
 from harness.method import Method
 from harness.metric import images_to_uint8

@@ -26,7 +26,9 @@ def lines(text: str) -> Iterator[tuple[int, str]]:
 
 def prompt(text: object, where: str) -> str:
     """A prompt, stripped. Raises UserError for one that is no text, is empty, or that no file can hold."""
-    if not isinstance(text, str) or not (stripped := text.strip()):
+    if not isinstance(text, str):
+        raise UserError(f"{where} needs file_name and text, both of them text")
+    if not (stripped := text.strip()):
         raise UserError(f"{where} has an empty text; a prompt has to say something")
     if "\0" in stripped:
         raise UserError(f"{where} holds a NUL character; save the file as UTF-8 text")

@@ -72,7 +72,7 @@ def test_random_tokens_are_other_ones_in_every_layer_and_step_and_the_same_in_ev
     keep = record(model, task, cases[0], method, state).keep.reshape(12, -1) > 0.5
     same = (keep[:, None] == keep[None]).mean(-1)[~np.eye(12, dtype=bool)]
     assert abs(same.mean() - 0.5) < 0.05 and same.max() < 0.7
-    from harness.backbones.sampler_clock import follow
+    from harness.backbones.following import follow
 
     with follow(model.backbone, model.pipeline, guided=True), attached(model.backbone, method, state):
         alone, together = task.generate(cases[:1]), task.generate(cases)
@@ -90,7 +90,7 @@ def test_average_tokens_are_the_same_for_all_images_of_a_batch(model: Model) -> 
         kept.append(call.index)
         return call.run(call.x)
 
-    from harness.backbones.sampler_clock import follow
+    from harness.backbones.following import follow
 
     with (
         follow(model.backbone, model.pipeline, guided=True), attached(model.backbone, method, state),

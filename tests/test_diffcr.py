@@ -138,7 +138,7 @@ def test_two_bin_mixing_by_hand(model: Model) -> None:
     """At 12 % every block's output is 0.8 of the 10 % bin and 0.2 of the 20 % bin."""
     backbone = model.backbone
     method = build("diffcr", 0.2)
-    fitting = method.fitting(backbone, 4, DiffCRFit(noise=0))  # at step 0 layer 0 runs both bins
+    fitting = method.fitting(backbone, 4, DiffCRFit(noise=0, rescale="mlp"))  # at step 0 layer 0 runs both bins
     values, weight = fitting.module.ratios.values, fitting.module.routers.weight  # type: ignore[union-attr]
     torch.nn.init.normal_(weight, std=1.0)
     values.data.fill_(0.12)  # type: ignore[union-attr]

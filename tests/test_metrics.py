@@ -402,7 +402,7 @@ def test_all_metrics_of_real_models_in_a_sweep(
 
 
 def test_the_default_run_leaves_out_what_has_no_weights(small: dict[str, Any], photos: Path) -> None:
-    wanted = ["alignment", "fid", "kid", "masked-alignment", "paired", "seam", "square"]
+    wanted = ["alignment", "fid", "kid", "masked-alignment", "paired", "seam", "square", "truth"]
     for data in (None, photos):
         (made,) = plan.make(config.build({**small, "methods": "dense", "data": data}))
         assert [metric.name for metric in made.opened.metrics] == wanted

@@ -15,7 +15,7 @@ from torch._dynamo.testing import CompileCounter
 from harness import checkpoints
 from harness.attach import attached
 from harness.backbones.base import Backbone
-from harness.backbones.sampler_clock import follow
+from harness.backbones.following import follow
 from harness.compose import method_class
 from harness.method import Method
 from harness.models import Model

@@ -33,7 +33,7 @@ class Backbone(SamplerClock):
 
     classes: ClassVar[frozenset[str]]
     parts: ClassVar[frozenset[Part]] = frozenset({"block", "self_attention", "cross_attention", "mlp"})
-    offers: ClassVar[frozenset[Ability]] = frozenset()
+    offers: ClassVar[frozenset[Ability]] = frozenset({"part caches"})
     placed: ClassVar[bool] = False
     rows_per_image: ClassVar[int] = 2
     timestep_unit: float = 1.0
@@ -179,6 +179,7 @@ class Backbone(SamplerClock):
             if not self._watching:
                 self._hook.remove()
 
+    @torch.compiler.disable  # it reads the timestep, and what follows a step may draw random numbers
     def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._grid, self._index = self.grid_of(args, kwargs), self.index_of(args, kwargs)
         self._advance(self.timestep_of(args, kwargs), self.timestep_unit)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,8 @@ from typing import Any
 from torch import Tensor
 
 from harness.errors import UserError
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,10 @@ def warn_of_long(pipeline: Any, prompts: Sequence[str], call: Mapping[str, Any])
         return
     counts = [len(ids) for ids in tokenizer(list(prompts), truncation=False, verbose=False).input_ids]
     if long := [prompt for prompt, count in zip(prompts, counts, strict=True) if count > most]:
-        warnings.warn(
-            f"{len(long)} of {len(prompts)} prompts are longer than the {most} tokens that the text encoder reads; the "
-            f"rest is cut off (the first of them begins with {long[0][:40]!r})",
-            stacklevel=2,
-        )
+        _LOG.warning(
+            "%d of %d prompts are longer than the %d tokens that the text encoder reads; the rest is cut off (the first "
+            "of them begins with %r)", len(long), len(prompts), most, long[0][:40],
+        )  # fmt: skip
 
 
 def guided(pipeline: Any, guidance: float) -> bool:

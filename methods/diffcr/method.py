@@ -85,10 +85,10 @@ class DiffCR(Method):
     def _table(self, state: State, control: str) -> Tensor:
         """The ratios (layers, regions) under a control; regions count as the sampling steps that they serve."""
         table = state.tensors["ratios"]
-        shares = step_shares(state.facts["steps"], table.shape[1]).to(table)
         if control == "flat-layers":
             return table.mean(0, keepdim=True).expand_as(table)
         if control == "averaged-timesteps":
+            shares = step_shares(state.facts["steps"], table.shape[1]).to(table)
             return (table * shares).sum(1, keepdim=True).expand_as(table)
         return table.flip(1) if control == "reversed-timesteps" else table
 
