@@ -123,8 +123,8 @@ def warn_of_long(pipeline: Any, prompts: Sequence[str], call: Mapping[str, Any])
     counts = [len(ids) for ids in tokenizer(list(prompts), truncation=False, verbose=False).input_ids]
     if long := [prompt for prompt, count in zip(prompts, counts, strict=True) if count > most]:
         _LOG.warning(
-            "%d of %d prompts are longer than the %d tokens that the text encoder reads; the rest is cut off (the first "
-            "of them begins with %r)", len(long), len(prompts), most, long[0][:40],
+            "%d of %d prompts are longer than the %d tokens that the text encoder reads; the rest is cut off (the "
+            "first of them begins with %r)", len(long), len(prompts), most, long[0][:40],
         )  # fmt: skip
 
 

@@ -163,18 +163,6 @@ def test_steps_that_could_not_be_reduced_are_refused_once(model: Model) -> None:
     assert torch.equal(pixart(model, steps=3), fewer)
 
 
-@pytest.mark.parametrize("method", ["pab", "fastercache"])
-def test_two_calls_a_step_are_refused_where_a_cache_mixes_them(method: str) -> None:
-    pipeline = flux()
-    plain = draw(pipeline, **TRUE_CFG)
-    with (
-        harness.applied(pipeline, method),
-        pytest.raises(UserError, match=f"{method} keeps .* more than once in a step"),
-    ):
-        draw(pipeline, **TRUE_CFG)
-    assert torch.equal(draw(pipeline, **TRUE_CFG), plain)
-
-
 def test_two_calls_a_step_under_a_token_method() -> None:
     pipeline = flux()
     plain = draw(pipeline, **TRUE_CFG)
