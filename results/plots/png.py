@@ -7,13 +7,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from results.files import write_atomic
 
-NO_MATH = {"text.parse_math": False}
+NO_MATH: dict[Any, Any] = {"text.parse_math": False}
 """A "$" in a name is a dollar."""
 
 
