@@ -31,13 +31,19 @@ def judged(
             lost.append(f"metric {metric.name}: {type(error).__name__}: {first_line(error)}")
             continue
         for name, estimate in given.items():
-            if reason := _refused(name, estimate, metric, {*taken, *estimates}, len(sample.cases)):
+            others = {column for one in metrics if one is not metric for column in _declared(one)} - _declared(metric)
+            if reason := _refused(name, estimate, metric, {*taken, *estimates, *others}, len(sample.cases)):
                 lost.append(f"metric {metric.name}: {reason}")
             else:
                 estimates[name] = estimate
     lost += _without_bad_arrays("features", sample.features, len(sample.cases))
     lost += _without_bad_arrays("references", sample.references, None)
     return estimates, lost
+
+
+def _declared(metric: Metric) -> set[str]:
+    """The names of its columns, but for those with a part that varies."""
+    return {column.name for column in metric.columns if "<" not in column.name}
 
 
 def _refused(name: object, estimate: object, metric: Metric, taken: Collection[str], cases: int) -> str:

@@ -136,7 +136,7 @@ class Inpainting(Task):
     def typical(self, cases: Sequence[Case]) -> tuple[Case, str]:
         order = sorted(_masked(cases), key=self.tokens)
         aside = "" if len(order) == len(cases) else ", empty masks aside"
-        return order[len(order) // 2], f"on the case with the median number of tokens to generate{aside}"
+        return order[(len(order) - 1) // 2], f"on the case with the median number of tokens to generate{aside}"
 
     def mapped(self, cases: Sequence[Case]) -> Case:
         return _masked(cases)[0]

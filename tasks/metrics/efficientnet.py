@@ -62,7 +62,7 @@ def features(images: np.ndarray, device: torch.device) -> np.ndarray:
     network, parts = _network().to(device), []
     try:
         for start in range(0, len(images), _BATCH):
-            x = torch.from_numpy(images[start : start + _BATCH]).permute(0, 3, 1, 2).to(device) / 255
+            x = torch.tensor(images[start : start + _BATCH]).permute(0, 3, 1, 2).to(device) / 255
             x = F.interpolate(x, (SIZE, SIZE), mode="bicubic", antialias=True, align_corners=False)
             parts.append(network.extract_features((x - 0.5) / 0.5).mean((2, 3)).cpu())
     finally:
