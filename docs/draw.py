@@ -19,8 +19,7 @@ from results import Run, open_run
 from results.analysis.paired import Difference
 from results.plots import pareto_plot
 from results.plots.png import write_png
-from results.tables.formatting import interval, number, percent
-from results.tables.markdown import rows
+from results.tables.formatting import interval, number, percent, rows
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "results" / "reference"

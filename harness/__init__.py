@@ -14,17 +14,18 @@ from harness.registry import metrics, tasks
 
 __version__ = "0.1.0"
 __all__ = [
-    "UserError", "applied", "apply", "methods", "metrics", "open_run", "profile", "remove", "run", "tasks",
+    "UserError", "applied", "apply", "attribute", "methods", "metrics", "open_run", "profile", "remove", "run", "tasks",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from harness.api import profile, run
+    from harness.attribution import attribute
     from harness.user_pipeline import applied, apply, remove
     from results.run import open_run
 
 _AT = {
-    "run": "harness.api", "profile": "harness.api", "open_run": "results.run", "apply": "harness.user_pipeline",
-    "applied": "harness.user_pipeline", "remove": "harness.user_pipeline",
+    "run": "harness.api", "profile": "harness.api", "attribute": "harness.attribution", "open_run": "results.run",
+    "apply": "harness.user_pipeline", "applied": "harness.user_pipeline", "remove": "harness.user_pipeline",
 }  # fmt: skip
 
 

@@ -12,10 +12,11 @@ import torch
 
 from harness.backbones import lora
 from harness.backbones.base import Backbone
-from harness.backbones.sampler_clock import follow
+from harness.backbones.following import follow
+from harness.errors import UserError
 from harness.method import Method
 from harness.models.model import Model
-from harness.spec import State
+from harness.spec import State, Step
 
 
 def check(method: Method | type[Method], family: type[Backbone]) -> str:
@@ -42,9 +43,35 @@ def attached(backbone: Backbone, method: Method, state: State | None) -> Iterato
         yield
 
 
-def put_on(backbone: Backbone, method: Method, state: State | None) -> AbstractContextManager[None]:
+@contextmanager
+def put_on(backbone: Backbone, method: Method, state: State | None) -> Iterator[None]:
     """The method alone, without its LoRA. A method at ratio 0 that has no state is the model as it is."""
-    return nullcontext() if state is None and method.needs_state else method.attach(backbone, state)
+    if state is None and method.needs_state:
+        yield
+        return
+    with _steps_that_it_takes(backbone, method), method.attach(backbone, state):
+        yield
+
+
+@contextmanager
+def _steps_that_it_takes(backbone: Backbone, method: Method) -> Iterator[None]:
+    """Refuses what a method that reuses earlier steps is not made for, as the sampler comes to it: several calls in one
+    step, and a start in the middle."""
+
+    def check(step: Step) -> None:
+        if step.branch and "branches" not in method.copes:
+            raise UserError(
+                f"{method.name} keeps what it computes at one step for the next, and this pipeline calls its denoiser "
+                "more than once in a step (true CFG, skip-layer guidance): leave that out, or take another method"
+            )
+        if backbone.start and "late start" not in method.copes:
+            raise UserError(
+                f"{method.name} is made for all of the sampler's steps, and this pipeline starts at step "
+                f"{backbone.start + 1} of {step.count} (strength below 1)"
+            )
+
+    with backbone.on_step(check) if method.reuses else nullcontext():
+        yield
 
 
 def _moved(state: State, device: torch.device, host: frozenset[str]) -> State:

@@ -40,7 +40,7 @@ def build(values: Mapping[str, Any], source: str = "") -> Sweep:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The fields of a sweep file. Raises UserError."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"config file {path} cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:

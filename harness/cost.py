@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from harness.task import Task
 
 
+_WARM_BATCHES = 3
+"""As many as it takes for a throughput."""
+
+
 @dataclass(frozen=True)
 class Subject:
     """What is measured on: a model, a task and its cases."""
@@ -48,13 +52,14 @@ def timed(own: Sequence[float], dense: Sequence[float], about: str, *, runs: int
 
 
 def throughput(seconds: Sequence[float], images: int, batch: int) -> dict[str, Estimate]:
-    """Images per second in the generation pass, from its full batches. seconds: of every batch."""
-    full = np.array(seconds[: images // batch])
-    if not len(full):
+    """Images per second in the generation pass, from its full batches but the first, which warms up; none from fewer
+    than three. seconds: of every batch."""
+    warm = np.array(seconds[1 : images // batch])
+    if len(warm) < _WARM_BATCHES:
         return {}
-    spread = bootstrap(batch / full, np.median)
-    about = f"median over full batches of {batch} in the generation pass, not interleaved with dense"
-    return {"throughput_images_s": Estimate(**spread._asdict(), n=len(full), unit="images/s", convention=about)}
+    spread = bootstrap(batch / warm, np.median)
+    about = f"median over full batches of {batch} in the generation pass but the first, not interleaved with dense"
+    return {"throughput_images_s": Estimate(**spread._asdict(), n=len(warm), unit="images/s", convention=about)}
 
 
 def counted(on: Subject, method: Method, state: State | None) -> flops.FlopCount:

@@ -15,6 +15,7 @@ import torch
 from harness import attach, cost, token_maps
 from harness.compose import method_class
 from harness.errors import first_line
+from harness.judging import judged
 from harness.measure import environment
 from harness.method import Method
 from harness.metric import Metric, Sample, images_to_uint8
@@ -158,8 +159,9 @@ class OpenWorkload:
             self._dense = (point.key, sample, made.estimates["gmacs"].value)
         progress("quality", 0)
         costs = set(made.estimates)
-        lost = self._judge(sample, dense, made.estimates)
-        made.judged = tuple(name for name in made.estimates if name not in costs)
+        found, lost = judged(self.metrics, sample, dense, costs)
+        made.estimates |= found
+        made.judged = tuple(found)
         made.paths["features"] = folder.save_features(sample.features, point.sample_key)
         made.paths["references"] = folder.save_references(sample.references)
         return lost
@@ -175,7 +177,7 @@ class OpenWorkload:
         self._check_effect(point, method, sample, made.estimates["gmacs"].value)
         if point.reference and point.ratio:
             progress("token maps", 0)
-            maps = token_maps.record(self.model, self.task, self.cases[0], method, state)
+            maps = token_maps.record(self.model, self.task, self.task.mapped(self.cases), method, state)
             made.paths["token_maps"] = folder.save_token_maps(maps, point.sample_key)
         progress("token maps", 1)
         if not point.reference:
@@ -204,16 +206,6 @@ class OpenWorkload:
                 seconds.append(time.monotonic() - began)
                 progress("images", len(cases))
         return np.stack([made[row] for row in range(len(self.cases))]), seconds
-
-    def _judge(self, sample: Sample, dense: Sample | None, estimates: dict[str, Estimate]) -> list[str]:
-        """Adds every metric's estimates; returns what could not be judged. The other figures stand."""
-        lost = []
-        for metric in self.metrics:
-            try:
-                estimates |= metric.estimates(sample, dense)
-            except Exception as error:
-                lost.append(f"metric {metric.name}: {type(error).__name__}: {first_line(error)}")
-        return lost
 
     def _reference(self, point: Point, folder: RunFolder) -> Sample | None:
         """The dense images that a point is compared with; None for dense itself."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Sample:
-    """The images of one operating point. images: (N, H, W, 3) uint8. Metrics share work through `once`.
+    """The images of one operating point. images: (N, H, W, 3) uint8, read-only. Metrics share work through `once`.
 
     features: (N, D) by extractor, and references: (M, D), what distances compare them with: what a metric puts there
     is kept beside the images, in half precision, so that two records can be compared later without a model.
@@ -34,6 +34,10 @@ class Sample:
     features: dict[str, np.ndarray] = field(default_factory=dict)
     references: dict[str, np.ndarray] = field(default_factory=dict)
     _memo: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.images = self.images.view()
+        self.images.flags.writeable = False  # whoever made the array can go on with it
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """`make()` the first time, the same object after that."""
@@ -63,7 +67,7 @@ class Metric(ABC):
 
     A metric without settings of its own may leave `Settings` as it is; it is then made from the model alone. source:
     the publication. weights: where the weights come from and how a local copy is named. remark: what to know before
-    figures are compared.
+    figures are compared. counts: what the n of its estimates is a number of; images are never more than the cases.
     """
 
     name: ClassVar[str]
@@ -74,6 +78,7 @@ class Metric(ABC):
     source: ClassVar[str] = ""
     weights: ClassVar[str] = ""
     remark: ClassVar[str] = ""
+    counts: ClassVar[str] = "images"
 
     def __init__(self, model: Model, settings: MetricSettings | None = None, data: Path | None = None) -> None:
         """data: the folder of real images that the cases come from, what a metric with a reference set compares with

@@ -89,6 +89,10 @@ class Task(ABC):
         """The case that costs are measured on, and how it was chosen ("" where all cost the same)."""
         return cases[0], ""
 
+    def mapped(self, cases: Sequence[Case]) -> Case:
+        """The case whose kept tokens are recorded: the first one that generates any."""
+        return cases[0]
+
     def case_facts(self, case: Case) -> dict[str, Any]:
         """What a record should say of one case beside prompt and seed, as JSON."""
         plain = {name: value for name, value in case.data.items() if isinstance(value, (str, int, float, bool))}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from harness import config
-from harness.attach import check, running
+from harness.attach import attached, check
+from harness.backbones.following import follow
 from harness.compose import method_class
 from harness.errors import UserError
 from harness.models import adapters
@@ -16,7 +18,8 @@ from harness.models.loading import digest_of, wrap
 from harness.models.model import Model
 from harness.sweep import MethodSpec
 
-_ON: dict[int, ExitStack] = {}
+_ON: weakref.WeakKeyDictionary[Any, weakref.finalize[Any, Any]] = weakref.WeakKeyDictionary()
+"""What takes the method off each pipeline that carries one: called by `remove`, or when the pipeline is dropped."""
 
 
 def apply(pipeline: Any, method: str, *, adapter: str | Path | None = None, **settings: Any) -> None:
@@ -26,7 +29,7 @@ def apply(pipeline: Any, method: str, *, adapter: str | Path | None = None, **se
     method back, bit for bit. Raises UserError for an unknown method or setting, a pipeline that no backbone serves, a
     missing adapter, or a pipeline that carries a method already.
     """
-    if id(pipeline) in _ON:
+    if pipeline in _ON:
         raise UserError("this pipeline carries a method already; call harness.remove(pipeline) first")
     spec = MethodSpec(name=method, settings=settings)
     cls = method_class(method)
@@ -36,14 +39,17 @@ def apply(pipeline: Any, method: str, *, adapter: str | Path | None = None, **se
         raise UserError(f"method {method!r} cannot run on this pipeline: {refusal}")
     state = adapters.state_of(chosen, model)
     with ExitStack() as stack:
-        stack.enter_context(running(model, chosen, state, guided=None))
-        _ON[id(pipeline)] = stack.pop_all()
+        stack.enter_context(follow(model.backbone, weakref.ref(pipeline)))
+        stack.enter_context(attached(model.backbone, chosen, state))
+        take_off = weakref.finalize(pipeline, stack.pop_all().close)
+        take_off.atexit = False
+        _ON[pipeline] = take_off
 
 
 def remove(pipeline: Any) -> None:
     """Take back what `apply` did; nothing happens where nothing was applied."""
-    if stack := _ON.pop(id(pipeline), None):
-        stack.close()
+    if take_off := _ON.pop(pipeline, None):
+        take_off()
 
 
 @contextmanager

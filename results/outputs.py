@@ -16,6 +16,7 @@ from results.record import Record
 from results.run_folder import RunFolder
 from results.tables import markdown, step_costs
 from results.tables.budgets import write_matched
+from results.tables.formatting import csv
 from results.tables.table import PARETO, Table
 
 MATCHES = "matched.json"
@@ -58,12 +59,11 @@ def write_tables(table: Table, folder: str | Path) -> list[Path]:
     written = [
         table.to_csv(tables / "results.csv"),
         write_atomic(tables / "summary.md", markdown.summary(table)),
-        write_atomic(tables / "pareto.csv", fronts.to_csv(index=False, lineterminator="\n")),
+        write_atomic(tables / "pareto.csv", csv(fronts)),
         write_atomic(tables / "pareto.md", markdown.render(table)),
     ]
     if seeds.several(table.records):
-        content = seeds.pooled(table.records).to_csv(index=False, lineterminator="\n")
-        written.append(write_atomic(tables / "seeds.csv", content))
+        written.append(write_atomic(tables / "seeds.csv", csv(seeds.pooled(table.records))))
     return written
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from rich.console import Console
 
 from results import outputs
@@ -21,6 +22,7 @@ class Run(Table):
 
     It reads nothing but the folder: no model, no torch. folder: None for records that lie nowhere. not_run: how many
     points that were asked for have no record, since dense failed. matches: what the search for budgets found.
+    attribution: what each axis of a method is worth, of a run of `harness.attribute`.
     """
 
     def __init__(self, records: Iterable[Record], folder: str | Path | None = None, *, not_run: int = 0) -> None:
@@ -28,6 +30,7 @@ class Run(Table):
         self.folder = None if folder is None else Path(folder)
         self.not_run = not_run
         self.matches: tuple[Mapping[str, Any], ...] = ()
+        self.attribution: pd.DataFrame | None = None
 
     @property
     def schema_note(self) -> str:

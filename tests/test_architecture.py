@@ -20,7 +20,16 @@ DIFFUSERS = ("harness/backbones/", "harness/models/", "harness/zoo/", "methods/c
 # A package stands for all its modules; "harness" is the package's own `__init__`.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("spec", "errors"),  # plain types
-    ("tokens", "guidance", "patching", "checkpoints", "registry", "versions", "workload"),  # tools without a model
+    (
+        "tokens",
+        "guidance",
+        "patching",
+        "checkpoints",
+        "registry",
+        "text",
+        "versions",
+        "workload",
+    ),  # tools without a model
     ("sweep",),  # what users ask for
     ("method", "metric", "task"),  # what plugins implement
     ("measure",),  # costs of any callable
@@ -29,7 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("attach",),
     ("compose",),
     ("catalog",),
-    ("config", "cost", "token_maps"),
+    ("config", "cost", "judging", "token_maps"),
     ("training",),  # loop and batches, of recipes and fits
     ("zoo",),
     ("fitting",),
@@ -39,6 +48,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("executors",),
     ("budgets", "published"),
     ("api", "user_pipeline"),
+    ("attribution",),
     ("harness",),
     ("cli", "__main__"),
 )

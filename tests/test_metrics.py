@@ -335,7 +335,7 @@ def test_lpips_by_its_definition(lpips_file: Path) -> None:
     net.load_state_dict(torch.load(lpips_file.parent / "net.pth"))
     lines = torch.load(lpips_file.parent / "linear.pth")
     a, b = sample(2).images, sample(4).images[2:]
-    pair = [torch.from_numpy(x).permute(0, 3, 1, 2) / 127.5 - 1 for x in (a, b)]
+    pair = [torch.tensor(x).permute(0, 3, 1, 2) / 127.5 - 1 for x in (a, b)]
     shift, scale = (torch.tensor(v).view(1, 3, 1, 1) for v in ((-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)))
     wanted = torch.zeros(2)
     with torch.no_grad():
@@ -402,7 +402,7 @@ def test_all_metrics_of_real_models_in_a_sweep(
 
 
 def test_the_default_run_leaves_out_what_has_no_weights(small: dict[str, Any], photos: Path) -> None:
-    wanted = ["alignment", "fid", "kid", "masked-alignment", "paired", "seam", "square"]
+    wanted = ["alignment", "fid", "kid", "masked-alignment", "paired", "seam", "square", "truth"]
     for data in (None, photos):
         (made,) = plan.make(config.build({**small, "methods": "dense", "data": data}))
         assert [metric.name for metric in made.opened.metrics] == wanted

@@ -30,7 +30,7 @@ def test_a_sweep_and_its_second_run(small: dict[str, object], tmp_path: Path) ->
     dense, tome = frame.iloc[0], frame.iloc[1]
     assert tome["gmacs"] < dense["gmacs"] and tome["gmacs_paper"] < tome["gmacs"]
     assert tome["latency_ratio_low"] <= tome["latency_ratio"] <= tome["latency_ratio_high"]
-    assert (frame["throughput_images_s"] > 0).all()
+    assert "throughput_images_s" not in frame  # two batches, the first of which warms up, are too few
     assert dense["alignment_low"] <= dense["alignment"] <= dense["alignment_high"]
     assert pd.isna(dense["psnr_to_dense"]) and tome["psnr_to_dense"] > 0
     assert {"fid[shapes-judge]", "kid[shapes-judge]_low"} <= set(frame.columns)

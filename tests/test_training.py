@@ -283,3 +283,22 @@ def test_a_lazy_model_is_fitted_on_masked_tokens(lazy_folder: Path, tmp_path: Pa
     assert state.tensors["ratios"].shape == (3, 2) and any(name.startswith("lora.") for name in state.tensors)
     with pytest.raises(UserError, match=r"own scenes and masks; give no --data"):
         data_for(found, options, trains=True, folder=tmp_path, work=tmp_path)
+
+
+def _one_step(folder: Path, *, apart: bool) -> tuple[float, float]:
+    """How far two weights move in a step of plain descent, whose gradients are 0.3 and 400."""
+    module = nn.ParameterDict({"small": nn.Parameter(torch.zeros(1)), "large": nn.Parameter(torch.zeros(1))})
+    groups = [{"params": [module["small"]], "lr": 1.0}, {"params": [module["large"]], "lr": 1.0}]
+    train(
+        "clip", module, lambda m, _s, _g: {"loss": (0.3 * m["small"] + 400 * m["large"]).sum()},  # type: ignore[index]
+        [torch.optim.SGD(groups, lr=1.0)], Plan(steps=1, warmup=0, decay=0.0, clip=1.0, apart=apart), folder,
+        accelerator=Accelerator(cpu=True),
+    )  # fmt: skip
+    return module["small"].item(), module["large"].item()
+
+
+def test_groups_that_are_clipped_apart_do_not_shorten_each_other(tmp_path: Path) -> None:
+    small, large = _one_step(tmp_path / "apart", apart=True)
+    assert small == pytest.approx(-0.3, rel=1e-4) and large == pytest.approx(-1.0, rel=1e-4)
+    small, large = _one_step(tmp_path / "together", apart=False)
+    assert small == pytest.approx(-0.3 / 400, rel=1e-2) and large == pytest.approx(-1.0, rel=1e-2)

@@ -26,12 +26,14 @@ _CLIP = ["harness/metric.py", "tasks/metrics/clip.py"]
 _INPAINTING = ["tasks/inpainting_cases.py", "harness/models/inpainting/*.py"]
 _ATTACHING = [
     "harness/tokens.py", "harness/attach.py", "harness/compose.py", "harness/guidance.py", "harness/patching.py",
-    "harness/backbones/base.py", "harness/backbones/sampler_clock.py", "harness/backbones/lora.py",
+    "harness/backbones/base.py", "harness/backbones/sampler_clock.py", "harness/backbones/following.py",
+    "harness/backbones/lora.py",
 ]  # fmt: skip
 _JOINT = "harness/backbones/joint_attention.py"
 ALSO = {
-    "task text-to-image": [*_RENDERER, "harness/models/prompting.py", "tasks/prompts.py"],
-    "task inpainting": [*_RENDERER, *_INPAINTING, "harness/models/prompting.py"],
+    "task text-to-image": [*_RENDERER, "harness/models/prompting.py", "harness/text.py", "tasks/prompts.py"],
+    "task inpainting": [*_RENDERER, *_INPAINTING, "harness/models/prompting.py", "harness/text.py"],
+    "task class-conditional": ["harness/text.py"],
     "metric alignment": _JUDGE, "metric paired": _JUDGE, "metric masked-alignment": [*_JUDGE, *_INPAINTING],
     "metric seam": _INPAINTING, "metric square": [*_SETS, *_INPAINTING, "tasks/metrics/fid.py", "tasks/metrics/kid.py"],
     "metric fid": _SETS, "metric kid": _SETS, "metric clip-score": _CLIP, "metric cmmd": _CLIP,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -27,22 +27,27 @@ class Backbone(SamplerClock):
     classes: names of the diffusers transformer classes that it serves. parts: what every layer has (`parts_of` tells of
     layers that have more). offers: which of the further views below it has. placed: its blocks turn tokens by their
     places (rotary embeddings), so that `run` on a subset has to be told the index. rows_per_image: samples of a guided
-    step's batch that one image takes. Time, and whether batches hold CFG halves, are the sampler clock's.
+    step's batch that one image takes. timestep_unit: the sampler's timestep is so many times what a call carries. Time,
+    and whether batches hold CFG halves, are the sampler clock's.
     """
 
     classes: ClassVar[frozenset[str]]
     parts: ClassVar[frozenset[Part]] = frozenset({"block", "self_attention", "cross_attention", "mlp"})
-    offers: ClassVar[frozenset[Ability]] = frozenset()
+    offers: ClassVar[frozenset[Ability]] = frozenset({"part caches"})
     placed: ClassVar[bool] = False
     rows_per_image: ClassVar[int] = 2
+    timestep_unit: float = 1.0
 
     def __init__(self, transformer: nn.Module) -> None:
         super().__init__()
         self.transformer = transformer
         self._advice: dict[tuple[int, Part], list[Advice]] = {}
+        self._bound: dict[tuple[int, Part], Any] = {}
         self._grid: Grid | None = None
         self._index: Tensor | None = None
+        self._listeners: list[Callable[[Tensor], None]] = []
         self._watching = 0
+        self._names = list(inspect.signature(type(transformer).forward).parameters)[1:]
 
     # -- what a family provides ------------------------------------------------------------------------------
 
@@ -63,6 +68,11 @@ class Backbone(SamplerClock):
     @abstractmethod
     def grid_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Grid:
         """The token grid of a call of the transformer."""
+
+    def timestep_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | float | None:
+        """The timestep that a call of the transformer carries; None: its calls carry none, and each is a step."""
+        given = {**dict(zip(self._names, args, strict=False)), **kwargs}.get("timestep")
+        return None if isinstance(given, Tensor) and given.is_meta else given
 
     def parts_of(self, layer: int) -> frozenset[Part]:
         """The parts of one layer, where some layers have more than `parts`, which all of them have."""
@@ -120,6 +130,17 @@ class Backbone(SamplerClock):
             raise RuntimeError("the token grid is unknown before the first call of the transformer")
         return self._grid
 
+    @contextmanager
+    def on_call(self, listener: Callable[[Tensor], None]) -> Iterator[None]:
+        """Call `listener` with the latents (B, ...) of every call of the transformer, after the clock moved and before
+        the first block runs."""
+        self._listeners.append(listener)
+        try:
+            with self._watch():
+                yield
+        finally:
+            self._listeners.remove(listener)
+
     # -- advice ----------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -129,18 +150,21 @@ class Backbone(SamplerClock):
         if lacking := [layer for layer in chosen if part not in self.parts_of(layer)]:
             where = "" if len(lacking) == self.layers else f" in layers {', '.join(map(str, lacking))}"
             raise UserError(f"{type(self.transformer).__name__} has no separate {part!r} part to advise{where}")
-        with self._watch():
+        with self._watch(), ExitStack() as stack:
             for layer in chosen:
                 self._install(layer, part)
                 self._advice[layer, part].append(advice)
-            try:
-                yield
-            finally:
-                for layer in chosen:
-                    self._advice[layer, part].remove(advice)
-                    if not self._advice[layer, part]:
-                        del self._advice[layer, part]
-                        del self.module(layer, part).forward  # uncovers the class's own method
+                stack.callback(self._take_off, layer, part, advice)
+            yield
+
+    def _take_off(self, layer: int, part: Part, advice: Advice) -> None:
+        self._advice[layer, part].remove(advice)
+        if not self._advice[layer, part]:
+            del self._advice[layer, part]
+            module = self.module(layer, part)
+            del module.forward  # uncovers the class's own method
+            if (bound := self._bound.pop((layer, part), None)) is not None:
+                module.forward = bound  # type: ignore[method-assign]
 
     @contextmanager
     def _watch(self) -> Iterator[None]:
@@ -155,16 +179,24 @@ class Backbone(SamplerClock):
             if not self._watching:
                 self._hook.remove()
 
+    @torch.compiler.disable  # it reads the timestep, and what follows a step may draw random numbers
     def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._grid, self._index = self.grid_of(args, kwargs), self.index_of(args, kwargs)
-        self._advance()
+        self._advance(self.timestep_of(args, kwargs), self.timestep_unit)
+        for listener in self._listeners:
+            listener(args[0] if args else kwargs["hidden_states"])
 
     def _install(self, layer: int, part: Part) -> None:
         if (layer, part) in self._advice:
             return
         module = self.module(layer, part)
-        if "forward" in vars(module):
-            raise UserError(f"the {part} of layer {layer} is patched by something else; remove that first")
+        own = vars(module).get("forward")
+        if own is not None:
+            # the class's method, set on the instance: no patch, but what disabled diffusers caches leave behind
+            if getattr(own, "__func__", None) is type(module).forward and own.__self__ is module:
+                self._bound[layer, part] = own
+            else:
+                raise UserError(f"the {part} of layer {layer} is patched by something else; remove that first")
         self._advice[layer, part] = []
         original = module.forward
         names = list(inspect.signature(original).parameters)[1:]

@@ -1,16 +1,20 @@
-"""Where the sampler is: the clock that every backbone has, and how it learns of a pipeline's images and steps."""
+"""Where the sampler is: the clock that every backbone has.
+
+It goes by the timestep that each call of the denoiser carries: the same timestep again is the same step (another branch
+of it), and a jump is followed to where it leads.
+"""
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
+from torch import Tensor
 
-from harness.patching import wrapped
+from harness.errors import UserError
 from harness.spec import Step
 
 
@@ -18,7 +22,9 @@ class SamplerClock(ABC):
     """The current sampling step of a denoiser, and who wants to know of it.
 
     halves: False where guidance is distilled into the model, so that no batch holds CFG halves. guided: whether the
-    batches of a generation hold both CFG halves, the unconditional one first; None: unknown.
+    batches of a generation hold both CFG halves, the unconditional one first; None: unknown. reduced: whether the
+    sampler takes fewer steps than the pipeline asked it for. start: index of the present image's first step, above 0
+    where the sampler starts from a noised image.
     """
 
     halves: ClassVar[bool] = True
@@ -27,10 +33,14 @@ class SamplerClock(ABC):
         self._clock: Step | None = None
         self._timesteps: Sequence[float] = ()
         self._held = False
+        self._stepped = False  # the sampler has stepped since the last call of the denoiser
         self._resets: list[Callable[[], None]] = []
         self._followers: list[Callable[[Step], None]] = []
         self._shortened: list[Callable[[int], int]] = []
+        self._before_call: list[Callable[[], None]] = []
         self.guided: bool | None = None
+        self.reduced = False
+        self.start = 0
 
     @abstractmethod
     def _watch(self) -> AbstractContextManager[None]:
@@ -43,23 +53,43 @@ class SamplerClock(ABC):
             raise RuntimeError("the sampling step is unknown: call begin() or use at()")
         return self._clock
 
+    @property
+    def begun(self) -> bool:
+        """Whether a sampler has started an image."""
+        return self._clock is not None
+
     def begin(self, timesteps: Sequence[float]) -> None:
-        """A new image starts: the sampler will visit these timesteps. Resets state that lives across steps."""
+        """A new image starts: the sampler will visit these timesteps, or the later ones of them. Resets state that
+        lives across steps."""
         self._timesteps = tuple(float(t) for t in timesteps)
         self._clock = Step(-1, len(self._timesteps), float("nan"))
+        self._stepped, self.start = False, 0
         for reset in self._resets:
             reset()
+
+    def expect(self, start: int) -> None:
+        """The image's first step is this one. Raises UserError for a later one where the steps were reduced."""
+        if start and self.reduced:
+            raise UserError(
+                "the pipeline starts in the middle of its steps (strength below 1), and these were reduced without its "
+                "knowledge, so that it would start at another noise level: ask the pipeline for fewer steps instead"
+            )
+        self.start = start
+
+    def stepped(self) -> None:
+        """The sampler has made its step: the next call of the denoiser belongs to another one."""
+        self._stepped = True
 
     @contextmanager
     def at(self, step: Step) -> Iterator[None]:
         """Pin the clock, as training does."""
-        before, held = self._clock, self._held
-        self._clock, self._held = step, True
+        before, held, start = self._clock, self._held, self.start
+        self._clock, self._held, self.start = step, True, 0
         self._tell()
         try:
             yield
         finally:
-            self._clock, self._held = before, held
+            self._clock, self._held, self.start = before, held, start
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -75,7 +105,8 @@ class SamplerClock(ABC):
         """Samplers take `steps(n)` steps where they were asked for n."""
         self._shortened.append(steps)
         try:
-            yield
+            with self._watch():  # so that a sampler that was not asked is noticed
+                yield
         finally:
             self._shortened.remove(steps)
 
@@ -96,7 +127,7 @@ class SamplerClock(ABC):
 
     @contextmanager
     def on_step(self, follower: Callable[[Step], None]) -> Iterator[None]:
-        """Call `follower` with the current step and with every one that the sampler reaches.
+        """Call `follower` with the current step and before every call of the denoiser with its step.
 
         That happens outside of what torch.compile traces: advice that reads what the follower left needs a graph for
         each of its values, advice that reads `call.step.index` one for each step.
@@ -110,55 +141,58 @@ class SamplerClock(ABC):
         finally:
             self._followers.remove(follower)
 
-    def _advance(self) -> None:
-        """The sampler calls the transformer: the next step begins, unless the clock is pinned or held."""
-        if self._held or self._clock is None:
+    @contextmanager
+    def before_call(self, look: Callable[[], None]) -> Iterator[None]:
+        """Call `look` before the clock reads a call of the denoiser."""
+        self._before_call.append(look)
+        try:
+            yield
+        finally:
+            self._before_call.remove(look)
+
+    def _advance(self, timestep: Tensor | float | None, unit: float = 1.0) -> None:
+        """The sampler calls the denoiser at a timestep, whose `unit` is so many of the sampler's; None: its calls carry
+        none, and each is a step. A pinned or held clock stays. Raises UserError for a timestep that is none of the
+        sampler's."""
+        if self._held:
             return
-        index = min(self._clock.index + 1, len(self._timesteps) - 1)
-        self._clock = Step(index, len(self._timesteps), self._timesteps[index])
+        for look in self._before_call:
+            look()
+        if self._clock is None:
+            return
+        last = self._clock
+        expected = self.start if last.index < 0 else last.index + self._stepped
+        index = (last.index + 1) % last.count if timestep is None else self._place(timestep, unit, expected)
+        again = index == last.index and not self._stepped and timestep is not None
+        if last.index >= 0 and index <= last.index and not again:  # back: another image, with the same timesteps
+            self.begin(self._timesteps)
+            last = self._clock
+        if last.index < 0:
+            self.expect(index)
+        self._clock = Step(index, last.count, self._timesteps[index], last.branch + 1 if again else 0)
+        self._stepped = False
         self._tell()
+
+    def _place(self, timestep: Tensor | float, unit: float, expected: int) -> int:
+        """Which of the sampler's steps has this timestep: the expected one of several, else the nearest."""
+        rounding = 1e-6
+        if isinstance(timestep, Tensor):
+            if timestep.is_floating_point():
+                rounding = max(rounding, torch.finfo(timestep.dtype).eps)  # rounded twice: by half of it each time
+            timestep = float(timestep.flatten()[0])
+        here = timestep * unit
+        slack = 1.01 * rounding * max(1.0, abs(here))
+        found = [index for index, t in enumerate(self._timesteps) if abs(t - here) <= slack]
+        if not found:
+            raise UserError(
+                f"the denoiser was called at timestep {here:.6g}, which is none of the {len(self._timesteps)} that the "
+                "pipeline's sampler has set, so that its steps cannot be followed: no method can run on it"
+            )
+        if expected in found:
+            return expected
+        return min(found, key=lambda index: (abs(self._timesteps[index] - here), abs(index - expected)))
 
     def _tell(self) -> None:
         assert self._clock is not None
         for follower in self._followers:
             follower(self._clock)
-
-
-@contextmanager
-def follow(clock: SamplerClock, pipeline: Any, guided: bool | None = None) -> Iterator[None]:
-    """Tell the clock (a backbone) of every new image that this pipeline starts, and the sampler how many steps to take.
-
-    guided: whether the pipeline works with guidance; a family with distilled guidance has no halves all the same.
-    """
-    scheduler = pipeline.scheduler
-    signature = inspect.signature(scheduler.set_timesteps)
-    before, clock.guided = clock.guided, guided if clock.halves else False
-
-    def set_timesteps(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        given = signature.bind(*args, **kwargs)
-        asked = given.arguments
-        for name in ("sigmas", "timesteps"):
-            if asked.get(name) is not None:
-                asked[name] = _spaced(asked[name], clock.sampler_steps(len(asked[name])))
-        if asked.get("num_inference_steps") is not None:
-            asked["num_inference_steps"] = clock.sampler_steps(asked["num_inference_steps"])
-        out = original(*given.args, **given.kwargs)
-        clock.begin(torch.as_tensor(scheduler.timesteps).tolist())
-        return out
-
-    try:
-        # pipelines look into the signature for what they may give, and the wrapper keeps it
-        with wrapped(scheduler, "set_timesteps", set_timesteps):
-            yield
-    finally:
-        clock.guided = before
-
-
-def _spaced(levels: Sequence[float], count: int) -> Sequence[float]:
-    """Noise levels, which fall to 0 behind the last one, at this count: spread over the same curve."""
-    if count == len(levels):
-        return levels
-    curve = torch.tensor([*map(float, levels), 0.0], dtype=torch.float64)
-    place = torch.arange(count, dtype=torch.float64) * len(levels) / count
-    left = place.long()
-    return torch.lerp(curve[left], curve[left + 1], place - left).tolist()  # type: ignore[no-any-return]

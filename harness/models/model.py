@@ -14,6 +14,7 @@ import torch
 from harness import checkpoints
 from harness.backbones.base import Backbone
 from harness.errors import UserError
+from harness.registry import methods
 from harness.spec import State
 
 
@@ -73,7 +74,9 @@ class Model:
     def fitted(self, method: str) -> list[dict[str, Any]]:
         """The settings of every adapter that this method has here. Raises UserError for a damaged file."""
         found = [self._facts(path) for path in self.adapter_files().values()]
-        return [facts["settings"] for facts in found if facts.get("method") == method and "settings" in facts]
+        saved = [facts["settings"] for facts in found if facts.get("method") == method and "settings" in facts]
+        # settings that came after a fit have their defaults
+        return [methods.get(method).Settings.model_validate(one).model_dump(mode="json") for one in saved]
 
     def adapter_digest(self, name: str) -> str:
         """The digest of an adapter state, whose tensors are not read. Raises UserError as `adapter` does."""

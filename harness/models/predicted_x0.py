@@ -5,12 +5,14 @@ Letters: B batch, C latent channels, h x w latents.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
+
+from harness.patching import wrapped
 
 
 @contextmanager
@@ -20,19 +22,15 @@ def clean_predictions(scheduler: Any) -> Iterator[list[Tensor]]:
     seen: list[Tensor] = []
     keeps = hasattr(scheduler, "convert_model_output")  # DPM-Solver++ works on predicted clean latents itself
     name = "convert_model_output" if keeps else "step"
-    original = getattr(scheduler, name)
 
-    def watched(*args: Any, **kwargs: Any) -> Any:
+    def watched(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         clean = None if keeps else clean_of(scheduler, *args[:3])
         out = original(*args, **kwargs)
         seen.append((out if clean is None else clean)[:1])
         return out
 
-    setattr(scheduler, name, watched)
-    try:
+    with wrapped(scheduler, name, watched):
         yield seen
-    finally:
-        delattr(scheduler, name)
 
 
 def clean_of(scheduler: Any, prediction: Tensor, timestep: Any, x: Tensor) -> Tensor:

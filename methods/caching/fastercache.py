@@ -44,13 +44,14 @@ class FasterCache(Cache):
     As diffusers has it: the two last outputs may be extrapolated ones; with CFG-Cache, self-attention is extrapolated
     only at steps without an unconditional half. CFG-Cache needs guidance and a denoiser of latents (B, C, H, W):
     without guidance, and on LazyPixArt, which takes a list of tokens, the attention part works alone, on all samples.
-    Where it is unknown whether batches hold both halves, each image's first one tells: its halves are then equal.
     """
 
     name = "fastercache"
+    needs = frozenset({"part caches"})
     Settings = FasterCacheSettings
     source = "Lv et al., 2024, FasterCache: Training-Free Video Diffusion Model Acceleration with High Quality"
     reuses = "parts"
+    copes = frozenset({"late start"})
     strength = "skip"
     sweep = (2, 3, 4)
 
@@ -63,7 +64,7 @@ class FasterCache(Cache):
 
         def timestep() -> float:
             # diffusers would extrapolate even the first step, from nothing, where its timestep is in the range
-            return backbone.step.timestep if backbone.step.index > 0 else float("inf")
+            return backbone.step.timestep if backbone.step.index > backbone.start else float("inf")
 
         def weight(_module: nn.Module) -> float:
             return settings.weight * backbone.step.index / (backbone.step.count - 1)
@@ -91,7 +92,7 @@ class FasterCache(Cache):
             if not hooks or settings.skip == 1:
                 return forward(*args, **kwargs)
             latents = guidance.first((args, kwargs))
-            if backbone.step.index == 0:
+            if backbone.step.index == backbone.start:
                 alone = latents.ndim != 4 or not guidance.guided(backbone.guided, latents)
                 for hook in hooks:
                     hook.is_guidance_distilled = alone

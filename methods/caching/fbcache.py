@@ -35,6 +35,7 @@ class FBCache(Cache):
     Settings = FBCacheSettings
     source = "Cheng, 2024, ParaAttention's First Block Cache, after Liu et al., 2024, TeaCache"
     reuses = "blocks"
+    copes = frozenset({"branches", "late start"})
     strength = "threshold"
     sweep = (0.06, 0.1, 0.2)
 

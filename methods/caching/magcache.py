@@ -39,6 +39,7 @@ class MagCache(Cache):
     source = "Ma et al., 2025, MagCache: Fast Video Generation with Magnitude-Aware Cache"
     training = "calibrated"
     reuses = "blocks"
+    copes = frozenset({"branches", "late start"})
     strength = "threshold"
     sweep = (0.06, 0.12, 0.24)
 
@@ -52,6 +53,7 @@ class MagCache(Cache):
         ratios = state.tensors["mag_ratios"].float().cpu()  # (calibrated steps,)
 
         def put_on() -> list[nn.Module]:
+            left = backbone.step.count - backbone.start  # diffusers counts from the first call
             config = MagCacheConfig(
                 threshold=settings.threshold,
                 # an error of exactly 0 is not above a threshold of 0, and would be skipped
@@ -60,6 +62,7 @@ class MagCache(Cache):
                 num_inference_steps=backbone.step.count,
                 mag_ratios=ratios,
             )
+            config.num_inference_steps, config.mag_ratios = left, config.mag_ratios[-left:]
             config.mag_ratios = config.mag_ratios.tolist()  # decided on numbers, not on tensors
             apply_mag_cache(backbone.transformer, config)
             return parts_of(backbone, "block")

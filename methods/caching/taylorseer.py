@@ -32,9 +32,11 @@ class TaylorSeer(Cache):
     extrapolated."""
 
     name = "taylorseer"
+    needs = frozenset({"part caches"})
     Settings = TaylorSeerSettings
     source = "Liu et al., 2025, From Reusable to Forecasting: Accelerating Diffusion Models with TaylorSeers"
     reuses = "parts"
+    copes = frozenset({"branches", "late start"})
     strength = "predicted"
     sweep = (0.3, 0.6, 0.85)
 
@@ -47,10 +49,10 @@ class TaylorSeer(Cache):
             wanted = {id(module) for module in chosen}
             # diffusers' default patterns match no module: they are compared with whole names
             names = [re.escape(name) for name, one in backbone.transformer.named_modules() if id(one) in wanted]
-            steps = backbone.step.count
+            steps, skipped = backbone.step.count, backbone.start  # diffusers counts from the first call
             config = TaylorSeerCacheConfig(
                 cache_interval=settings.interval,
-                disable_cache_before_step=max(1, steps - round(settings.predicted * steps)),
+                disable_cache_before_step=max(1, steps - round(settings.predicted * steps) - skipped),
                 max_order=settings.order,
                 taylor_factors_dtype=torch.float32,
                 cache_identifiers=names,

@@ -31,6 +31,7 @@ from matplotlib.patheffects import withStroke
 from results.analysis.point_names import strength, variants
 from results.files import slug, write_atomic
 from results.plots import label_placement
+from results.plots.png import any_letters
 from results.record import Record
 from results.tables.formatting import DIRECTIONS, parts, setup, title
 from results.tables.table import DENSE, Table
@@ -153,7 +154,7 @@ def pareto_figure(table: Table, cost: str, quality: str, points: pd.DataFrame) -
 
 def _images(table: Table, cost: str, quality: str, points: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
     """The figure as ("png", bytes) and ("svg", bytes)."""
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE), any_letters():
         figure = pareto_figure(table, cost, quality, points)
         figure.set_dpi(DPI)
         png, svg = io.BytesIO(), io.BytesIO()

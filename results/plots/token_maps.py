@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from results.files import slug
-from results.plots.png import write_png
+from results.plots.png import NO_MATH, write_png
 from results.run_folder import TokenMaps
 
 
+@mpl.rc_context(NO_MATH)
 def draw(maps: TokenMaps, label: str, folder: Path) -> list[Path]:
     """Pictures of one point: kept tokens, and router scores, learned ratios and how the two go together where the
     method has them. No picture of kept tokens where every token keeps its place in every layer. Returns the paths."""
@@ -40,6 +42,7 @@ def draw(maps: TokenMaps, label: str, folder: Path) -> list[Path]:
     return written
 
 
+@mpl.rc_context(NO_MATH)
 def token_maps(
     values: np.ndarray, images: np.ndarray, path: str | Path, *, title: str, label: str, columns: int = 8
 ) -> Path:

@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 
 from results.files import write_atomic
 from results.record import Record
-from results.tables.formatting import interval, number, percent
+from results.tables.formatting import csv, interval, number, percent
 from results.tables.table import COSTS, POINT, Table
 
 TASK = "denoiser-step"
@@ -38,7 +38,7 @@ def frame(table: Table) -> pd.DataFrame:
 
 def to_csv(table: Table, path: str | Path) -> Path:
     """Every digit of every number."""
-    return write_atomic(path, frame(table).to_csv(index=False, lineterminator="\n"))
+    return write_atomic(path, csv(frame(table)))
 
 
 def show(table: Table, console: Console) -> None:

@@ -22,7 +22,7 @@ from results.analysis.point_names import point_names, variants
 from results.analysis.seeds import SeedDifference
 from results.files import write_atomic
 from results.record import Estimate, Record
-from results.tables.formatting import compact_json, number, percent
+from results.tables.formatting import compact_json, csv, number, percent
 
 DENSE = "dense"
 COST_AXES = ("gmacs", "latency_ratio", "latency_s", "peak_memory_mb")
@@ -150,7 +150,7 @@ class Table:
 
     def to_csv(self, path: str | Path) -> Path:
         """Write `frame` as CSV with every digit of every number."""
-        return write_atomic(path, self.frame.to_csv(index=False, lineterminator="\n"))
+        return write_atomic(path, csv(self.frame))
 
     def __len__(self) -> int:
         return len(self.records)

@@ -120,7 +120,7 @@ def between(model: Perceptual, a: np.ndarray, b: np.ndarray, device: torch.devic
     try:
         parts = []
         for start in range(0, len(a), _BATCH):
-            pair = (torch.from_numpy(x[start : start + _BATCH]).permute(0, 3, 1, 2).to(device) / 255 for x in (a, b))
+            pair = (torch.tensor(x[start : start + _BATCH]).permute(0, 3, 1, 2).to(device) / 255 for x in (a, b))
             parts.append(model(*pair).cpu())
     finally:
         model.to("cpu")

@@ -116,7 +116,7 @@ class Square(Metric):
         if not all("quadrant" in case.data for case in sample.cases):
             return {}
         masks = torch.stack([case.data["mask"] for case in sample.cases])
-        x = features.read(_cut(sample.images, masks))[1]
+        x = features.read(cut(sample.images, masks))[1]
         y = _squares(round(float(masks.float().mean()), 2))
         extractor = f"square {features.EXTRACTOR}"
         sample.features[extractor], sample.references[extractor] = x, y
@@ -134,13 +134,13 @@ def _squares(area: float) -> np.ndarray:
     """Features of the squares around masks of this area, in the reference renders."""
     cases = inpainting_cases.from_scenes("reference", range(features.REFERENCES), area)
     images = images_to_uint8(torch.stack([case.data["image"] for case in cases]))
-    return features.read(_cut(images, torch.stack([case.data["mask"] for case in cases])))[1]
+    return features.read(cut(images, torch.stack([case.data["mask"] for case in cases])))[1]
 
 
-def _cut(images: np.ndarray, masks: Tensor) -> np.ndarray:
+def cut(images: np.ndarray, masks: Tensor) -> np.ndarray:
     """The squares around masks (N, S, S), resized to S: (N, S, S, 3) uint8."""
     out = []
-    for image, mask in zip(torch.from_numpy(images).permute(0, 3, 1, 2), masks, strict=True):
+    for image, mask in zip(torch.tensor(images).permute(0, 3, 1, 2), masks, strict=True):
         part = square(mask, MARGIN, 1).of(image)[None].float()
         resized = F.interpolate(part, mask.shape, mode="bilinear", antialias=True, align_corners=False)
         out.append(images_to_uint8(resized / 255)[0])

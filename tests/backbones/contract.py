@@ -25,7 +25,7 @@ from harness import registry
 from harness.attach import attached, check
 from harness.backbones import lora
 from harness.backbones.base import Backbone
-from harness.backbones.sampler_clock import follow
+from harness.backbones.following import follow
 from harness.errors import UserError
 from harness.measure.torch_counter import counting
 from harness.spec import Call, Part, State, Step

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from harness.attach import attached, check
 from harness.backbones.flux import Flux
-from harness.backbones.sampler_clock import follow
+from harness.backbones.following import follow
 from harness.errors import UserError
 from harness.measure import flops
 from harness.measure.torch_counter import counting

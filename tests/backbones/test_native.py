@@ -21,7 +21,7 @@ from torch import Tensor
 
 import harness
 from harness import cli
-from harness.backbones.sampler_clock import follow
+from harness.backbones.following import follow
 from harness.errors import UserError
 from harness.measure import flops
 from harness.models import Model, load

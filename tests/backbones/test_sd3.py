@@ -13,8 +13,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from torch import Tensor, nn
 
 from harness.attach import attached, check
+from harness.backbones.following import follow
 from harness.backbones.pixart import PixArt
-from harness.backbones.sampler_clock import follow
 from harness.backbones.sd3 import SD3
 from harness.measure import flops
 from harness.measure.torch_counter import counting

@@ -48,6 +48,11 @@ class LazyInpaintPipeline(PixArtSigmaPipeline):
         """Pixels per token side."""
         return int(self.vae_scale_factor * self.transformer.config.patch_size)
 
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        """Whether the present call has both halves of guidance in its batches."""
+        return self._guidance_scale > 1
+
     @torch.no_grad()
     def __call__(  # type: ignore[override]
         self,
@@ -91,7 +96,8 @@ class LazyInpaintPipeline(PixArtSigmaPipeline):
             states = (
                 prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask
             )  # fmt: skip
-        guided = guidance_scale > 1
+        self._guidance_scale = guidance_scale
+        guided = self.do_classifier_free_guidance
         text = torch.cat([states[2], states[0]]) if guided else states[0]
         text_mask = torch.cat([states[3], states[1]]) if guided else states[1]
 
