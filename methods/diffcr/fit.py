@@ -81,7 +81,6 @@ class _Now:
     settled: bool = False
     before: Tensor | None = None
     pace: float = 1.0
-    gap: float = 0.0
 
 
 def spread(step: int, layer: int) -> float:
@@ -102,6 +101,7 @@ def fitting(backbone: Backbone, steps: int, by_timestep: bool, options: DiffCRFi
     ratios, routed = learned.ratios, Routed.training(options, control)
     shares = step_shares(steps, ratios.regions)
     learned.register_buffer("coefficient", torch.tensor(options.coefficient))
+    learned.register_buffer("gap", torch.tensor(0.0))  # of the step before: a resumed fit needs it
 
     now = _Now(ratios.frozen())
 
@@ -150,9 +150,10 @@ def fitting(backbone: Backbone, steps: int, by_timestep: bool, options: DiffCRFi
         if now.before is not None:
             ratios.values.copy_(torch.lerp(now.before, ratios.values, now.pace))
         ratios.clamp()
-        before, now.gap = now.gap, now.target - float(mean())
-        if now.gap > options.bin_width / 40:
-            factor = options.adjust if now.gap >= before else 1.0  # it is on its way: more would only overshoot
+        before, gap = float(learned.gap), now.target - float(mean())
+        learned.gap.fill_(gap)
+        if gap > options.bin_width / 40:
+            factor = options.adjust if gap >= before else 1.0  # it is on its way: more would only overshoot
         else:
             factor = 1 / options.adjust
         learned.coefficient.mul_(factor).clamp_(options.coefficient, 1e4 * options.coefficient)
