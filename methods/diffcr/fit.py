@@ -152,10 +152,9 @@ def fitting(backbone: Backbone, steps: int, by_timestep: bool, options: DiffCRFi
         ratios.clamp()
         before, gap = float(learned.gap), now.target - float(mean())
         learned.gap.fill_(gap)
+        factor = 1 / options.adjust
         if gap > options.bin_width / 40:
             factor = options.adjust if gap >= before else 1.0  # it is on its way: more would only overshoot
-        else:
-            factor = 1 / options.adjust
         learned.coefficient.mul_(factor).clamp_(options.coefficient, 1e4 * options.coefficient)
 
     def state() -> State:
