@@ -20,8 +20,9 @@ from harness.measure.latency import interleave
 from harness.models import random_init
 from harness.models.loading import family_of
 from harness.profiling import step
-from harness.profiling.request import build
-from harness.profiling.workload import Subject, candidates
+from harness.profiling.step import Subject
+from harness.profiling.workload import candidates
+from harness.sweep import Profile, validated
 from results.analysis.statistics import paired_ratio
 
 CUT = {"sd3-medium": {"num_layers": 2}, "flux-dev": {"num_layers": 1, "num_single_layers": 1}}
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     ratios = [float(ratio) for ratio in args.ratios.split(",")]
-    profile = build({"methods": "uniform", "ratios": ratios, "device": args.device, "rounds": args.rounds})
+    profile = validated(Profile, {"methods": "uniform", "ratios": ratios, "device": args.device, "rounds": args.rounds})
     device = torch.device(args.device)
     for name in CUT:
         on = cut(name, device)

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from harness import config, engine, plan
+from harness import config, plan
 from harness.measure.latency import interleave
 from results.analysis.statistics import paired_ratio
+from results.run_folder import RunFolder
 
 
 def main() -> None:
@@ -25,8 +25,9 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    (made,) = plan.make(config.build({"methods": "dense", "cases": args.cases, "batch": 8}))
-    model, batch = made.model, made.sweep.batch
+    (plan_,) = plan.make(config.build({"methods": "dense", "cases": args.cases, "batch": 8}))
+    made = plan_.opened
+    model, batch = made.model, made.batch
     states = [model.encode([case.prompt], guided=True) for case in made.cases]
 
     def bare() -> None:
@@ -40,11 +41,11 @@ def main() -> None:
             )  # fmt: skip
 
     made.task.prepare(made.cases)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as place, RunFolder.grow(place, {}) as folder:
 
         def whole() -> None:
-            images, _ = engine.generate(made, made.points[0], lambda _what, _images: None)
-            engine.save_images(images, Path(folder), "bench")
+            images, _ = made.generate(made.dense, None, lambda _what, _images: None)
+            folder.save_images(images, "bench")
 
         a, b = interleave([bare, whole], device=model.device, warmup=1, repeats=args.rounds)
     ratio = paired_ratio(np.array(b), np.array(a))

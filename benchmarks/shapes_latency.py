@@ -19,11 +19,11 @@ from torch import Tensor
 
 from harness import registry
 from harness.attach import attached
-from harness.fitting.data import texts
 from harness.measure.latency import interleave
 from harness.models import load
 from harness.spec import Call, Step
 from harness.tokens import kept_count
+from harness.training.batches import texts
 from results.analysis.statistics import paired_ratio
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     args = parser.parse_args()
     model = load("shapes")
     backbone, uniform = model.backbone, registry.methods.get("uniform")
-    state, _ = model.adapter(f"uniform-{round(100 * args.ratio)}")
+    state = model.adapter(f"uniform-{round(100 * args.ratio)}")
     method = uniform(uniform.Settings(ratio=args.ratio))
 
     @contextmanager

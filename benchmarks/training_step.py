@@ -16,11 +16,11 @@ import torch
 
 from harness.backbones import lora
 from harness.config import MethodSpec, settings_of
-from harness.fitting.data import texts
 from harness.measure.latency import interleave
 from harness.method import Fitting
 from harness.models import load
 from harness.spec import Step
+from harness.training.batches import texts
 from results.analysis.statistics import paired_ratio
 
 

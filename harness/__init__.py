@@ -13,21 +13,26 @@ from harness.registry import methods as methods
 from harness.registry import metrics, tasks
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "applied", "apply", "methods", "metrics", "profile", "remove", "run", "tasks"]
+__all__ = [
+    "UserError", "applied", "apply", "attribute", "methods", "metrics", "open_run", "profile", "remove", "run", "tasks",
+]  # fmt: skip
 
 if TYPE_CHECKING:
-    from harness.api import applied, apply, remove, run
-    from harness.profiling import profile
+    from harness.api import profile, run
+    from harness.attribution import attribute
+    from harness.user_pipeline import applied, apply, remove
+    from results.run import open_run
+
+_AT = {
+    "run": "harness.api", "profile": "harness.api", "attribute": "harness.attribution", "open_run": "results.run",
+    "apply": "harness.user_pipeline", "applied": "harness.user_pipeline", "remove": "harness.user_pipeline",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    # torch and diffusers load on first use, so that `--help` answers at once
-    if name in ("applied", "apply", "remove", "run"):
-        from harness import api
+    # torch and diffusers load on first use, so that `--help` answers at once and `open_run` does without them
+    if name in _AT:
+        from importlib import import_module
 
-        return getattr(api, name)
-    if name == "profile":
-        from harness.profiling import profile
-
-        return profile
+        return getattr(import_module(_AT[name]), name)
     raise AttributeError(f"module 'harness' has no attribute {name!r}")

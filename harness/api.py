@@ -1,173 +1,245 @@
-"""The harness from Python: run a sweep, or put a chosen method onto your own pipeline."""
+"""The harness from Python, in the words of the command line: run a sweep, profile a denoiser step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from harness import budgets, config, engine, plan
-from harness.attach import attached, check
-from harness.backbones.base import follow
-from harness.compose import method_class
+from harness import plan, registry
+from harness.budgets import Match, resolved
+from harness.config import build, read_yaml
 from harness.errors import UserError
-from harness.executors import isolated, local
-from harness.metric import images_to_uint8
-from harness.models.loading import Model, digest_of, wrap
-from results.analysis.point_names import point_names, variants
-from results.files import slug
-from results.tables.budgets import write_matched
-from results.tables.table import Table
+from harness.executors.execute import Listener, Part, Told, execute, missing
+from harness.measure import energy
+from harness.models import Model
+from harness.profiling.workload import plans as profile_plans
+from harness.sweep import Profile, Sweep, validated
+from results.run import Run
 
 RUNS = Path("results") / "runs"
+Methods = str | Sequence[str | Mapping[str, Any]]
+FolderOrFile = str | Path
 
 
 def run(
-    methods: Any = None,
+    methods: Methods | None = None,
     *,
-    out: str | Path | None = None,
-    progress: engine.Progress | None = None,
+    model: str | None = None,
+    task: str | None = None,
+    ratios: str | Sequence[float] | None = None,
+    task_settings: Mapping[str, Any] | None = None,
+    cases: int | None = None,
+    seed: int | None = None,
+    split: Literal["evaluation", "calibration"] | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    batch: int | None = None,
+    rounds: int | None = None,
+    prompts: FolderOrFile | None = None,
+    data: FolderOrFile | None = None,
+    metrics: str | Sequence[str] | None = None,
+    metric_settings: Mapping[str, Mapping[str, Any]] | None = None,
+    match: str | None = None,
+    budgets: str | Sequence[float] | None = None,
+    adapters: FolderOrFile | Sequence[FolderOrFile] | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    variant: str | None = None,
+    revision: str | None = None,
+    config: FolderOrFile | None = None,
+    plugins: Sequence[FolderOrFile] = (),
+    quick: bool = False,
+    fit: bool = False,
     isolate: bool = False,
-    **sweep: Any,
-) -> Table:
-    """Run a sweep and return its table. `sweep`: the fields of `harness.config.Sweep` (model, ratios, cases, ...).
+    fresh: bool = False,
+    name: str | None = None,
+    out: FolderOrFile | None = None,
+    progress: Callable[[str, int], None] | None = None,
+    listener: Listener | None = None,
+) -> Run:
+    """Run a sweep and return its table. What is None has the default of `harness.sweep.Sweep`, or what the sweep file
+    `config` says; what each word means stands there and in `python -m harness run --help`.
 
-    Points that the run folder holds already are not run again. With `isolate`, every point has a process of its own.
-    Raises UserError for bad input; a point that fails is a row with its reason.
+    Points that the run folder holds already, or another one beside it (unless `fresh`), are not run again; with the
+    same `out` and other methods, the folder grows. progress: called with what is being done and how many images were
+    just made. Raises UserError for bad input; a point that fails is a row with its reason.
     """
-    values = dict(sweep) if methods is None else {"methods": methods, **sweep}
-    built = config.build(values)
-    folder = run_folder(built, out)
-    plans, matches = planned(built, folder)
-    return execute(plans, folder, progress or (lambda _what, _images: None), lambda _record: None, isolate, matches)
+    words = dict(locals())
+    given = {word: words[word] for word in Sweep.model_fields if words[word] is not None}
+    sweep = sweep_of(given, config=config, plugins=plugins, quick=quick)
+    folder = run_folder(sweep, out, name)
+    hear = listener or (Told(progress) if progress is not None else Listener())
+    return run_sweep(sweep, folder, listener=hear, fit=fit, isolate=isolate, fresh=fresh)
 
 
-def run_folder(sweep: config.Sweep, out: str | Path | None) -> Path:
-    return Path(out) if out is not None else RUNS / sweep.run_name()
+def profile(
+    methods: Methods | None = None,
+    *,
+    model: str | None = None,
+    ratios: str | Sequence[float] | None = None,
+    batch: str | int | Sequence[int] | None = None,
+    size: str | int | Sequence[int] | None = None,
+    text_tokens: int | None = None,
+    mask_tokens: int | None = None,
+    ratio_table: FolderOrFile | None = None,
+    rounds: int | None = None,
+    adapters: FolderOrFile | Sequence[FolderOrFile] | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    variant: str | None = None,
+    revision: str | None = None,
+    plugins: Sequence[FolderOrFile] = (),
+    isolate: bool = False,
+    fresh: bool = False,
+    name: str | None = None,
+    out: FolderOrFile | None = None,
+    listener: Listener | None = None,
+) -> Run:
+    """What methods cost on one denoiser step: `harness.profile("tome", ratios=[0.2], device="meta")`. What is None has
+    the default of `harness.sweep.Profile`. Raises UserError for bad input; a method that fails is a row with its
+    reason."""
+    words = dict(locals())
+    for path in plugins:
+        registry.load_plugin(Path(path))
+    chosen: Profile = validated(Profile, {w: words[w] for w in Profile.model_fields if words[w] is not None})
+    return run_profile(chosen, run_folder(chosen, out, name), listener=listener, isolate=isolate, fresh=fresh)
+
+
+# -- the steps of a run, for the command line ------------------------------------------------------------------
+
+
+def sweep_of(
+    given: Mapping[str, Any],
+    *,
+    config: FolderOrFile | None = None,
+    plugins: Sequence[FolderOrFile] = (),
+    quick: bool = False,
+) -> Sweep:
+    """The validated sweep: what is given wins over the sweep file, which wins over `quick`. Raises UserError."""
+    for path in plugins:
+        registry.load_plugin(Path(path))
+    values = read_yaml(Path(config)) if config is not None else {}
+    for word in ("task_settings", "metric_settings"):
+        if word in given and isinstance(values.get(word), dict):
+            given = {**given, word: _merged(values[word], given[word])}
+    return build({"quick": quick, **values, **given}, str(config or ""))
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(below)
+    for name, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(out.get(name), Mapping)
+        out[name] = {**out[name], **value} if both else value
+    return out
+
+
+def run_folder(request: Sweep | Profile, out: FolderOrFile | None, name: str | None = None) -> Path:
+    """Where a run goes. Raises UserError for both an `out` and a `name`, and for a name that is a path."""
+    if name is not None:
+        if out is not None:
+            raise UserError("give --name or --out, not both: --name X is --out results/runs/X")
+        if not name or Path(name).name != name or name in (".", ".."):
+            raise UserError(f"--name expects a plain folder name, got {name!r}; use --out for a path")
+        return RUNS / name
+    return Path(out) if out is not None else RUNS / request.run_name()
+
+
+def run_sweep(
+    sweep: Sweep,
+    folder: Path,
+    *,
+    listener: Listener,
+    fit: bool = False,
+    isolate: bool = False,
+    fresh: bool = False,
+) -> Run:
+    """Fit what is missing (where asked to), tune to budgets (where there are some), plan and run. The model is loaded
+    once. Raises UserError."""
+    if fit:
+        sweep = fitted(sweep, listener.say)
+    plans, matches = planned(sweep, folder, listener.say)
+    done = execute(_parts(plans), sweep.shared(), folder, listener=listener, isolate=isolate, fresh=fresh)
+    done.matches = tuple(asdict(one) | {"met": one.met, "text": str(one)} for one in matches)
+    return done
+
+
+def run_profile(
+    request: Profile,
+    folder: Path,
+    *,
+    listener: Listener | None = None,
+    isolate: bool = False,
+    fresh: bool = False,
+) -> Run:
+    """Every method at every batch and size, dense first: a second, identical profile measures nothing again. Raises
+    UserError."""
+    parts = profile_plans(request)
+    device = parts[0][0].on.device
+    if device.type == "cuda" and listener is not None and (reason := energy.absent(device)):
+        listener.say(reason)
+    return execute(parts, request.shared(), folder, listener=listener, isolate=isolate, fresh=fresh)
+
+
+def fitted(sweep: Sweep, say: Callable[[str], None]) -> Sweep:
+    """The sweep with the folder that adapters it lacks are fitted into, and these fitted. Raises UserError."""
+    sweep, requests = _lacking(sweep)
+    for request in requests:
+        say(f"fitting: {', '.join(method.adapter() for method in request.methods)}")
+        request.run(sweep.model, sweep.adapters[0], device=sweep.device, variant=sweep.variant, revision=sweep.revision)
+    return sweep
+
+
+def fits_missing(sweep: Sweep, say: Callable[[str], None]) -> bool:
+    """Whether the sweep lacks adapters, which are named."""
+    _, requests = _lacking(sweep)
+    for request in requests:
+        say(f"to fit: {', '.join(method.adapter() for method in request.methods)}")
+    return bool(requests)
+
+
+def _lacking(sweep: Sweep) -> tuple[Sweep, list[Any]]:
+    from harness.fitting.request import missing as missing_fits  # accelerate is slow to import
+
+    sweep = sweep.model_copy(update={"adapters": sweep.adapters or (Path("adapters"),)})
+    return sweep, missing_fits(sweep, plan.load_model(sweep))
 
 
 def planned(
-    sweep: config.Sweep, folder: Path, told: Callable[[str], None] = lambda _line: None
-) -> tuple[tuple[plan.Plan, ...], list[budgets.Match]]:
+    sweep: Sweep, folder: Path, say: Callable[[str], None] = lambda _line: None
+) -> tuple[tuple[plan.Plan, ...], list[Match]]:
     """The plans of a sweep, its methods tuned to its budgets where it has some, and what that tuning found."""
+    model: Model = plan.load_model(sweep)
     if not sweep.match:
-        return plan.make(sweep), []
-    _made(folder)
-    sweep, matches = budgets.resolved(sweep, folder, told)
-    return plan.make(sweep), matches
+        return plan.make(sweep, model), []
+    made_folder(folder)
+    sweep, matches = resolved(sweep, folder, model, say)
+    return plan.make(sweep, model), matches
 
 
-def _made(folder: Path) -> None:
+def made_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output folder {folder} cannot be made: {error.strerror}; give another --out") from error
 
 
-def execute(
-    plans: Sequence[plan.Plan],
-    folder: Path,
-    progress: engine.Progress,
-    finished: Any,
-    isolate: bool = False,
-    matches: Sequence[budgets.Match] = (),
-) -> Table:
-    """Run what is missing of a sweep, then write tables, plots and image grids."""
-    _made(folder)
-    with local.open_store(plans[0], folder) as store:
-        fresh = any(local.todo(made, store) for made in plans)
-        run_point = isolated.run_point if isolate else engine.run
-        table = Table(local.run(plans, store, folder, progress, finished, run_point))
-    if fresh or not (folder / "tables" / "results.csv").exists():
-        write_outputs(table, plans, folder)
-        if matches:
-            write_matched(table.records, [asdict(one) | {"met": one.met} for one in matches], folder)
-    return table
+def _parts(plans: Sequence[plan.Plan]) -> list[Part]:
+    return [(made.opened, made.points) for made in plans]
 
 
-def write_outputs(table: Table, plans: Sequence[plan.Plan], folder: Path) -> None:
-    """Everything that people look at, from records; and token maps of the highest ratio of each variant."""
-    from harness import token_maps
-    from results.plots.cost_plot import cost_by, swept
-    from results.plots.image_grid import image_grid
-    from results.plots.pareto_plot import write_plots
-
-    table.write(folder)
-    plots, names = folder / "plots", point_names(table.records)
-    write_plots(table, plots)
-    for setting in swept(table.records):
-        cost_by(table.records, setting, plots / f"cost_by_{slug(setting)}.png")
-    kinds = variants(table.records)
-    for made in plans:
-        points = {point.key: point for point in made.points}
-        records = [record for record in table.records if record.key in points]
-        highest = {kinds[r.key]: r for r in sorted(records, key=lambda r: r.ratio or 0) if r.usable and r.ratio}
-        for record in highest.values():
-            token_maps.draw(made, points[record.key], made.cases[0], plots / "maps")
-    alike: dict[str, list[plan.Plan]] = {}  # plans whose cases are the same share a grid
-    for made in plans:
-        alike.setdefault(made.fingerprint["cases"], []).append(made)
-    for place, members in enumerate(alike.values()):
-        keys = {point.key for made in members for point in made.points}
-        made = members[0]
-        rows: list[tuple[str, Sequence[Any]]] = [
-            (name, list(images_to_uint8(i))) for name, i in made.task.shown(made.cases)
-        ]
-        records = [record for record in table.records if record.key in keys and record.images]
-        rows += [(names[r.key], [folder / image for image in r.images]) for r in records]
-        if records:
-            name = "images.png" if place == 0 else f"images-{place + 1}.png"
-            image_grid(rows, [case.prompt for case in made.cases], plots / name)
-
-
-_ON: dict[int, ExitStack] = {}
-
-
-def apply(pipeline: Any, method: str, *, adapter: str | Path | None = None, **settings: Any) -> None:
-    """Make a diffusers pipeline cheaper, in place: `harness.apply(pipeline, "diffcr", ratio=0.2)`.
-
-    Adapter states are looked for beside the pipeline's own folder, or in the folder `adapter`. `remove` takes the
-    method back, bit for bit. Raises UserError for an unknown method or setting, a pipeline that no backbone serves, a
-    missing adapter, or a pipeline that carries a method already.
-    """
-    if id(pipeline) in _ON:
-        raise UserError("this pipeline carries a method already; call harness.remove(pipeline) first")
-    spec = config.MethodSpec(name=method, settings=settings)
-    cls = method_class(method)
-    (chosen,) = config.settings_of(spec, (settings.get("ratio", cls.Settings().model_dump().get("ratio", 0.0)),))
-    model = _wrapped(pipeline, adapter)
-    if refusal := check(chosen, model.family):
-        raise UserError(f"method {method!r} cannot run on this pipeline: {refusal}")
-    state = plan.state_of(chosen, model)[0]
-    with ExitStack() as stack:
-        stack.enter_context(follow(model.backbone, pipeline))
-        stack.enter_context(attached(model.backbone, chosen, state))
-        _ON[id(pipeline)] = stack.pop_all()
-
-
-def remove(pipeline: Any) -> None:
-    """Take back what `apply` did; nothing happens where nothing was applied."""
-    if stack := _ON.pop(id(pipeline), None):
-        stack.close()
-
-
-@contextmanager
-def applied(pipeline: Any, method: str, **settings: Any) -> Iterator[None]:
-    """`apply` inside a `with` block."""
-    apply(pipeline, method, **settings)
-    try:
-        yield
-    finally:
-        remove(pipeline)
-
-
-def _wrapped(pipeline: Any, folder: str | Path | None) -> Model:
-    """The pipeline with the adapter folders that belong to it."""
-    home = str(getattr(pipeline, "name_or_path", None) or pipeline.config.get("_name_or_path") or "")
-    places = [Path(folder)] if folder is not None else []
-    if home:
-        places += [Path(home) / "adapters", Path(home).parent.parent / "adapters"]
-    digest = digest_of(Path(home)) if home and Path(home).is_dir() else ""
-    return wrap(home or "pipeline", pipeline, digest, tuple(place for place in places if place.is_dir()))
+def dry_run(plans: Sequence[plan.Plan], folder: Path) -> list[dict[str, Any]]:
+    """What would run: for each point its label, settings, adapter, whether it is done, key, and seconds, estimated from
+    the time of dense images measured now (cheaper points take less)."""
+    rows = []
+    for made, points in zip(plans, missing(_parts(plans), folder), strict=True):
+        todo = {point.key for point in points}
+        seconds = made.opened.seconds_per_image() if todo else 0.0
+        for point in made.points:
+            left = made.opened.work_per_point * seconds if point.key in todo else 0.0
+            rows.append(
+                {"label": point.label, "settings": point.settings, "adapter": point.adapter[:8],
+                 "done": point.key not in todo, "seconds": left, "key": point.key}
+            )  # fmt: skip
+    return rows

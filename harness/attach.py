@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from harness.backbones import lora
 from harness.backbones.base import Backbone
+from harness.backbones.following import follow
+from harness.errors import UserError
 from harness.method import Method
-from harness.spec import State
+from harness.models.model import Model
+from harness.spec import State, Step
 
 
 def check(method: Method | type[Method], family: type[Backbone]) -> str:
@@ -38,9 +43,35 @@ def attached(backbone: Backbone, method: Method, state: State | None) -> Iterato
         yield
 
 
-def put_on(backbone: Backbone, method: Method, state: State | None) -> AbstractContextManager[None]:
+@contextmanager
+def put_on(backbone: Backbone, method: Method, state: State | None) -> Iterator[None]:
     """The method alone, without its LoRA. A method at ratio 0 that has no state is the model as it is."""
-    return nullcontext() if state is None and method.needs_state else method.attach(backbone, state)
+    if state is None and method.needs_state:
+        yield
+        return
+    with _steps_that_it_takes(backbone, method), method.attach(backbone, state):
+        yield
+
+
+@contextmanager
+def _steps_that_it_takes(backbone: Backbone, method: Method) -> Iterator[None]:
+    """Refuses what a method that reuses earlier steps is not made for, as the sampler comes to it: several calls in one
+    step, and a start in the middle."""
+
+    def check(step: Step) -> None:
+        if step.branch and "branches" not in method.copes:
+            raise UserError(
+                f"{method.name} keeps what it computes at one step for the next, and this pipeline calls its denoiser "
+                "more than once in a step (true CFG, skip-layer guidance): leave that out, or take another method"
+            )
+        if backbone.start and "late start" not in method.copes:
+            raise UserError(
+                f"{method.name} is made for all of the sampler's steps, and this pipeline starts at step "
+                f"{backbone.start + 1} of {step.count} (strength below 1)"
+            )
+
+    with backbone.on_step(check) if method.reuses else nullcontext():
+        yield
 
 
 def _moved(state: State, device: torch.device, host: frozenset[str]) -> State:
@@ -52,3 +83,56 @@ def _moved(state: State, device: torch.device, host: frozenset[str]) -> State:
     }
     parts = {name: _moved(part, device, host) for name, part in state.parts.items()}
     return replace(state, tensors=tensors, parts=parts)
+
+
+@contextmanager
+def running(model: Model, method: Method, state: State | None, *, guided: bool | None) -> Iterator[None]:
+    """The method is on, and the backbone follows the pipeline's sampler. guided: see `follow`."""
+    with follow(model.backbone, model.pipeline, guided=guided), attached(model.backbone, method, state):
+        yield
+
+
+@contextmanager
+def ready(
+    model: Model, method: Method, state: State | None, *, guided: bool | None
+) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """What puts the method on, quickly: one that takes long stays on a copy of the denoiser."""
+    if not method.lasting:
+        yield lambda: running(model, method, state, guided=guided)
+        return
+    pipeline, original = model.pipeline, model.backbone.transformer
+    twin = model.family(copy.deepcopy(original))
+
+    @contextmanager
+    def swapped() -> Iterator[None]:
+        pipeline.transformer = twin.transformer
+        try:
+            with follow(twin, pipeline, guided=guided):
+                yield
+        finally:
+            pipeline.transformer = original
+
+    with attached(twin, method, state):
+        yield swapped
+
+
+@contextmanager
+def stepping(backbone: Backbone, method: Method, state: State | None) -> Iterator[None]:
+    """The method is on for single calls of the denoiser, whose batches hold both CFG halves where the family has
+    them."""
+    before, backbone.guided = backbone.guided, backbone.halves
+    try:
+        with attached(backbone, method, state):
+            yield
+    finally:
+        backbone.guided = before
+
+
+@contextmanager
+def kept_on(put_on: Callable[[], AbstractContextManager[None]], lasting: bool) -> Iterator[Callable[[], Any]]:
+    """What puts a method on around each run; a lasting one is on already."""
+    if not lasting:
+        yield put_on
+        return
+    with put_on():
+        yield nullcontext

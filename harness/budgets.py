@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import annotated_types
 import numpy as np
 
-from harness import config, engine, plan
+from harness import config, cost, plan
 from harness.compose import method_class
-from harness.config import MethodSpec, Sweep
 from harness.errors import UserError
 from harness.method import Method
+from harness.models import Model, adapters
+from harness.sweep import DENSE, MethodSpec, Sweep
 from results.analysis.statistics import paired_ratio
 from results.files import write_atomic
+from results.outputs import MATCHES
 
 TOLERANCE = 0.01
 """Relative distance to the budget that counts as met."""
@@ -61,16 +63,19 @@ class Match:
         )
 
 
-def resolved(sweep: Sweep, folder: Path, told: Callable[[str], None] = lambda _line: None) -> tuple[Sweep, list[Match]]:
-    """The sweep with every method at the settings that meet its budgets. What was found lies in `folder`, method by
-    method, and is not searched again. Raises UserError for a sweep that cannot be matched."""
-    kept = folder / "matched.json"
-    known = [Match(**one) for one in json.loads(kept.read_text())] if kept.is_file() else []
+def resolved(
+    sweep: Sweep, folder: Path, model: Model, say: Callable[[str], None] = lambda _line: None
+) -> tuple[Sweep, list[Match]]:
+    """The sweep with every method at the settings that meet its budgets. What was found lies in `folder`, and is not
+    searched again. Raises UserError for a sweep that cannot be matched."""
+    kept = folder / MATCHES
+    known = [_read(one) for one in json.loads(kept.read_text())] if kept.is_file() else []
 
     def keep(found: Sequence[Match]) -> None:
-        write_atomic(kept, json.dumps([asdict(one) for one in found], indent=1))
+        others = [one for one in known if one not in found]
+        write_atomic(kept, json.dumps([asdict(one) | {"met": one.met} for one in (*others, *found)], indent=1))
 
-    matches = _search(sweep, known, keep, told)
+    matches = _search(sweep, model, known, keep, say)
     specs = [MethodSpec(name=one.method, settings=one.chosen) for one in matches if one.strength is not None]
     if not specs:
         raise UserError("no method meets a budget: " + "; ".join(str(one) for one in matches))
@@ -79,45 +84,76 @@ def resolved(sweep: Sweep, folder: Path, told: Callable[[str], None] = lambda _l
 
 
 def _search(
-    sweep: Sweep, known: Sequence[Match], keep: Callable[[Sequence[Match]], None], told: Callable[[str], None]
+    sweep: Sweep,
+    model: Model,
+    known: Sequence[Match],
+    keep: Callable[[Sequence[Match]], None],
+    say: Callable[[str], None],
 ) -> list[Match]:
-    """Every method's matches, those known first. keep: called with all of them after each method."""
-    specs = [spec for spec in sweep.methods if spec.name != config.DENSE]
+    """Every method's matches. keep: called with those found so far after each method that was searched."""
+    specs = [spec for spec in sweep.methods if spec.name != DENSE]
     for spec in specs:
         if not method_class(spec.name).strength:
             raise UserError(f"method {spec.name!r} has no strength to tune to a budget; compose it with one that has")
-    if len(known) == len(specs) * len(sweep.budgets):
-        return list(known)
-    plans = [made for made in plan.make(sweep.model_copy(update={"methods": (MethodSpec(name=config.DENSE),)}))]
-    if len(plans) > 1:
-        raise UserError(
-            "budgets are matched for one setting of the task at a time; choose one, for instance with "
-            "--task-set strategy=lazy --mask-area 0.25"
-        )
-    (made,) = plans
-    made = replace(made, cases=made.task.calibration(_CASES, made.sweep.cases, sweep.prompts, sweep.data))
-    dense = engine.counted(made, made.points[0]).gmacs if sweep.match == "gmacs" else None
+    at_hand = {_asked(one.method, one.settings, one.axis, one.budget): one for one in known}
+    on: cost.Subject | None = None
+    dense_gmacs: float | None = None
+    dense = method_class(DENSE)()
+    found: list[Match] = []
+    for spec in specs:
+        settings = _fixed(spec)
+        old = [at_hand.get(_asked(spec.name, settings, sweep.match or "", budget)) for budget in sweep.budgets]
+        if all(old):
+            found += [one for one in old if one is not None]
+            continue
+        if on is None:
+            on = _calibration(sweep, model)
+            dense_gmacs = cost.counted(on, dense, None).gmacs if sweep.match == "gmacs" else None
+        subject, gmacs = on, dense_gmacs
 
-    def measure(method: Method) -> float:
-        return relative_cost(made, method, dense)
+        def measure(method: Method, subject: cost.Subject = subject, gmacs: float | None = gmacs) -> float:
+            return relative_cost(subject, method, dense, gmacs)
 
-    found = list(known)
-    for spec in specs[len(known) // len(sweep.budgets) :]:
         costs: dict[float, float] = {}  # a method's budgets share what was measured
-        ladder = _ladder(spec, made)
+        ladder = _ladder(spec, model)
         if not ladder:
-            raise UserError(
-                f"method {spec.name!r} has no fitted adapters for model {made.model.name!r}: fit some first"
-            )
+            raise UserError(f"method {spec.name!r} has no fitted adapters for model {model.name!r}: fit some first")
         for budget in sweep.budgets:
             match = _match(spec, sweep.match or "", budget, ladder, costs, measure)
-            told(str(match))
+            say(str(match))
             found.append(match)
         keep(found)
     return found
 
 
-def _ladder(spec: MethodSpec, made: plan.Plan) -> Sequence[float | int]:
+def _read(held: dict[str, Any]) -> Match:
+    return Match(**{name: value for name, value in held.items() if name != "met"})
+
+
+def _calibration(sweep: Sweep, model: Model) -> cost.Subject:
+    """The model and task on calibration cases. Raises UserError where the task has several settings."""
+    plans = plan.make(sweep.model_copy(update={"methods": (MethodSpec(name=DENSE),)}), model)
+    if len(plans) > 1:
+        raise UserError(
+            "budgets are matched for one setting of the task at a time; choose one, for instance with "
+            "--task-set strategy=lazy --mask-area 0.25"
+        )
+    task = plans[0].opened.task
+    cases = task.calibration(_CASES, sweep.cases, sweep.prompts, sweep.data)
+    return cost.Subject(model, task, cases)
+
+
+def _fixed(spec: MethodSpec) -> dict[str, Any]:
+    """The settings that are given, without the one that is tuned."""
+    strength = method_class(spec.name).strength
+    return {name: value for name, value in spec.settings.items() if name != strength}
+
+
+def _asked(method: str, settings: dict[str, Any], axis: str, budget: float) -> str:
+    return json.dumps([method, settings, axis, budget], sort_keys=True)
+
+
+def _ladder(spec: MethodSpec, model: Model) -> Sequence[float | int]:
     """The values that the strength setting may take, rising."""
     cls = method_class(spec.name)
     field = cls.Settings.model_fields[cls.strength]
@@ -134,7 +170,7 @@ def _ladder(spec: MethodSpec, made: plan.Plan) -> Sequence[float | int]:
     adapters = {_method(spec, value).adapter() for value in (ladder[1], ladder[-1])}
     if not cls.needs_state or len(adapters) == 1:
         return ladder
-    known = set(made.model.adapter_files())
+    known = set(model.adapter_files())
     fitted = sorted(round(0.0125 * i, 4) for i in range(1, 73))
     return [value for value in fitted if value <= ladder[-1] and _names(_method(spec, value)) <= known]
 
@@ -168,10 +204,9 @@ def _match(
     measure: Callable[[Method], float],
 ) -> Match:
     """Bisect the ladder. Each rung's cost is measured once."""
-    cls = method_class(spec.name)
-    settings = {name: value for name, value in spec.settings.items() if name != cls.strength}
+    cls, settings = method_class(spec.name), _fixed(spec)
 
-    def cost(rung: int) -> float:
+    def cost_at(rung: int) -> float:
         value = ladder[rung]
         if value not in costs:
             costs[value] = measure(_method(spec, value))
@@ -186,7 +221,7 @@ def _match(
         if high - low <= 1 or _met(costs, budget):
             break
         rung = _between(ladder, low, high, costs, budget)
-        low, high = (rung, high) if cost(rung) > budget else (low, rung)
+        low, high = (rung, high) if cost_at(rung) > budget else (low, rung)
     best = min(costs, key=lambda value: abs(costs[value] - budget))
     near = abs(costs[best] - budget) <= NEAR * budget
     return Match(
@@ -211,11 +246,11 @@ def _between(ladder: Sequence[float | int], low: int, high: int, costs: dict[flo
     return min(max(middle, low + 1), high - 1)
 
 
-def relative_cost(made: plan.Plan, method: Method, dense_gmacs: float | None) -> float:
-    """A method's cost over dense's on the plan's typical case: GMACs where dense's are given, else the median ratio of
-    interleaved latencies."""
-    point = plan.point(method, made.model, {})
+def relative_cost(on: cost.Subject, method: Method, dense: Method, dense_gmacs: float | None) -> float:
+    """A method's cost over dense's on the typical case: GMACs where dense's are given, else the median ratio of
+    interleaved latencies. Raises UserError for a missing adapter."""
+    state = adapters.state_of(method, on.model)
     if dense_gmacs is not None:
-        return engine.counted(made, point).gmacs / dense_gmacs
-    dense, own = engine.times(made, point, _ROUNDS)
-    return paired_ratio(np.array(own), np.array(dense)).value
+        return cost.counted(on, method, state).gmacs / dense_gmacs
+    dense_s, own_s = cost.times(on, method, state, dense, _ROUNDS)
+    return paired_ratio(np.array(own_s), np.array(dense_s)).value

@@ -16,3 +16,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return UserError(f"unknown {kind} {name!r}: {hint}known: {', '.join(names) or 'none'}")
+
+
+def first_line(error: BaseException) -> str:
+    """What it says, as far as one line of a table holds it."""
+    return (str(error).splitlines() or [""])[0][:300]

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from harness.errors import UserError
+
 
 def first(tree: Any) -> Tensor:
     """The first tensor in a tree: the latents, among the arguments of a denoiser. Raises ValueError without one."""
@@ -21,11 +23,14 @@ def first(tree: Any) -> Tensor:
 
 
 def guided(told: bool | None, latents: Tensor) -> bool:
-    """Whether a batch (B, ...) holds both halves: as told, or, where that is unknown, whether its halves are equal, as
-    both see the same noised image."""
-    if told is None and len(latents) % 2 == 0:
-        return bool(torch.equal(*latents.chunk(2)))
-    return bool(told) and len(latents) % 2 == 0
+    """Whether a batch (B, ...) holds both halves, as the pipeline says. Equal halves would be no sign of it: two images
+    may start from one seed. Raises UserError where it says nothing."""
+    if told is None:
+        raise UserError(
+            "whether this pipeline's batches hold both halves of guidance is unknown: it has no property "
+            "do_classifier_free_guidance, nor does it give that to its encode_prompt"
+        )
+    return told and len(latents) % 2 == 0
 
 
 def conditional(tree: Any, batch: int) -> Any:

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -50,10 +51,16 @@ class FittedSettings(RatioSettings, SeedSettings):
 class Watch(Protocol):
     """Runs the model on calibration samples, always the same ones: `each(prediction, target)` after every batch, what
     the model says and what it should say. along: every batch goes through all of the sampler's steps, noisiest first,
-    with one noise; otherwise each has a step of its own. batches: at most so many."""
+    with one noise; otherwise each has a step of its own. sampled: the model samples by itself instead, from noise, in
+    so many steps of its sampler and without guidance; there is no target then. batches: at most so many."""
 
     def __call__(
-        self, each: Callable[[Tensor, Tensor], None] | None = None, *, along: bool = False, batches: int | None = None
+        self,
+        each: Callable[[Tensor, Any], None] | None = None,
+        *,
+        along: bool = False,
+        sampled: int = 0,
+        batches: int | None = None,
     ) -> None: ...
 
 
@@ -67,7 +74,8 @@ class Fitting:
     model runs at the preceding one first, without gradients, for a method that reuses what it finds there. groups: name
     prefix in `module` -> multiple of the base learning rate. losses: extra terms after a forward, already weighted.
     regions: number of timestep regions (a batch draws its timesteps from one). target: called before every step with
-    the ratio to aim at, the step's index in the stage and the stage's length; after_step: called after it. log: numbers
+    the ratio to aim at, the step's index in the stage and the stage's length; renew: called after that with the step's
+    source of random numbers, for a method that draws some; after_step: called after the step. log: numbers
     for the fit's log; those whose name holds no slash (as in "ratio/3/0", by layer and region) show in its progress
     bar, too. learned: the mean ratio so far, where ratios are learned; it tells when a by-product is due. state: the
     adapter as it stands, at the ratio that was last aimed at.
@@ -83,10 +91,27 @@ class Fitting:
     losses: Callable[[], dict[str, Tensor]] = dict
     regions: int = 1
     target: Callable[[float, int, int], None] = lambda _ratio, _step, _steps: None
+    renew: Callable[[torch.Generator], None] = lambda _generator: None
     after_step: Callable[[], None] = lambda: None
     log: Callable[[], dict[str, float]] = dict
     learned: Callable[[], float] | None = None
     trains: bool = True
+
+
+@dataclass(frozen=True)
+class Control:
+    """What a method's settings become where one of its axes is destroyed at equal cost, see `Method.controls`.
+
+    axis: what is destroyed ("tokens", "layers", "timesteps"). name: the control's own. settings: those that differ from
+    the method's. refit: the settings under which a fit knows the control from its start; None: there is no such fit.
+    idle: why the control would be the method itself, "" where it is not.
+    """
+
+    axis: str
+    name: str
+    settings: Mapping[str, Any]
+    refit: Mapping[str, Any] | None = None
+    idle: str = ""
 
 
 class Method(ABC):
@@ -99,12 +124,15 @@ class Method(ABC):
 
     source: where it comes from. training: what its adapter takes ("free": no adapter). selects: it sends subsets of the
     tokens through parts of a block, always the same ones or other ones at each step. reuses: what it keeps from one
-    sampling step for another. rank: compositions put methods on by rank, then in the order written; above 0 it is
-    outside of any part. refuses: methods that it cannot work with, and why, beyond what follows from selects, reuses
-    and training. lasting: putting it on is slow, so that it stays on (a copy of the model) while latency is measured.
-    strength: the setting that makes it cheaper as it grows. sweep: its default values, for a strength that is no ratio.
-    least_steps: how few sampling steps it works with. tabled: its ratios are a table by layer and timestep region.
-    host: names of the state's tensors whose values Python reads, so that they stay in main memory.
+    sampling step for another. copes: with what of a sampler it does so all the same: "branches", several calls of the
+    denoiser in one step, each of which it keeps things of its own for, and a "late start" in the middle of the steps,
+    where `backbone.start` is above 0; what it cannot cope with is refused. rank: compositions put methods on by rank,
+    then in the order written; above 0 it is outside of any part. refuses: methods that it cannot work with, and why,
+    beyond what follows from selects, reuses and training. lasting: putting it on is slow, so that it stays on (a copy
+    of the model) while latency is measured. strength: the setting that makes it cheaper as it grows. sweep: its default
+    values, for a strength that is no ratio. least_steps: how few sampling steps it works with. tabled: its ratios are a
+    table by layer and timestep region. host: names of the state's tensors whose values Python reads, so that they stay
+    in main memory.
     """
 
     name: ClassVar[str]
@@ -118,6 +146,7 @@ class Method(ABC):
     training: ClassVar[Training] = "free"
     selects: ClassVar[Literal["", "fixed", "changing"]] = ""
     reuses: ClassVar[Literal["", "parts", "blocks"]] = ""
+    copes: ClassVar[frozenset[Literal["branches", "late start"]]] = frozenset()
     rank: ClassVar[int] = 0
     refuses: ClassVar[Mapping[str, str]] = {}
     lasting: ClassVar[bool] = False
@@ -177,9 +206,22 @@ class Method(ABC):
         raise UserError(f"what method {self.name!r} costs depends on its adapter, and no cost is made up for it; fit "
                         "one and use `python -m harness run`")  # fmt: skip
 
+    def router_weights(self, state: State | None) -> Tensor | None:
+        """(layers, D), where an adapter state holds linear routers."""
+        return None if state is None else state.tensors.get("router")
+
+    def ratio_table(self, state: State | None) -> Tensor | None:
+        """(layers, regions), where an adapter state holds a compression ratio for each."""
+        return None if state is None else state.tensors.get("ratios")
+
     def reached(self, state: State | None) -> float | None:
         """The mean compression ratio that really runs, where it may differ from the one asked for."""
         return self.ratio
+
+    def controls(self, state: State | None) -> Sequence[Control]:
+        """Controls of equal cost that destroy one axis of this method each, for `python -m harness attribute`. state:
+        the adapter state that it runs with."""
+        return ()
 
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:
         """How to fit this method. steps: sampler steps. options: of type FitSettings, or None for its defaults.

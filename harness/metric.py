@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from harness.spec import Case
+from results.analysis.statistics import bootstrap
 from results.record import Estimate
 
 if TYPE_CHECKING:
@@ -21,11 +23,21 @@ if TYPE_CHECKING:
 
 @dataclass
 class Sample:
-    """The images of one operating point. images: (N, H, W, 3) uint8. Metrics share work (features) through `once`."""
+    """The images of one operating point. images: (N, H, W, 3) uint8, read-only. Metrics share work through `once`.
+
+    features: (N, D) by extractor, and references: (M, D), what distances compare them with: what a metric puts there
+    is kept beside the images, in half precision, so that two records can be compared later without a model.
+    """
 
     cases: tuple[Case, ...]
     images: np.ndarray
+    features: dict[str, np.ndarray] = field(default_factory=dict)
+    references: dict[str, np.ndarray] = field(default_factory=dict)
     _memo: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.images = self.images.view()
+        self.images.flags.writeable = False  # whoever made the array can go on with it
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """`make()` the first time, the same object after that."""
@@ -55,16 +67,18 @@ class Metric(ABC):
 
     A metric without settings of its own may leave `Settings` as it is; it is then made from the model alone. source:
     the publication. weights: where the weights come from and how a local copy is named. remark: what to know before
-    figures are compared.
+    figures are compared. counts: what the n of its estimates is a number of; images are never more than the cases.
     """
 
     name: ClassVar[str]
+    version: ClassVar[int] = 1  # raise it where a change makes other figures of the same images
     about: ClassVar[str] = ""
     Settings: ClassVar[type[MetricSettings]] = MetricSettings
     columns: ClassVar[tuple[Column, ...]] = ()
     source: ClassVar[str] = ""
     weights: ClassVar[str] = ""
     remark: ClassVar[str] = ""
+    counts: ClassVar[str] = "images"
 
     def __init__(self, model: Model, settings: MetricSettings | None = None, data: Path | None = None) -> None:
         """data: the folder of real images that the cases come from, what a metric with a reference set compares with
@@ -96,3 +110,15 @@ class Metric(ABC):
 def images_to_uint8(images: Tensor) -> np.ndarray:
     """(B, 3, H, W) in 0..1 -> (B, H, W, 3) uint8, rounded as PNG files hold them."""
     return (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def per_image(values: ArrayLike, *, unit: str, better: Literal["higher", "lower"] | None, convention: str) -> Estimate:
+    """The estimate of a metric that judges each image by itself: the mean of values (N,), which stay with it, so that
+    two records can be compared image by image. NaN stands for an image that the metric does not apply to. Raises
+    ValueError for infinite values, and where it applies to none."""
+    each = np.asarray(values, dtype=float)
+    judged = each[~np.isnan(each)]
+    return Estimate(
+        **bootstrap(judged)._asdict(), n=len(judged), unit=unit, role="quality", better=better, convention=convention,
+        values=tuple(each.tolist()),
+    )  # fmt: skip

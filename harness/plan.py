@@ -1,61 +1,47 @@
-"""From a validated sweep to operating points with keys."""
+"""From a validated sweep to workloads and operating points with keys."""
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import harness
-from harness import attach, config, registry
+from harness import attach, config, measure, registry, versions
 from harness.compose import method_class
-from harness.config import DENSE, MethodSpec, Sweep
+from harness.engine import OpenWorkload
 from harness.errors import UserError, unknown
 from harness.measure import environment
 from harness.method import Method
 from harness.metric import Metric
-from harness.models import Model, load
-from harness.spec import Case, State
+from harness.models import Model, adapters, load
+from harness.spec import Case
+from harness.sweep import DENSE, MethodSpec, Sweep
 from harness.task import Task, TaskSettings
+from harness.workload import Point, Workload, digest
 from results.analysis.point_names import point_names
 
-_ROOT = Path(harness.__file__).resolve().parent.parent
-PACKAGES = tuple(_ROOT / name for name in ("harness", "methods", "tasks", "results"))
-
-
-@dataclass(frozen=True)
-class Point:
-    """One operating point: a method with its settings, everything else being the plan's. label: its name for people,
-    which tells it apart from the plan's other points."""
-
-    method: Method
-    state: State | None
-    key: str
-    facts: Mapping[str, Any]
-    label: str = ""
+_SEEDS_APART = 1_000_000  # more than a sweep has cases
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The points of a sweep that share a task's settings, dense first, and what else they share."""
+    """The points of a sweep that share a workload, dense first, and the workload, open."""
 
-    sweep: Sweep
-    model: Model
-    task: Task
-    cases: tuple[Case, ...]
-    metrics: tuple[Metric, ...]
+    opened: OpenWorkload
     points: tuple[Point, ...]
-    fingerprint: dict[str, str]
-    environment: dict[str, str]
 
 
-def make(sweep: Sweep) -> tuple[Plan, ...]:
-    """Resolve the model, every name and adapter: one plan for each of the task's settings.
+def load_model(sweep: Sweep, digest: str | None = None) -> Model:
+    """The sweep's model. digest: of its weights, where it is known. Raises UserError."""
+    return load(
+        sweep.model, device=sweep.device, dtype=sweep.dtype, adapters=sweep.adapters, variant=sweep.variant,
+        revision=sweep.revision, digest=digest,
+    )  # fmt: skip
+
+
+def make(sweep: Sweep, model: Model | None = None) -> tuple[Plan, ...]:
+    """Resolve every name and adapter: one plan for each of the task's settings. model: where it is loaded already.
 
     Raises UserError before anything runs or is written.
     """
@@ -65,13 +51,11 @@ def make(sweep: Sweep) -> tuple[Plan, ...]:
     task_class = registry.tasks.get(sweep.task)
     metric_classes = [registry.metrics.get(name) for name in (sweep.metrics or registry.metrics)]
 
-    model = load(
-        sweep.model, device=sweep.device, dtype=sweep.dtype, adapters=sweep.adapters, variant=sweep.variant,
-        revision=sweep.revision,
-    )  # fmt: skip
+    model = load_model(sweep) if model is None else model
     methods = [method for spec in [MethodSpec(name=DENSE), *specs] for method in _methods(spec, sweep.ratios, model)]
     reference = task_class.reference(sweep.data)
-    metrics = [made for cls in metric_classes if (made := _metric(cls, sweep, model, reference)) is not None]
+    found = (_metric(cls, sweep, model, reference) for cls in metric_classes)
+    metrics = tuple(metric for metric in found if metric is not None)
     chosen = config.task_settings_of(
         task_class, sweep.task_settings, task_class.swept(model, own=sweep.data is not None)
     )
@@ -79,8 +63,8 @@ def make(sweep: Sweep) -> tuple[Plan, ...]:
     for settings in chosen:
         bare = task_class.dense_alone(model, sweep.task_settings, settings)
         some = [method for method in methods if method.name == DENSE] if bare else methods
-        plans.append(_plan(sweep, model, task_class, settings, some, tuple(metrics)))
-    return _labelled(plans)
+        plans.append(_plan(sweep, model, task_class, settings, some, metrics))
+    return labelled(plans)
 
 
 def _plan(
@@ -95,37 +79,93 @@ def _plan(
     steps = sweep.steps if sweep.steps is not None else int(defaults.get("steps", 20))
     guidance = sweep.guidance if sweep.guidance is not None else float(defaults.get("guidance", 4.5))
     task = task_class(model, steps=steps, guidance=guidance, settings=settings)
+    cases = _cases(task, sweep)
+    facts = environment.describe(model.device)
+    compares = {
+        "cases": digest([(case.prompt, case.seed, case.digest) for case in cases]),
+        "split": sweep.split,
+        "sampler": f"{model.scheduler} {steps} steps, guidance {guidance:g}",
+        "batch": str(sweep.batch),
+        "measurement": str(measure.VERSION),
+        "task": f"{sweep.task} {versions.of_part(task_class)}",
+        "backbone": versions.of_part(model.family),
+    }
+    judged = {f"metric {metric.name}": versions.of_part(type(metric)) for metric in metrics}
+    for metric in metrics:
+        judged |= metric.fingerprint()
+    workload = Workload(
+        request=sweep.shared() | {"methods": [], "adapters": [str(path) for path in sweep.adapters]},
+        task_settings=settings.model_dump(mode="json"),
+        weights=model.digest,
+        steps=steps,
+        guidance=guidance,
+        made={
+            "model": sweep.model if not model.digest else "", "dtype": sweep.dtype, "rounds": str(sweep.rounds),
+            "device": model.device.type, "hardware": facts["device"], "threads": facts["threads"],
+        },
+        compares=compares,
+        judged=judged,
+        environment=facts,
+    )  # fmt: skip
+    opened = OpenWorkload(workload, model, task, cases, metrics)
+    return Plan(opened, points(methods, model, workload))
+
+
+def _cases(task: Task, sweep: Sweep) -> tuple[Case, ...]:
     own = (sweep.prompts, sweep.data)
     if sweep.split == "evaluation":
         cases = task.cases(sweep.cases, *own)
     else:
         cases = task.calibration(sweep.cases, sweep.cases, *own)
-    facts = environment.describe(model.device)
-    prints = {
-        "code": environment.code_digest(PACKAGES),
-        "weights": model.digest,
-        "cases": _sha([(case.prompt, case.seed, case.digest) for case in cases]),
-        "split": sweep.split,
-        "sampler": f"{model.scheduler} {steps} steps, guidance {guidance:g}",
-        "batch": str(sweep.batch),
-        **{name: facts[name] for name in ("torch", "diffusers", "clean-fid", "device")},
-    }
-    for metric in metrics:
-        prints |= metric.fingerprint()
-    shared = {
-        "task": sweep.task, "task_settings": settings.model_dump(mode="json"), "model": sweep.model,
-        "dtype": sweep.dtype, "rounds": sweep.rounds, **prints,
-    }  # fmt: skip
-    points: dict[str, Point] = {}
+    if sweep.seed:
+        cases = tuple(replace(case, seed=case.seed + sweep.seed * _SEEDS_APART) for case in cases)
+    return cases
+
+
+def reopen(sweep: Sweep, workload: Workload) -> OpenWorkload:
+    """A workload that was planned elsewhere, at hand here; its digests are not computed again. Raises UserError."""
+    task_class = registry.tasks.get(sweep.task)
+    model = load_model(sweep, digest=workload.weights)
+    settings = task_class.Settings.model_validate(workload.task_settings)
+    task = task_class(model, steps=workload.steps, guidance=workload.guidance, settings=settings)
+    reference = task_class.reference(sweep.data)
+    names = [name.removeprefix("metric ") for name in workload.judged if name.startswith("metric ")]
+    metrics = tuple(
+        metric_of(registry.metrics.get(name), sweep.metric_settings.get(name, {}), model, reference) for name in names
+    )
+    return OpenWorkload(workload, model, task, _cases(task, sweep), metrics)
+
+
+def points(methods: Collection[Method], model: Model, workload: Workload) -> tuple[Point, ...]:
+    """The operating points of these methods, dense first, each once. Raises UserError for a method that the model
+    cannot run or has no adapter for."""
+    found: dict[str, Point] = {}
+    reference = ""
     for method in methods:
-        if steps < method.least_steps:
+        if workload.steps < method.least_steps:
             raise UserError(
                 f"method {method.name!r} needs at least {method.least_steps} sampling steps, since it reuses earlier "
-                f"ones; got {steps}"
+                f"ones; got {workload.steps}"
             )
-        made = point(method, model, shared)
-        points.setdefault(made.key, made)
-    return Plan(sweep, model, task, cases, metrics, tuple(points.values()), prints, facts)
+        made = point(method, model, workload, reference)
+        reference = reference or made.key
+        found.setdefault(made.key, made)
+    return tuple(found.values())
+
+
+def point(method: Method, model: Model, workload: Workload, reference: str = "") -> Point:
+    """One operating point. reference: key of the dense one. Raises UserError as `points` does."""
+    if refusal := attach.check(method, model.family):
+        served = [name for name in registry.backbones if not attach.check(method, registry.backbones.get(name))]
+        raise UserError(
+            f"method {method.name!r} cannot run on model {model.name!r}: {refusal}; backbones that it serves: "
+            f"{', '.join(served) or 'none'}"
+        )
+    return Point(
+        workload=workload, method=method.name, settings=method.settings.model_dump(mode="json"), ratio=method.ratio,
+        strength=method.strength, adapter=adapters.digest_of(method, model),
+        source="".join(versions.of_source(type(one)) for one in method.members()), reference=reference,
+    )  # fmt: skip
 
 
 def _metric(cls: type[Metric], sweep: Sweep, model: Model, reference: Path | None) -> Metric | None:
@@ -139,8 +179,7 @@ def _metric(cls: type[Metric], sweep: Sweep, model: Model, reference: Path | Non
                 f"metric {cls.name!r} cannot judge images of model {sweep.model!r}; leave it out of --metrics"
             )
         return None
-    own = cls.Settings is not Metric.Settings
-    made = cls(model, config.metric_settings_of(cls, given), reference) if own else cls(model)
+    made = metric_of(cls, given, model, reference)
     try:
         made.check()
     except UserError as error:
@@ -150,17 +189,17 @@ def _metric(cls: type[Metric], sweep: Sweep, model: Model, reference: Path | Non
     return made
 
 
-def _labelled(plans: Sequence[Plan]) -> tuple[Plan, ...]:
-    named = [
-        SimpleNamespace(
-            key=p.key, method=p.method.name, settings=p.facts["settings"], ratio=p.method.ratio,
-            task_settings=p.facts["task_settings"],
-        )
-        for made in plans for p in made.points
-    ]  # fmt: skip
-    labels = point_names(named)
+def metric_of(cls: type[Metric], given: dict[str, Any], model: Model, reference: Path | None) -> Metric:
+    """A metric object. Raises UserError for settings that are no good."""
+    own = cls.Settings is not Metric.Settings
+    return cls(model, config.metric_settings_of(cls, given), reference) if own else cls(model)
+
+
+def labelled(plans: Sequence[Plan]) -> tuple[Plan, ...]:
+    """The plans with names for their points that tell them apart."""
+    labels = point_names([point for plan in plans for point in plan.points])
     return tuple(
-        replace(made, points=tuple(replace(point, label=labels[point.key]) for point in made.points)) for made in plans
+        replace(plan, points=tuple(replace(point, label=labels[point.key]) for point in plan.points)) for plan in plans
     )
 
 
@@ -178,48 +217,3 @@ def _methods(spec: MethodSpec, ratios: tuple[float, ...], model: Model) -> list[
         raise UserError(f"method {name!r} has no fitted adapters for model {model.name!r}; fit some with "
                         f"`python -m harness fit {name} --model {model.name}`")  # fmt: skip
     return config.settings_of(spec, tuple(along))
-
-
-def point(method: Method, model: Model, shared: Mapping[str, Any]) -> Point:
-    """An operating point. shared: what a plan's points have in common. Raises UserError for a method that the model
-    cannot run or has no adapter for."""
-    if refusal := attach.check(method, model.family):
-        served = [name for name in registry.backbones if not attach.check(method, registry.backbones.get(name))]
-        raise UserError(
-            f"method {method.name!r} cannot run on model {model.name!r}: {refusal}; backbones that it serves: "
-            f"{', '.join(served) or 'none'}"
-        )
-    state, digest = state_of(method, model)
-    sources = [inspect.getsourcefile(type(one)) for one in method.members()]
-    facts = {
-        "method": method.name,
-        "settings": method.settings.model_dump(mode="json"),
-        "adapter": digest,
-        "method_code": "".join(hashlib.sha256(Path(s).read_bytes()).hexdigest() for s in sources if s),
-        **shared,
-    }
-    return Point(method, state, _sha(facts), facts)
-
-
-def state_of(method: Method, model: Model) -> tuple[State | None, str]:
-    """The adapter states that a method, or the parts of a composition, run with, and their digests. Raises UserError
-    for a missing one."""
-    found = {one.name: _adapter(one, model) for one in method.members() if one.needs_state and one.ratio != 0}
-    states = {name: state for name, (state, _) in found.items()}
-    state = states.get(method.name) or (State(parts=states) if states else None)
-    return state, "".join(digest for _, digest in found.values())
-
-
-def _adapter(method: Method, model: Model) -> tuple[State, str]:
-    """Its adapter state and digest. Raises UserError, with the command that fits it."""
-    try:
-        return model.adapter(method.adapter())
-    except UserError as error:
-        ratio = "" if method.ratio is None else f" --ratio {method.ratio:g}"
-        raise UserError(
-            f"{error}; fit one with `python -m harness fit {method.name} --model {model.name}{ratio}`"
-        ) from error
-
-
-def _sha(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 
 Part = Literal["block", "self_attention", "cross_attention", "mlp"]
-Ability = Literal["attention maps", "narrower blocks", "weighed keys"]
+Ability = Literal["attention maps", "narrower blocks", "weighed keys", "part caches"]
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,13 @@ class Grid:
 
 @dataclass(frozen=True)
 class Step:
-    """Where the sampler is. `index` counts from 0 (the noisiest step) to `count` - 1."""
+    """Where the sampler is. `index` counts from 0 (the noisiest step) to `count` - 1. branch: which of several calls of
+    the denoiser at this step, as guidance in calls of its own makes them."""
 
     index: int
     count: int
     timestep: float
+    branch: int = 0
 
 
 class Run(Protocol):
@@ -88,3 +90,7 @@ class Case:
     seed: int
     data: Mapping[str, Any] = field(default_factory=dict)
     digest: str = ""
+
+
+Progress = Callable[[str, int], None]
+"""Called with what is being done and how many images were just made."""

@@ -28,6 +28,7 @@ class Task(ABC):
     """One kind of generation. A task object belongs to one model and caches what all points share (text states)."""
 
     name: ClassVar[str]
+    version: ClassVar[int] = 1  # raise it where a change makes other images or cases of the same request
     Settings: ClassVar[type[TaskSettings]] = TaskSettings
     default_model: ClassVar[str] = "shapes"
     default_ratios: ClassVar[tuple[float, ...]] = (0.1, 0.2, 0.3)
@@ -87,6 +88,15 @@ class Task(ABC):
     def typical(self, cases: Sequence[Case]) -> tuple[Case, str]:
         """The case that costs are measured on, and how it was chosen ("" where all cost the same)."""
         return cases[0], ""
+
+    def mapped(self, cases: Sequence[Case]) -> Case:
+        """The case whose kept tokens are recorded: the first one that generates any."""
+        return cases[0]
+
+    def case_facts(self, case: Case) -> dict[str, Any]:
+        """What a record should say of one case beside prompt and seed, as JSON."""
+        plain = {name: value for name, value in case.data.items() if isinstance(value, (str, int, float, bool))}
+        return plain | {name: value.name for name, value in case.data.items() if isinstance(value, Path)}
 
     def facts(self, cases: Sequence[Case]) -> dict[str, Estimate]:
         """What else a record should say about these cases."""

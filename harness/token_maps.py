@@ -5,77 +5,38 @@ Letters: T sampling steps, L layers, H W token grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from contextlib import ExitStack
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from harness.attach import attached
-from harness.backbones.base import Backbone, follow
+from harness.backbones.base import Backbone
+from harness.backbones.following import follow
+from harness.method import Method
 from harness.metric import images_to_uint8
 from harness.models import Model
-from harness.models.lazy import unpack
-from harness.plan import Plan, Point
+from harness.models.predicted_x0 import clean_predictions, unpacked
 from harness.spec import Call, Case, State
 from harness.task import Task
-from results.files import slug
-from results.plots.token_maps import ratio_against_score, ratio_table, token_maps
+from harness.tokens import unpack
+from results.run_folder import TokenMaps
+
+SHOWN = 8
 
 
-@dataclass(frozen=True)
-class Maps:
-    """keep: (T, L, H, W), the share of the CFG halves in which a token went through the layer, NaN where the model
-    generates none. scores: (T, L, H, W), the routers' scores in 0..1, None for a method without routers. images:
-    (T, h, w, 3) uint8, the clean image that the sampler expects after each step."""
+def record(model: Model, task: Task, case: Case, method: Method, state: State | None) -> TokenMaps:
+    """Generate one image and watch. Pictures of the forming image are decoded at `SHOWN` steps at most, the others
+    repeat the last one.
 
-    keep: np.ndarray
-    scores: np.ndarray | None
-    images: np.ndarray
-
-
-def draw(plan: Plan, point: Point, case: Case, folder: Path) -> list[Path]:
-    """Pictures of one point: kept tokens, and router scores, learned ratios and how the two go together where the
-    method has them. Nothing where every token keeps its place in every layer."""
-    found = record(plan.model, plan.task, case, point.method, point.state)
-    label, written = point.label, []
-    start = folder / slug(label.replace(" %", ""))
-
-    def path(what: str) -> Path:
-        return start.with_name(f"{start.name}-{what}.png")
-
-    if (found.keep < 1).any():
-        halves = "share of CFG halves that keep the token"
-        written.append(token_maps(found.keep, found.images, path("kept"), title=f"{label}: kept tokens", label=halves))
-    ratios = None if point.state is None else point.state.tensors.get("ratios")
-    if ratios is not None:
-        written.append(ratio_table(ratios.tolist(), path("ratios"), title=f"{label}: ratios at inference"))
-    if found.scores is not None:
-        title = f"{label}: router scores"
-        written.append(
-            token_maps(found.scores, found.images, path("scores"), title=title, label="score, mean of CFG halves")
-        )
-        if ratios is not None:
-            steps, regions = len(found.scores), ratios.shape[1]
-            region = np.arange(steps) * regions // steps  # of each sampling step
-            scores = np.nanmean(found.scores, axis=(2, 3))  # (T, L)
-            means = np.stack([scores[region == r].mean(0) for r in range(regions)], axis=1)  # (L, R)
-            written.append(ratio_against_score(ratios.numpy(), means, path("correlation"), title=label))
-    return written
-
-
-def record(model: Model, task: Task, case: Case, method: Any, state: State | None) -> Maps:
-    """Generate one image and watch. A layer that a method leaves alone keeps all its tokens; so does one whose tokens
-    are merged, because merged tokens have no place of their own. One that a cache skips at a step keeps none there."""
+    A layer that a method leaves alone keeps all its tokens; so does one whose tokens are merged, because merged tokens
+    have no place of their own. One that a cache skips at a step keeps none there.
+    """
     backbone = model.backbone
     keep: dict[tuple[int, int], Tensor] = {}
     scores: dict[tuple[int, int], Tensor] = {}
-    routers = None if state is None else state.tensors.get("router")
+    routers = method.router_weights(state)
     there: list[Tensor] = []  # the tokens that the model generates, (B, K)
 
     def outer(call: Call) -> Tensor:
@@ -96,17 +57,22 @@ def record(model: Model, task: Task, case: Case, method: Any, state: State | Non
     task.prepare([case])
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        stack.enter_context(follow(backbone, model.pipeline))
+        stack.enter_context(follow(backbone, model.pipeline, task.guided))
         stack.enter_context(backbone.advise("block", outer))
         stack.enter_context(attached(backbone, method, state))
         stack.enter_context(backbone.advise("block", inner))
-        clean = stack.enter_context(_expected(model.pipeline.scheduler))
+        clean = stack.enter_context(clean_predictions(model.pipeline.scheduler))
         task.generate([case])
         grid = backbone.grid
         vae = model.pipeline.vae
         shift = getattr(vae.config, "shift_factor", None) or 0.0
         latents = [_on_canvas(x, there[0], backbone) if x.ndim == 3 else x for x in clean]
-        decoded = [vae.decode(_unpacked(x, vae) / vae.config.scaling_factor + shift).sample / 2 + 0.5 for x in latents]
+        shown = set(np.linspace(0, len(latents) - 1, min(SHOWN, len(latents))).round().astype(int).tolist())
+        decoded: list[Tensor] = []
+        for step, x in enumerate(latents):
+            fresh = step in shown
+            scaled = unpacked(x, vae) / vae.config.scaling_factor + shift
+            decoded.append(vae.decode(scaled).sample / 2 + 0.5 if fresh else decoded[-1])
 
         steps = backbone.step.count
 
@@ -118,7 +84,10 @@ def record(model: Model, task: Task, case: Case, method: Any, state: State | Non
         return rows.view(steps, backbone.layers, grid.height, grid.width).numpy()
 
     said = stacked(scores, float("nan")) if scores else None
-    return Maps(stacked(keep, 0.0), said, images_to_uint8(torch.cat(decoded)))
+    ratios = method.ratio_table(state)
+    return TokenMaps(
+        stacked(keep, 0.0), images_to_uint8(torch.cat(decoded)), said, None if ratios is None else ratios.cpu().numpy()
+    )
 
 
 def _on_canvas(x: Tensor, index: Tensor, backbone: Backbone) -> Tensor:
@@ -127,44 +96,3 @@ def _on_canvas(x: Tensor, index: Tensor, backbone: Backbone) -> Tensor:
     canvas = x.new_zeros(1, grid.tokens, x.shape[-1])
     canvas[0, index[0].to(x.device)] = x[0]
     return unpack(canvas, patch, (grid.height * patch, grid.width * patch))
-
-
-def _unpacked(x: Tensor, vae: Any) -> Tensor:
-    """Latents (1, C, h, w) as the decoder takes them: some models pack squares of 2 x 2 of them into channels."""
-    return F.pixel_shuffle(x, 2) if x.shape[1] == 4 * vae.config.latent_channels else x
-
-
-@contextmanager
-def _expected(scheduler: Any) -> Iterator[list[Tensor]]:
-    """The clean latents of the first sample that the sampler expects at every step."""
-    seen: list[Tensor] = []
-    keeps = hasattr(scheduler, "convert_model_output")  # DPM-Solver++: its own word
-    name = "convert_model_output" if keeps else "step"
-    original = getattr(scheduler, name)
-
-    def watched(*args: Any, **kwargs: Any) -> Any:
-        clean = None if keeps else _clean(scheduler, *args[:3])
-        out = original(*args, **kwargs)
-        seen.append((out if clean is None else clean)[:1])
-        return out
-
-    setattr(scheduler, name, watched)
-    try:
-        yield seen
-    finally:
-        delattr(scheduler, name)
-
-
-def _clean(scheduler: Any, said: Tensor, timestep: Any, x: Tensor) -> Tensor:
-    """What noised latents x are without their noise, by what the model said: velocity on flow matching schedulers, else
-    by the scheduler's prediction type."""
-    at = int((scheduler.timesteps - timestep).abs().argmin())
-    if not hasattr(scheduler, "alphas_cumprod"):
-        return x - scheduler.sigmas[at].to(x) * said
-    alpha = scheduler.alphas_cumprod[int(timestep)].to(x)
-    kind = scheduler.config.prediction_type
-    if kind == "sample":
-        return said
-    if kind == "v_prediction":
-        return alpha.sqrt() * x - (1 - alpha).sqrt() * said
-    return (x - (1 - alpha).sqrt() * said) / alpha.sqrt()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -49,3 +50,8 @@ def _rows(x: Tensor, index: Tensor) -> Tensor:
 def mix(low: Tensor, high: Tensor, share: Tensor) -> Tensor:
     """(1 - share) * low + share * high; the gradient reaches `share` (a scalar)."""
     return torch.lerp(low, high, share.to(low.dtype))
+
+
+def unpack(tokens: Tensor, patch: int, size: tuple[int, int]) -> Tensor:
+    """Tokens (B, N, C p p) as latents (B, C, h, w) of this size (h, w)."""
+    return F.fold(tokens.transpose(1, 2), size, patch, stride=patch)

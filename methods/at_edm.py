@@ -1,51 +1,62 @@
 """AT-EDM (Wang et al., "Attention-Driven Training-Free Efficiency Enhancement of Diffusion Models", CVPR 2024).
 
-Token importance is a page-rank over self-attention maps, unimportant tokens are pruned, and before the next map they
-are recovered from the tokens most similar to them. The authors' U-Net prunes within a stage, from its first attention
-to its end. Here a stage is a group of consecutive blocks: the first one, the leader, runs on all tokens and its map
-ranks them, the others run on those that are kept, and behind the last one the pruned tokens are recovered.
+Token importance is a page-rank over self-attention maps, unimportant tokens are pruned, and they are recovered from the
+tokens most similar to them. The authors' U-Net prunes within a stage: its first attention sees all tokens, each further
+one ranks those that it sees, and behind the last one the pruned tokens are recovered.
 
-Letters: B batch, N tokens, K kept tokens, D width, G blocks in a group.
+Here the last exempt layer sees all tokens, and its map ranks them for the layers behind it. At the end of each group of
+layers the map of the tokens that ran ranks them anew; the others keep their rank. Three things are ours, chosen on
+calibration scenes: pruned tokens are recovered behind every block, both halves of classifier-free guidance keep the
+same tokens, and tokens are drawn by their importance, afresh in every layer and step, so that a token that is left out
+once comes through the next time. `temperature=0, group=1, recover=token` is the paper's selection.
+
+Letters: B batch, N tokens, K kept tokens, D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from harness import guidance
 from harness.backbones.base import Backbone
-from harness.errors import UserError
-from harness.method import Method, RatioSettings
-from harness.spec import Call, State
+from harness.method import Method
+from harness.spec import Call, State, Step
 from harness.tokens import kept_count, scatter, take, top_k
+from methods.common.draws import ImageNoise
+from methods.common.exempt import FIRST_LAYERS, HalfExemptSettings, share_of_each
+from methods.common.recovery import What, recovered
 
-MOST = 0.9
-"""No pruning block spares more than this."""
 
-
-class ATEDMSettings(RatioSettings):
+class ATEDMSettings(HalfExemptSettings):
     ratio: float = Field(
-        0.2,
-        ge=0.0,
-        le=0.75,
-        description="share of tokens spared, on average over all layers and steps, leaders included",
+        0.2, ge=0.0, le=0.75, description="share of tokens that are spared, on average over all layers and steps"
     )
-    group: int = Field(4, ge=2, le=64, description="consecutive blocks that share one map")
+    first_layers: int | None = Field(  # type: ignore[assignment]
+        None, ge=1, description="layers at the start that run on all tokens; the last one ranks them. None: half of "
+        f"them, at most {FIRST_LAYERS}",
+    )  # fmt: skip
+    group: int = Field(
+        64, ge=1, le=64, description="consecutive pruning layers that share one ranking; 1: every attention layer that "
+        "prunes ranks the tokens that it sees for the next one, as in the paper",
+    )  # fmt: skip
     early: float = Field(
-        0.3, ge=0.0, le=0.9, description="share of the steps, at the start, in which only every second group prunes "
-        "(paper: 15 of 50 steps prune less)",
+        0.0, ge=0.0, le=1.0, description="share of the steps, at the start, in which half as many tokens are pruned "
+        "(paper: fewer in 15 of 50 steps)",
+    )  # fmt: skip
+    temperature: float = Field(
+        2.0, ge=0.0, description="randomness of the choice: 0 keeps the tokens that rank highest, as in the paper; a "
+        "large one any",
     )  # fmt: skip
     iterations: int = Field(3, ge=1, le=20, description="power iterations of the page-rank")
-    recover: Literal["update", "token"] = Field(
+    recover: What = Field(
         "update",
-        description="what a pruned token gets from the kept one most like it: its update over the group, or, as in the "
-        "paper, the token itself",
+        description="what a pruned token gets from the kept one most like it: its update, or, as in the paper, the "
+        "token itself",
     )
 
 
@@ -68,82 +79,76 @@ class ATEDM(Method):
         if not settings.ratio:
             yield
             return
-        groups = grouped(backbone.layers, settings.group)
-        place = {layer: members for members in groups for layer in members}
-        scores: list[Tensor] = []  # (B, N) by the leader of the group that runs
-        kept: list[Tensor] = []  # (B, K)
-        start: list[Tensor] = []  # (B, N, D) behind the leader
+        layers = settings.layers_of(backbone.layers)
+        first = layers.start - 1
+        rank: list[Tensor] = []  # (B, N) importance
+        kept: list[Tensor] = []  # (B, K) of the block that runs
 
-        def prunes(call: Call) -> bool:
-            members = place[call.layer]
-            early = call.step.index < round(settings.early * call.step.count)
-            return len(members) > 1 and not (early and groups.index(members) % 2)
+        noise = ImageNoise()
 
         def attention(call: Call) -> Tensor:
-            if call.layer != place[call.layer][0] or not prunes(call):
+            if not settings.runs(call.step):
                 return call.run(call.x)
-            out, share = backbone.attend(call)
-            scores[:] = [page_rank(share, settings.iterations)]
+            out, maps = backbone.attend(call)
+            scores = page_rank(maps, settings.iterations)
+            if noise.paired:
+                scores = guidance.twice(guidance.mean(scores))
+            rank[:] = [scores if call.layer == first else reranked(rank[0], kept[0], scores)]
             return out
 
         def block(call: Call) -> Tensor:
-            members = place[call.layer]
-            if not prunes(call):
+            if not settings.runs(call.step):
                 return call.run(call.x)
-            if call.layer == members[0]:
-                out = call.run(call.x)
-                spared = spared_share(settings, backbone.layers, call.step.count)
-                kept[:] = [top_k(scores[0], kept_count(spared, out.shape[1]))]
-                start[:] = [out]
-                return out
-            index = kept[0]
+            share = pruned_share(settings, backbone.layers, call.step)
+            scores = weighed(rank[0], noise(call), settings.temperature)
+            index = top_k(scores, kept_count(share, call.x.shape[1]))
+            kept[:] = [index]
             out = scatter(call.x, index, call.run(take(call.x, index), index))
-            return recovered(start[0], out, index, settings.recover) if call.layer == members[-1] else out
+            return recovered(call.x, out, index, settings.recover)
 
-        with backbone.advise("block", block), backbone.advise("self_attention", attention):
+        rankers = [first, *(layer for layer in layers[settings.group - 1 : -1 : settings.group])]
+        with (
+            noise.on(backbone),
+            backbone.advise("block", block, layers),
+            backbone.advise("self_attention", attention, rankers),
+        ):
             yield
 
 
-def grouped(layers: int, size: int) -> list[range]:
-    """Consecutive blocks in groups; the last one may be smaller."""
-    return [range(first, min(first + size, layers)) for first in range(0, layers, size)]
+def pruned_share(settings: ATEDMSettings, layers: int, step: Step) -> float:
+    """The share of tokens that a pruning block spares at this step, so that the mean over all layers and steps is the
+    ratio. Raises UserError where that is too much."""
+    steps = settings.steps_of(step.count)
+    early = round(settings.early * step.count)
+    halved = sum(index < early for index in steps)
+    running = len(settings.layers_of(layers)) * (len(steps) - halved / 2)
+    share = share_of_each("at-edm", settings.ratio, running, layers * step.count)
+    return share / 2 if step.index < early else share
 
 
-def spared_share(settings: ATEDMSettings, layers: int, steps: int) -> float:
-    """The share of tokens that pruning blocks spare, so that the mean over all layers and steps is the ratio. Raises
-    UserError where that is too much."""
-    followers = [len(members) - 1 for members in grouped(layers, settings.group)]
-    early = round(settings.early * steps)
-    runs = early * sum(followers[::2]) + (steps - early) * sum(followers)
-    share = settings.ratio * layers * steps / runs if runs else float("inf")
-    if share > MOST + 1e-9:
-        raise UserError(
-            f"at-edm cannot spare {settings.ratio:g} of the tokens on average: with groups of {settings.group} in "
-            f"{layers} layers and {early} early of {steps} steps, {MOST * runs / (layers * steps):.3g} is the most"
-        )
-    return share
-
-
-def page_rank(share: Tensor, iterations: int) -> Tensor:
+def page_rank(maps: Tensor, iterations: int) -> Tensor:
     """Importance of tokens (B, N) from attention maps (B, heads, N, N), queries in rows: a token is important that
     important tokens attend to. Heads are combined by their root mean square (Sec. 3.2)."""
-    tokens = share.shape[-1]
-    score = share.new_full((*share.shape[:2], 1, tokens), 1 / tokens)  # (B, heads, 1, N)
+    tokens = maps.shape[-1]
+    score = maps.new_full((*maps.shape[:2], 1, tokens), 1 / tokens)  # (B, heads, 1, N)
     for _ in range(iterations):
-        score = score @ share  # rows sum to 1, so that the scores go on summing to 1
+        score = score @ maps  # rows sum to 1, so that the scores go on summing to 1
     return score[:, :, 0].square().mean(1).sqrt()
 
 
-def recovered(start: Tensor, out: Tensor, index: Tensor, what: Literal["update", "token"]) -> Tensor:
-    """Tokens (B, N, D) behind a group whose kept ones stand at index (B, K): each pruned one gets what the kept one had
-    that was most similar to it (cosine) in front of the group's pruning blocks, start (B, N, D)."""
-    pruned = torch.ones(start.shape[:2], dtype=torch.bool, device=start.device).scatter(1, index, False)
-    others = top_k(pruned.float(), start.shape[1] - index.shape[1])  # (B, N - K); nonzero would wait for the device
-    if not others.shape[1]:
-        return out
-    there, like = F.normalize(take(start, others), dim=-1), F.normalize(take(start, index), dim=-1)
-    nearest = index.gather(1, (there @ like.transpose(1, 2)).argmax(-1))  # (B, N - K)
-    given = take(out, nearest)
-    if what == "update":
-        given = take(start, others) + given - take(start, nearest)
-    return scatter(out, others, given)
+def reranked(rank: Tensor, index: Tensor, scores: Tensor) -> Tensor:
+    """The importance (B, N) of all tokens after those at index (B, K) were ranked among themselves, (B, K): together
+    they keep the importance that they had."""
+    had = rank.gather(1, index).sum(1, keepdim=True)
+    return rank.scatter(1, index, scores * (had / scores.sum(1, keepdim=True)))
+
+
+def weighed(rank: Tensor, noise: Tensor, temperature: float) -> Tensor:
+    """Scores (B, N) whose highest k are drawn without replacement, by importance (B, N): its logarithm, standardised
+    over an image's tokens and divided by the temperature, with Gumbel noise (B, N). At temperature 0: the importance
+    itself."""
+    if not temperature:
+        return rank
+    log = rank.float().clamp(min=1e-12).log()
+    log = (log - log.mean(1, keepdim=True)) / log.std(1, keepdim=True).clamp(min=1e-6)
+    return log / temperature + noise

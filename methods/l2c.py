@@ -2,8 +2,10 @@
 sampling step, what they gave at the step before.
 
 Trained as the paper tells: the model stays as it is; at a reusing step each part gives gate * computed + (1 - gate) *
-reused, and the loss gains the sum of the gates (Eq. 9). At inference the parts with the lowest gates reuse, so many
-as the ratio says, instead of all below a threshold, so that one training serves every ratio (ours).
+reused, and the loss gains the sum of the gates (Eq. 9). Every reusing step has gates of its own: a batch's timesteps
+lie next to one sampling step, what it reuses comes from the step before on the same noise, and only that step's gates
+get a gradient. At inference the parts with the lowest gates reuse, so many as the ratio says, instead of all below a
+threshold, so that one training serves every ratio (ours).
 """
 
 from __future__ import annotations
@@ -32,6 +34,9 @@ class L2CSettings(SeedSettings):
 class L2CFit(MethodSettings):
     weight: float = Field(1e-3, gt=0, description="weight of the sum of the gates in the loss (lambda)")
     gate_lr: float = Field(50.0, gt=0, description="multiple of the base learning rate for the gates (ours)")
+    start: float = Field(
+        0.5, gt=0, lt=1, description="all gates at the start; one half favours neither computing nor reusing (ours)"
+    )
 
 
 class L2C(Method):
@@ -78,7 +83,7 @@ class L2C(Method):
 
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:
         chosen = L2CFit.model_validate(options.model_dump() if options else {})
-        gates = _Gates(steps, backbone.layers)
+        gates = _Gates(steps, backbone.layers, chosen.start)
         held: dict[tuple[int, Part], Tensor] = {}
         met: list[Tensor] = []
 
@@ -104,6 +109,7 @@ class L2C(Method):
             module=gates,
             attach=attach,
             lora=False,
+            regions=steps,
             previous=lambda index: index % 2 == 1,
             groups={"logits": chosen.gate_lr},
             losses=losses,
@@ -113,11 +119,11 @@ class L2C(Method):
 
 
 class _Gates(nn.Module):
-    """logits: (steps, layers, parts). They start open, and their layers compute."""
+    """logits: (steps, layers, parts)."""
 
-    def __init__(self, steps: int, layers: int) -> None:
+    def __init__(self, steps: int, layers: int, start: float) -> None:
         super().__init__()
-        self.logits = nn.Parameter(torch.full((steps, layers, len(_PARTS)), 3.0))
+        self.logits = nn.Parameter(torch.full((steps, layers, len(_PARTS)), start).logit())
 
 
 def reused(gates: Tensor, ratio: float) -> Tensor:

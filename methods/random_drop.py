@@ -5,33 +5,44 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
+from pydantic import Field
 from torch import Tensor
 
 from harness.backbones.base import Backbone
 from harness.method import Method
 from harness.spec import Call, State
 from harness.tokens import kept_count, scatter, take, top_k
+from methods.common.draws import ImageNoise
+from methods.common.exempt import MOST, ExemptSettings
+
+
+class RandomSettings(ExemptSettings):
+    ratio: float = Field(
+        0.2, ge=0.0, le=MOST, description="share of tokens that are spared, on average over all layers and steps"
+    )
 
 
 class RandomDrop(Method):
     """Other tokens, drawn at random, bypass each block at each step."""
 
     name = "random"
+    Settings = RandomSettings
     selects = "changing"
 
     @contextmanager
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
-        generators: list[torch.Generator] = []  # one per image, on the CPU: the same draws on every device
+        settings: RandomSettings = self.settings  # type: ignore[assignment]
+        if not settings.ratio:
+            yield
+            return
+        noise = ImageNoise()
 
         def block(call: Call) -> Tensor:
-            k = kept_count(self.ratio or 0.0, call.x.shape[1])
-            if k == call.x.shape[1]:
+            if not settings.runs(call.step):
                 return call.run(call.x)
-            if not generators:
-                generators.append(torch.Generator().manual_seed(0))
-            index = top_k(torch.rand(call.x.shape[:2], generator=generators[0]), k).to(call.x.device)  # (B, K)
+            share = settings.share(self.name, backbone.layers, call.step.count)
+            index = top_k(noise(call), kept_count(share, call.x.shape[1]))  # (B, K)
             return scatter(call.x, index, call.run(take(call.x, index), index))
 
-        with backbone.on_begin(generators.clear), backbone.advise("block", block):
+        with noise.on(backbone), backbone.advise("block", block, settings.layers_of(backbone.layers)):
             yield

@@ -31,8 +31,8 @@ class TGateSettings(MethodSettings):
 class TGate(Method):
     """Freeze cross-attention after a gate step, and stop guidance with it.
 
-    Where a generation has no guidance (`backbone.guided` is False), each sample's own outputs are frozen. Where that is
-    unknown, the gate step's latents tell: under guidance both halves of the batch are equal.
+    Where a generation has no guidance (`backbone.guided` is False), each sample's own outputs are frozen. A generation
+    that starts behind the gate step (strength below 1) gates at its first step.
     """
 
     name = "tgate"
@@ -40,6 +40,7 @@ class TGate(Method):
     parts = frozenset({"cross_attention"})
     source = "Zhang et al., 2024, Cross-Attention Makes Inference Cumbersome in Text-to-Image Diffusion Models"
     reuses = "parts"
+    copes = frozenset({"late start"})
     least_steps = 2
     strength = "gated"
     sweep = (0.3, 0.5, 0.7)
@@ -58,7 +59,8 @@ class TGate(Method):
                 raise UserError("tgate needs at least two sampling steps: with one there is nothing to reuse")
 
         def follow(step: Step) -> None:
-            first = step.count - gated_steps(settings.gated, step.count)  # the first gated step
+            gated = step.count - gated_steps(settings.gated, step.count)
+            first = max(gated, backbone.start + 1)  # the first gated step
             if step.index >= first:
                 phase[0] = "gated" if frozen else "full"  # full: the clock was set by hand, and nothing is kept
             else:

@@ -12,11 +12,12 @@ from tomesd.merge import bipartite_soft_matching_random2d
 from torch import Tensor
 
 from harness.backbones.base import Backbone
-from harness.method import Method, MethodSettings, RatioSettings
+from harness.method import Method, MethodSettings
 from harness.spec import Call, State
+from methods.common.exempt import ExemptSettings
 
 
-class ToMeSettings(RatioSettings):
+class ToMeSettings(ExemptSettings):
     ratio: float = Field(0.2, ge=0.0, le=0.9, description="share of tokens merged away, at most all but one per window")
     around: Literal["mlp", "self_attention", "block"] = Field(
         "block", description="the part that runs on merged tokens"
@@ -26,10 +27,6 @@ class ToMeSettings(RatioSettings):
     proportional: bool = Field(
         False, description="self-attention weighs each key by how many tokens it stands for (ToMe, 2023, Eq. 1)"
     )
-    first_layers: int = Field(0, ge=0, description="layers at the start that do not merge")
-    last_layers: int = Field(0, ge=0, description="layers at the end that do not merge")
-    first_steps: float = Field(0.0, ge=0.0, le=1.0, description="share of the steps, at the start, without merging")
-    last_steps: float = Field(0.0, ge=0.0, le=1.0, description="share of the steps, at the end, without merging")
 
     @model_validator(mode="after")
     def _possible(self) -> ToMeSettings:
@@ -39,11 +36,6 @@ class ToMeSettings(RatioSettings):
         if self.proportional and self.around == "mlp":
             raise ValueError("proportional attention needs merging around self_attention or block, got around 'mlp'")
         return self
-
-    @property
-    def everywhere(self) -> bool:
-        """Whether all layers and steps merge."""
-        return not (self.first_layers or self.last_layers or self.first_steps or self.last_steps)
 
 
 class ToMe(Method):
@@ -72,7 +64,7 @@ class ToMe(Method):
         def advice(call: Call) -> Tensor:
             x = call.x  # (B, N, D)
             merged = int(settings.ratio * x.shape[1])
-            if not merged or not _merging(settings, call):
+            if not merged or not settings.runs(call.step):
                 return call.run(x)
             where = torch.device("cpu") if x.is_meta else x.device  # the meta device draws nothing
             generator = generators.setdefault(where, torch.Generator(where).manual_seed(0))
@@ -99,8 +91,7 @@ class ToMe(Method):
         def weighed(call: Call) -> Tensor:
             return call.run(call.x, sizes=weights[0] if weights else None)
 
-        last = backbone.layers - settings.last_layers
-        layers = range(min(settings.first_layers, last), last)
+        layers = settings.layers_of(backbone.layers)
         with ExitStack() as stack:
             stack.enter_context(backbone.on_begin(generators.clear))
             stack.enter_context(backbone.advise(settings.around, advice, layers))
@@ -115,9 +106,3 @@ class ToMe(Method):
 def _places(x: Tensor) -> Tensor:
     """0 to N - 1 for tokens (B, N, D): (B, N, 1)."""
     return torch.arange(x.shape[1], device=x.device, dtype=torch.float32)[None, :, None].expand(len(x), -1, -1)
-
-
-def _merging(settings: ToMeSettings, call: Call) -> bool:
-    """Whether this sampling step merges."""
-    count = call.step.count
-    return settings.first_steps * count <= call.step.index < (1 - settings.last_steps) * count

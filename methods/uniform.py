@@ -3,33 +3,48 @@ fixed compression ratio in every layer and at every timestep, no auxiliary loss.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor
 
 from harness.backbones.base import Backbone
-from harness.method import FittedSettings, Fitting, Method, MethodSettings
+from harness.method import Control, Fitting, Method, MethodSettings
 from harness.spec import Call, State
 from harness.tokens import kept_count
-from methods.common.routing import Routed, Routers, RoutingFit, random_routers
+from methods.common.routing import (
+    Routed,
+    Routers,
+    RoutingFit,
+    RoutingSettings,
+    calibration,
+    random_routers,
+    token_controls,
+)
 
 
 class Uniform(Method):
     """The int((1 - c) N) tokens with the highest scores go through each block."""
 
     name = "uniform"
-    Settings = FittedSettings
+    Settings = RoutingSettings
     FitSettings = RoutingFit
     needs_state = True
     source = "Raposo et al., 2024, Mixture-of-Depths; You et al., 2025, DiffCR, Sec. 3.1"
     training = "trained"
     selects = "changing"
+    settings: RoutingSettings
+
+    def adapter(self) -> str:
+        return super().adapter() + self.settings.suffix
+
+    def controls(self, state: State | None) -> Sequence[Control]:
+        return token_controls(self.settings.control)
 
     @contextmanager
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
         assert state is not None
-        routed = Routed(state.facts["rescale"], state.facts["score_scale"])
+        routed = Routed.fitted(state.facts, self.settings.temperature, self.settings.control)
         with _advised(backbone, routed, state.tensors["router"], lambda: self.ratio or 0.0):
             yield
 
@@ -38,8 +53,11 @@ class Uniform(Method):
 
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:
         chosen = RoutingFit.model_validate(options.model_dump() if options else {})
-        routers, routed = Routers(backbone.layers, backbone.width), Routed(chosen.rescale, chosen.score_scale)
+        routers, routed = Routers(backbone.layers, backbone.width), Routed.training(chosen, self.settings.control)
         current = [0.0]
+
+        def aim(ratio: float, step: int, _steps: int) -> None:
+            current[0], routed.step = ratio, step
 
         @contextmanager
         def attach() -> Iterator[None]:
@@ -50,8 +68,9 @@ class Uniform(Method):
             module=routers,
             attach=attach,
             groups={"weight": chosen.router_lr},
-            target=lambda ratio, _step, _steps: current.__setitem__(0, ratio),
-            calibrate=(lambda watch: routers.warm_start(backbone, watch)) if chosen.warm_start else None,
+            target=aim,
+            renew=routed.renew,
+            calibrate=calibration(routers, backbone, chosen),
             log=lambda: {"ratio": current[0]},
             state=lambda: State({"router": routers.weight.detach().clone()}, chosen.model_dump()),
         )

@@ -6,11 +6,22 @@ drawn from records alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+
+class CaseFacts(BaseModel):
+    """What one image was made from. facts: what the task has to add, such as the area of a mask."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: str
+    seed: int
+    facts: dict[str, Any] = Field(default_factory=dict)
 
 
 class Estimate(BaseModel):
@@ -19,6 +30,8 @@ class Estimate(BaseModel):
     `low` and `high` bound a 95 % interval; both are None where the figure is exact (a count).
     `replicates` are the bootstrap values behind the interval. Points of one sweep resample the same
     cases in the same order, so replicate number b of two records may be compared as a pair.
+    `values` are those of each image, in the order of the record's cases, for a figure that is their mean; a
+    figure of the whole set (FID) has none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,6 +45,10 @@ class Estimate(BaseModel):
     role: Literal["quality", "cost", "info"] = "info"
     better: Literal["lower", "higher"] | None = None
     replicates: tuple[float, ...] = ()
+    values: tuple[float, ...] = ()
+    set_distance: str = Field(
+        default="", description='for a distance between sets: "frechet" or "kernel", a blank, and the extractor'
+    )
 
 
 class Record(BaseModel):
@@ -39,7 +56,8 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    key: str = Field(min_length=8, description="sha256 of the point's canonical JSON")
+    key: str = Field(min_length=8, description="sha256 of everything that can change a figure of the record")
+    sample_key: str = Field(default="", description="the same without the metrics: equal keys have equal images")
     method: str
     settings: dict[str, Any] = Field(default_factory=dict)
     ratio: float | None = Field(default=None, description="compression ratio asked for; None: the method has none")
@@ -51,21 +69,44 @@ class Record(BaseModel):
     device: str
     dtype: str
     steps: int
-    cases: int
+    n_cases: int = Field(description="number of images")
+    cases: tuple[CaseFacts, ...] = Field(default=(), description="one per image; none in records of schema 1")
     outcome: Literal["ok", "incomplete", "failed"] = Field(
         description="incomplete: measured, but a metric could not judge it; failed: no figure of it counts"
     )
     reason: str = Field(default="", description="why the outcome is not ok")
+    traceback: str = Field(default="", description="of the exception behind the reason")
     estimates: dict[str, Estimate] = Field(default_factory=dict)
     samples: dict[str, list[float]] = Field(default_factory=dict, description="raw samples by name, unit in the name")
     fingerprint: dict[str, str] = Field(default_factory=dict, description="what must match for two records to compare")
-    environment: dict[str, str] = Field(default_factory=dict)
+    environment: dict[str, str] = Field(default_factory=dict, description="provenance: commit, versions, machine")
+    judged: tuple[str, ...] = Field(default=(), description="the estimates that metrics made from the images")
     images: list[str] = Field(default_factory=list, description="paths below the run folder, one per case")
+    shown: dict[str, list[str]] = Field(
+        default_factory=dict, description="paths of what the task shows beside the images (inputs, masks), by label"
+    )
+    features: dict[str, str] = Field(default_factory=dict, description="paths of features (N, D), by extractor")
+    references: dict[str, str] = Field(
+        default_factory=dict, description="paths of the features of what distances compare with, by extractor"
+    )
+    token_maps: str = Field(default="", description="path of the kept-token maps of the first case")
     started: str = Field(description="ISO 8601, UTC")
     seconds: float = 0.0
     schema_version: int = SCHEMA_VERSION
 
     @property
+    def hardware(self) -> str:
+        """What a latency was measured on: latencies compare only where it is the same."""
+        facts = self.environment
+        return f"{facts.get('device', self.device)}, {facts.get('threads', '?')} threads"
+
+    @property
     def usable(self) -> bool:
         """Whether its estimates count."""
         return self.outcome != "failed"
+
+
+def from_schema_1(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a record of schema 1 by today's names. It holds no cases, values per image, features or maps."""
+    fields = {name: value for name, value in body.items() if name not in ("cases", "schema_version")}
+    return fields | {"n_cases": body["cases"], "schema_version": 1}

@@ -1,35 +1,44 @@
 """The store of one run: a SQLite file in WAL mode, one row per operating point, each row the JSON of its record.
 
 Every write is one transaction, so a process that is killed at any moment leaves a readable store behind, and
-several processes may write at once.
+several processes may write at once. Cases, which many records share, are kept once.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import socket
 import sqlite3
+import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import pydantic_core
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from results.record import SCHEMA_VERSION, Record
+from results.record import SCHEMA_VERSION, CaseFacts, Record, from_schema_1
 
 BUSY_TIMEOUT_S = 60.0
+PROGRAM = "dit-efficiency-harness"
 
 _SCHEMA = (
-    "CREATE TABLE record (key TEXT PRIMARY KEY, outcome TEXT NOT NULL, body TEXT NOT NULL)",
+    "CREATE TABLE record (key TEXT PRIMARY KEY, outcome TEXT NOT NULL, sample_key TEXT NOT NULL, body TEXT NOT NULL)",
+    "CREATE INDEX by_sample ON record (sample_key)",
+    "CREATE TABLE cases (digest TEXT PRIMARY KEY, body TEXT NOT NULL)",
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
 _PUT_RECORD = (
-    "INSERT INTO record VALUES (?, ?, ?)"
-    " ON CONFLICT (key) DO UPDATE SET outcome = excluded.outcome, body = excluded.body"
+    "INSERT INTO record VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
+    " outcome = excluded.outcome, sample_key = excluded.sample_key, body = excluded.body"
 )
 _PUT_META = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+_CASES = TypeAdapter(tuple[CaseFacts, ...])
 
 
 class StoreError(Exception):
@@ -39,19 +48,26 @@ class StoreError(Exception):
 class Store:
     """The records of one run, by key.
 
-    `Store(path)` opens the file, or creates it and its folder. Use it as a context manager, or call `close`.
-    Every method raises StoreError where the file is damaged, is no store, has another schema version, stays
-    locked for a minute, or the disk is full.
+    `Store(path)` opens the file, or creates it and its folder; with `read_only`, an existing file is opened and never
+    written to, one of schema 1 too. `schema` is the version of the file. Use it as a context manager, or call `close`.
+    Every method raises StoreError where the file is damaged, is no store, has a schema that this program cannot read
+    (or write), stays locked for a minute, or the disk is full.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
+        self.path, self.schema = Path(path), SCHEMA_VERSION
+        self._cases: dict[str, tuple[CaseFacts, ...]] = {}
         with self._explained():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+            if read_only:
+                if not self.path.is_file():
+                    raise StoreError(f"no store at {self.path}")
+                self._db = _read_only(self.path)
+            else:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
         try:
             with self._explained():
-                self._open()
+                self._check() if read_only else self._open()
         except BaseException:
             self._db.close()
             raise
@@ -62,14 +78,28 @@ class Store:
         Infinities and NaN survive, which they do not in pydantic's own JSON. Raises ValueError where the settings
         hold something that JSON cannot.
         """
-        body = pydantic_core.to_json(record.model_dump(), inf_nan_mode="constants").decode()
-        with self._explained():
-            self._db.execute(_PUT_RECORD, (record.key, record.outcome, body))
+        cases = _CASES.dump_json(record.cases)
+        digest = hashlib.sha256(cases).hexdigest() if record.cases else ""
+        fields = record.model_dump(exclude={"cases"}) | {"cases": digest}
+        body = pydantic_core.to_json(fields, inf_nan_mode="constants").decode()
+        with self._explained(), self._transaction():
+            if digest:
+                self._db.execute("INSERT OR IGNORE INTO cases VALUES (?, ?)", (digest, cases.decode()))
+            self._db.execute(_PUT_RECORD, (record.key, record.outcome, record.sample_key, body))
 
     def get(self, key: str) -> Record | None:
         """The record of one operating point, or None where there is none."""
         with self._explained():
             row = self._db.execute("SELECT key, body FROM record WHERE key = ?", (key,)).fetchone()
+        return self._parse(*row) if row else None
+
+    def of_sample(self, sample_key: str) -> Record | None:
+        """A usable record whose images and costs are those of this sample key, or None."""
+        if self.schema < SCHEMA_VERSION or not sample_key:
+            return None
+        query = "SELECT key, body FROM record WHERE sample_key = ? AND outcome != 'failed'"
+        with self._explained():
+            row = self._db.execute(query, (sample_key,)).fetchone()
         return self._parse(*row) if row else None
 
     def keys(self, outcome: str | None = None) -> set[str]:
@@ -111,41 +141,80 @@ class Store:
 
     def _open(self) -> None:
         """Create the tables in a new file, or check that the file is a store of this schema version."""
-        self._db.execute("BEGIN IMMEDIATE")  # two processes may create the same store
-        try:
+        with self._transaction():  # two processes may create the same store
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            if not tables and version == 0:
+            if not self._tables() and version == 0:
                 for statement in _SCHEMA:
                     self._db.execute(statement)
-            elif version != SCHEMA_VERSION:
-                raise StoreError(
-                    f"{self.path} has schema version {version}, this program reads {SCHEMA_VERSION}: use the "
-                    "version of the program that wrote it, or move the file away and run the sweep again. "
-                    "Nothing was changed."
-                )
-            elif not {"record", "meta"} <= tables:
-                raise StoreError(f"{self.path} is a database of something else. {_MOVE_AWAY}")
+            else:
+                self._check()
+                if self.schema != SCHEMA_VERSION:
+                    raise StoreError(
+                        f"{self.path} has schema version {self.schema}, which this program reads but does not write: "
+                        "give another --out. Nothing was changed."
+                    )
+            self._db.execute(_PUT_META, ("program", f"{PROGRAM}, schema {SCHEMA_VERSION}"))
+            self._db.execute(_PUT_META, ("writer", _me()))
+        if self._db.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+            self._db.execute("PRAGMA journal_mode = WAL")
+
+    def _check(self) -> None:
+        """Whether this program can read the file. Raises StoreError."""
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            has = "meta" in self._tables()
+            row = self._db.execute("SELECT value FROM meta WHERE name = 'program'").fetchone() if has else None
+            raise StoreError(
+                f"{self.path} has schema version {version}, this program reads up to {SCHEMA_VERSION}: open it with a "
+                f"version of {PROGRAM} that reads schema {version}{f' (written by {row[0]})' if row else ''}, for "
+                "instance the newest one. Nothing was changed."
+            )
+        if version < 1 or not {"record", "meta"} <= self._tables():
+            raise StoreError(f"{self.path} is a database of something else. {_MOVE_AWAY}")
+        self.schema = version
+
+    def _tables(self) -> set[str]:
+        return {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+    def _parse(self, key: str, body: str) -> Record:
+        try:
+            fields = json.loads(body)
+            if self.schema == 1:
+                fields = from_schema_1(fields)
+            else:
+                fields["cases"] = self._case_facts(fields["cases"])
+            record = Record.model_validate(fields)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"])) or "its JSON"
+            raise self._unreadable(key, f"{where}: {first['msg']}") from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise self._unreadable(key, f"its JSON: {type(error).__name__}: {error}") from error
+        if record.key != key:
+            raise StoreError(f"{self.path}: the row {key} holds the record {record.key}. {_MOVE_AWAY}")
+        return record
+
+    def _case_facts(self, digest: str) -> tuple[CaseFacts, ...]:
+        if digest and digest not in self._cases:
+            row = self._db.execute("SELECT body FROM cases WHERE digest = ?", (digest,)).fetchone()
+            if row is None:
+                raise ValueError(f"its cases {digest[:12]} are missing")
+            self._cases[digest] = _CASES.validate_json(row[0])
+        return self._cases.get(digest, ())
+
+    def _unreadable(self, key: str, why: str) -> StoreError:
+        return StoreError(f"{self.path}: the record {key} cannot be read ({why}). {_MOVE_AWAY}")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
             self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
-        if self._db.execute("PRAGMA journal_mode").fetchone() != ("wal",):
-            self._db.execute("PRAGMA journal_mode = WAL")
-
-    def _parse(self, key: str, body: str) -> Record:
-        try:
-            record = Record.model_validate_json(body)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"])) or "its JSON"
-            raise StoreError(
-                f"{self.path}: the record {key} cannot be read ({where}: {first['msg']}). {_MOVE_AWAY}"
-            ) from error
-        if record.key != key:
-            raise StoreError(f"{self.path}: the row {key} holds the record {record.key}. {_MOVE_AWAY}")
-        return record
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -153,19 +222,45 @@ class Store:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"{self.path}: {_explain(error)}") from error
+            raise StoreError(f"{self.path}: {_explain(error, self.path)}") from error
 
 
 _MOVE_AWAY = "Move the file away and run the sweep again; nothing else was touched."
 
 
-def _explain(error: Exception) -> str:
+def _me() -> str:
+    """Who writes, for one who waits."""
+    return f"process {os.getpid()} on {socket.gethostname()} ({' '.join(map(os.path.basename, sys.argv[:2]))})"
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    """A connection that cannot write. A file in a folder that cannot be written either is opened as immutable: SQLite
+    would need to make files beside it."""
+    mode = "mode=ro" if os.access(path.parent, os.W_OK) else "immutable=1"
+    uri = f"{path.resolve().as_uri()}?{mode}"
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+
+
+def _writer(path: Path) -> str:
+    """Who opened the store for writing last, as far as it can be read while it is locked."""
+    try:
+        with closing(_read_only(path)) as db:
+            row = db.execute("SELECT value FROM meta WHERE name = 'writer'").fetchone()
+        return f", perhaps {row[0]}," if row else ""
+    except sqlite3.Error:
+        return ""
+
+
+def _explain(error: Exception, path: Path) -> str:
     """What happened and what to do, for an error of SQLite or of the file system."""
     code = getattr(error, "sqlite_errorcode", -1) & 0xFF  # the primary code below the extended one
     if code == sqlite3.SQLITE_FULL:
         return "the disk is full. Free some space and start again; all records written before are kept."
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return f"another process kept the store locked for {BUSY_TIMEOUT_S:.0f} s. End it, or start again later."
+        return (
+            f"another process{_writer(path)} kept the store locked for {BUSY_TIMEOUT_S:.0f} s. End it, or start again "
+            "later."
+        )
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM) or isinstance(error, OSError):
         return f"the file cannot be opened for writing ({error}). Check the folder and its permissions."
     if isinstance(error, sqlite3.ProgrammingError):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness import text
 from harness.errors import UserError, unknown
 from harness.spec import Case
 from harness.task import Task, TaskSettings
@@ -40,10 +41,7 @@ class ClassConditional(Task):
             raise UserError("class-conditional takes no --data; give --prompts FILE, one class name or number per line")
         if prompts is None:
             return self._cases(_evenly(count))
-        try:
-            lines = [line.strip() for line in prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"classes file {prompts} cannot be read: {error}") from error
+        lines = [line for _, line in text.lines(text.read(prompts, "classes file"))]
         if len(lines) < count:
             raise UserError(f"{prompts} holds {len(lines)} classes, but {count} cases were asked for; lower --cases")
         return self._cases(self._label(line, prompts) for line in lines[:count])
@@ -63,24 +61,22 @@ class ClassConditional(Task):
             for i, label in enumerate(labels)
         )
 
-    def _label(self, text: str, source: Path) -> int:
+    def _label(self, name: str, source: Path) -> int:
         """A class number. Raises UserError for a name or a number that no class has."""
-        if text.isdecimal():
-            if int(text) < _CLASSES:
-                return int(text)
-            raise UserError(f"{source}: class numbers run from 0 to {_CLASSES - 1}, got {text}")
+        if name.isascii() and name.isdecimal():
+            if len(name) <= len(str(_CLASSES)) and int(name) < _CLASSES:
+                return int(name)
+            raise UserError(f"{source}: class numbers run from 0 to {_CLASSES - 1}, got {name:.20}")
         known = {
-            name.strip().lower(): label
-            for label, all_names in self.model.labels.items()
-            for name in all_names.split(",")
+            one.strip().lower(): label for label, all_names in self.model.labels.items() for one in all_names.split(",")
         }
         whole = {all_names.lower(): label for label, all_names in self.model.labels.items()}
         if not known:
-            raise UserError(f"{source}: model {self.model.name!r} names no classes; give numbers, got {text!r}")
+            raise UserError(f"{source}: model {self.model.name!r} names no classes; give numbers, got {name!r}")
         try:
-            return (known | whole)[text.lower()]
+            return (known | whole)[name.lower()]
         except KeyError:
-            raise unknown(f"class in {source}", text, known) from None
+            raise unknown(f"class in {source}", name, known) from None
 
     def prepare(self, cases: Sequence[Case]) -> None:
         pass  # labels are all there is to tell

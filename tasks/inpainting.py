@@ -49,6 +49,7 @@ class Inpainting(Task):
     """Scenes with one object under a mask, which the caption tells, or a user's own images, masks and captions."""
 
     name = "inpainting"
+    version = 2  # costs are those of the lower median of the masks, empty ones aside
     Settings = InpaintingSettings
     default_model = "shapes-inpaint"
     default_ratios = (0.3,)
@@ -83,7 +84,9 @@ class Inpainting(Task):
                 raise UserError("masks come from --data; leave --mask-area out")
             if self.model.kind in diffusers_inpaint.KINDS:
                 diffusers_inpaint.check(self.model.pipeline)
-            return inpainting_cases.from_folder(data, count, self._side, binarize=self.settings.binarize)
+            found = inpainting_cases.from_folder(data, count, self._side, binarize=self.settings.binarize)
+            _masked(found)
+            return found
         if self.model.facts.get("scenes") != "shapes":
             raise UserError(f"model {self.model.name!r} brings no images of its own to inpaint; give --data FOLDER")
         return inpainting_cases.from_scenes("evaluation", range(count), 0.25 if area is None else area)
@@ -96,9 +99,9 @@ class Inpainting(Task):
         return inpainting_cases.from_scenes("calibration", range(count), self.settings.mask_area or 0.25)
 
     def prepare(self, cases: Sequence[Case]) -> None:
-        for case in cases:
-            if case.prompt not in self._states:
-                self._states[case.prompt] = self.encode([case])
+        if new := {case.prompt: case for case in cases if case.prompt not in self._states}:
+            prompting.warn_of_long(self.model.pipeline, list(new), self.model.call)
+            self._states |= {prompt: self.encode([case]) for prompt, case in new.items()}
 
     @torch.no_grad()
     def encode(self, cases: Sequence[Case]) -> Any:
@@ -132,8 +135,16 @@ class Inpainting(Task):
         return (window(self.settings.strategy, mask, self._multiple).side // factor) ** 2
 
     def typical(self, cases: Sequence[Case]) -> tuple[Case, str]:
-        order = sorted(cases, key=self.tokens)
-        return order[len(order) // 2], "on the case with the median number of tokens to generate"
+        order = sorted(_masked(cases), key=self.tokens)
+        aside = "" if len(order) == len(cases) else ", empty masks aside"
+        return order[(len(order) - 1) // 2], f"on the case with the median number of tokens to generate{aside}"
+
+    def mapped(self, cases: Sequence[Case]) -> Case:
+        return _masked(cases)[0]
+
+    def case_facts(self, case: Case) -> dict[str, Any]:
+        share = float(case.data["mask"].float().mean())
+        return super().case_facts(case) | {"masked_share": share}
 
     def facts(self, cases: Sequence[Case]) -> dict[str, Estimate]:
         counts = [self.tokens(case) for case in cases]
@@ -227,6 +238,14 @@ class Inpainting(Task):
         """(B, C, h, w), from the cases' seeds, on the CPU: the same on every device."""
         shape = (self.model.pipeline.vae.config.latent_channels, *(2 * (side // self._scale,)))
         return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(c.seed)) for c in cases])
+
+
+def _masked(cases: Sequence[Case]) -> list[Case]:
+    """Those with something under the mask. Raises UserError where there is none."""
+    found = [case for case in cases if case.data["mask"].any()]
+    if not found:
+        raise UserError(f"the masks of all {len(cases)} cases are empty (black): there is nothing to generate")
+    return found
 
 
 def _lazy(model: Any) -> bool:

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from harness import text
 from harness.errors import UserError
 from harness.models.inpainting import masks
 from harness.spec import Case
@@ -88,20 +89,21 @@ def _listed(folder: Path) -> list[tuple[Path, Path, str]]:
     table = folder / "metadata.jsonl"
     if table.is_file():
         out = []
-        for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in text.lines(text.read(table, "captions file")):
             try:
                 row = json.loads(line)
-                out.append((folder / row["file_name"], folder / row["mask"], str(row["text"])))
+                picture, stencil, caption = folder / row["file_name"], folder / row["mask"], row["text"]
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"line {number} of {table} needs file_name, mask and text") from error
+            out.append((picture, stencil, text.prompt(caption, f"line {number} of {table}")))
         return out
     out = []
     for stencil in sorted(folder.glob("*_mask.png")):
         name = stencil.name.removesuffix("_mask.png")
-        caption = folder / f"{name}.txt"
-        if not caption.is_file():
-            raise UserError(f"{stencil} has no caption beside it; expected {caption.name}")
-        out.append((folder / f"{name}.png", stencil, caption.read_text(encoding="utf-8").strip()))
+        beside = folder / f"{name}.txt"
+        if not beside.is_file():
+            raise UserError(f"{stencil} has no caption beside it; expected {beside.name}")
+        out.append((folder / f"{name}.png", stencil, text.prompt(text.read(beside, "caption"), str(beside))))
     if not out:
         raise UserError(
             f"data folder {folder} holds no cases; expected metadata.jsonl with file_name, mask and text, or NAME.png, "

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from harness import text
 from harness.errors import UserError
 from harness.spec import Case
 
@@ -25,14 +26,15 @@ def from_file(path: Path, count: int) -> tuple[Case, ...]:
 
 
 def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    return [(line.strip(), {}) for line in _read(path).splitlines() if line.strip()]
+    read = text.lines(text.read(path, "prompts file"))
+    return [(text.prompt(line, f"line {number} of {path}"), {}) for number, line in read]
 
 
 def coco(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """One caption per image of MS-COCO's captions_*.json, with the image's id. Images come in an order shuffled with a
     fixed seed, so that the first few are a random sample, and the first N of more are the same."""
     try:
-        held = json.loads(_read(path))
+        held = json.loads(text.read(path, "prompts file"))
         captions: dict[int, list[tuple[int, str]]] = {}
         for row in held["annotations"]:
             captions.setdefault(int(row["image_id"]), []).append((int(row["id"]), " ".join(row["caption"].split())))
@@ -47,7 +49,8 @@ def coco(path: Path) -> list[tuple[str, dict[str, Any]]]:
     chosen = []
     for image, draw in zip(images, draws, strict=True):
         own = sorted(captions[image])
-        chosen.append((own[int(draw * len(own))][1], {"image_id": image}))
+        number, caption = own[int(draw * len(own))]
+        chosen.append((text.prompt(caption, f"caption {number} of {path}"), {"image_id": image}))
     return [chosen[row] for row in rng.permutation(len(chosen))]
 
 
@@ -62,26 +65,17 @@ def from_folder(folder: Path, count: int) -> tuple[Case, ...]:
             f"data folder {folder} holds no metadata.jsonl; expected one JSON object per line, with file_name and text"
         )
     found = []
-    for number, line in enumerate(_read(table).splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, line in text.lines(text.read(table, "captions file")):
         try:
             row = json.loads(line)
-            file, text = folder / row["file_name"], row["text"].strip()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            file, caption = folder / row["file_name"], row["text"]
+            there = file.is_file()
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"line {number} of {table} needs file_name and text") from error
-        if not text:
-            raise UserError(f"line {number} of {table} has an empty text")
-        if not file.is_file():
+        caption = text.prompt(caption, f"line {number} of {table}")
+        if not there:
             raise UserError(f"line {number} of {table} names {row['file_name']}, which is not there")
-        found.append((text, file))
+        found.append((caption, file))
     if len(found) < count:
         raise UserError(f"{table} holds {len(found)} captions, but {count} cases were asked for; lower --cases")
-    return tuple(Case(i, text, seed=i, data={"file": file}) for i, (text, file) in enumerate(found[:count]))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"prompts file {path} cannot be read: {error}") from error
+    return tuple(Case(i, caption, seed=i, data={"file": file}) for i, (caption, file) in enumerate(found[:count]))

@@ -57,9 +57,9 @@ class TextToImage(Task):
         return super().calibration(count, after, prompts, data) if own else _scenes("calibration", count)
 
     def prepare(self, cases: Sequence[Case]) -> None:
-        for case in cases:
-            if case.prompt not in self._states:
-                self._states[case.prompt] = self._encode([case])
+        if new := {case.prompt: case for case in cases if case.prompt not in self._states}:
+            prompting.warn_of_long(self.model.pipeline, list(new), self.model.call)
+            self._states |= {prompt: self._encode([case]) for prompt, case in new.items()}
 
     def encode(self, cases: Sequence[Case]) -> Any:
         return self._encode(cases)

@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
+from import_graph import circles, graph
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("harness", "methods", "tasks", "results")
@@ -13,7 +14,44 @@ MAY = {
     "methods": {"harness", "methods"},
     "tasks": {"harness", "results", "tasks"},
 }
-DIFFUSERS = ("harness/backbones/", "harness/models/", "harness/zoo/", "methods/caching.py")
+DIFFUSERS = ("harness/backbones/", "harness/models/", "harness/zoo/", "methods/caching/")
+
+# Inside harness, from the lowest layer to the highest: a module imports from its own layer and from lower ones alone.
+# A package stands for all its modules; "harness" is the package's own `__init__`.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("spec", "errors"),  # plain types
+    (
+        "tokens",
+        "guidance",
+        "patching",
+        "checkpoints",
+        "registry",
+        "text",
+        "versions",
+        "workload",
+    ),  # tools without a model
+    ("sweep",),  # what users ask for
+    ("method", "metric", "task"),  # what plugins implement
+    ("measure",),  # costs of any callable
+    ("backbones",),
+    ("models",),
+    ("attach",),
+    ("compose",),
+    ("catalog",),
+    ("config", "cost", "judging", "token_maps"),
+    ("training",),  # loop and batches, of recipes and fits
+    ("zoo",),
+    ("fitting",),
+    ("engine",),  # a point of an open workload
+    ("plan",),
+    ("profiling",),
+    ("executors",),
+    ("budgets", "published"),
+    ("api", "user_pipeline"),
+    ("attribution",),
+    ("harness",),
+    ("cli", "__main__"),
+)
 
 
 def _imports(path: Path) -> set[str]:
@@ -48,6 +86,43 @@ def test_imports_point_one_way(path: Path) -> None:
                 assert name.split(".")[1] in (mine, "common"), f"{inside}: methods never import each other"
     if inside.as_posix().startswith(("harness/training/", "harness/fitting/")):
         assert not any(name.startswith("harness.zoo.shapes.stages") for name in imports)
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    assert circles(graph(ROOT, OURS)) == []
+
+
+def test_imports_inside_harness_point_down() -> None:
+    height = {name: level for level, layer in enumerate(LAYERS) for name in layer}
+
+    def level(module: str) -> int:
+        part = module.split(".")[1] if "." in module else module
+        assert part in height, f"{module} has no place in LAYERS"
+        return height[part]
+
+    imports = graph(ROOT, ["harness"])
+    assert not {(a, b) for a, found in imports.items() for b in found if level(b) > level(a)}
+    assert set(height) == {module.split(".")[1] if "." in module else module for module in imports}
+
+
+def test_the_graph_of_imports_and_its_circles(tmp_path: Path) -> None:
+    files = {
+        "a/__init__.py": "",
+        "a/face.py": "from a import tool\nfrom a import missing\n",  # a module, and a name in a/__init__.py
+        "a/tool.py": "import os\nif TYPE_CHECKING:\n    import a.face\nelse:\n    import a.late\n",
+        "a/late.py": "def f():\n    from a.other import x\n",
+        "a/other.py": "class C:\n    def f(self):\n        import a.late\n",
+    }
+    (tmp_path / "a").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    found = graph(tmp_path, ["a"])
+    assert found == {
+        "a": set(), "a.face": {"a", "a.tool"}, "a.tool": {"a.late"}, "a.late": {"a.other"}, "a.other": {"a.late"},
+    }  # fmt: skip
+    assert circles(found) == [{"a.late", "a.other"}]
+    found["a.late"].add("a.face")
+    assert circles(found) == [{"a.face", "a.tool", "a.late", "a.other"}]
 
 
 def test_the_engine_knows_no_plugin_by_name() -> None:

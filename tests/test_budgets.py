@@ -8,27 +8,28 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness import api, budgets, config, engine, plan
-from harness.config import MethodSpec
+from harness import api, budgets, config, cost, plan
 from harness.errors import UserError
 from harness.method import Method
 from harness.metric import Sample, images_to_uint8
+from harness.models import load
+from harness.sweep import MethodSpec
 from harness.task import Task
 from harness.zoo.shapes import scene
 from results.tables.formatting import setup
 
 
-def found(monkeypatch: pytest.MonkeyPatch, small: dict[str, Any], budgets: list[float], cost: Any) -> Any:
+def found(monkeypatch: pytest.MonkeyPatch, small: dict[str, Any], wanted: list[float], costs: Any) -> Any:
     """Matches of ToMe where its cost is a known function of the ratio, and the ratios that were measured."""
     measured: list[float] = []
 
-    def relative(_made: plan.Plan, method: Method, _dense: float | None) -> float:
+    def relative(_on: cost.Subject, method: Method, _dense: Method, _gmacs: float | None) -> float:
         measured.append(method.ratio or 0.0)
-        return float(cost(method.ratio))
+        return float(costs(method.ratio))
 
     monkeypatch.setattr(budgets, "relative_cost", relative)
-    sweep = config.build({**small, "methods": "tome", "match": "gmacs", "budgets": budgets})
-    return budgets._search(sweep, [], lambda _found: None, lambda _line: None), measured
+    sweep = config.build({**small, "methods": "tome", "match": "gmacs", "budgets": wanted})
+    return budgets._search(sweep, plan.load_model(sweep), [], lambda _found: None, lambda _line: None), measured
 
 
 @pytest.mark.parametrize("cost", [lambda r: 1 - r, lambda r: (1 - r) ** 3, lambda r: 1.2 - 0.7 * r])
@@ -73,7 +74,7 @@ def test_what_an_interrupted_search_found_is_not_searched_again(
 ) -> None:
     searched: list[str] = []
 
-    def relative(_made: plan.Plan, method: Method, _dense: float | None) -> float:
+    def relative(_on: cost.Subject, method: Method, _dense: Method, _gmacs: float | None) -> float:
         if method.name == "random" and "random" not in searched:
             searched.append("random")
             raise KeyboardInterrupt
@@ -83,16 +84,16 @@ def test_what_an_interrupted_search_found_is_not_searched_again(
     monkeypatch.setattr(budgets, "relative_cost", relative)
     sweep = config.build({**small, "methods": "tome,random", "match": "gmacs", "budgets": [0.9, 0.8]})
     with pytest.raises(KeyboardInterrupt):
-        budgets.resolved(sweep, tmp_path)
+        budgets.resolved(sweep, tmp_path, plan.load_model(sweep))
     searched[:] = ["random"]
-    _, matches = budgets.resolved(sweep, tmp_path)
+    _, matches = budgets.resolved(sweep, tmp_path, plan.load_model(sweep))
     assert "tome" not in searched
     assert [(one.method, one.budget) for one in matches] == [(m, b) for m in ("tome", "random") for b in (0.9, 0.8)]
 
 
 def test_calibration_cases_are_not_the_evaluation_s(small: dict[str, Any], tmp_path: Path) -> None:
     (made,) = plan.make(config.build({**small, "methods": "tome"}))
-    task: Task = made.task
+    task: Task = made.opened.task
     prompts = [case.prompt for case in task.cases(64)]
     assert not set(prompts) & {case.prompt for case in task.calibration(16, 64)}
     own = tmp_path / "prompts.txt"
@@ -119,7 +120,7 @@ def test_bad_budgets(small: dict[str, Any], tmp_path: Path, change: dict[str, An
 
 
 def test_adapters_per_ratio_are_the_only_rungs(monkeypatch: pytest.MonkeyPatch) -> None:
-    (made,) = plan.make(config.build({"methods": "dense", "cases": 2}))
+    made = load("shapes")
     assert list(budgets._ladder(MethodSpec(name="uniform"), made)) == [0.1, 0.2, 0.3]
     assert list(budgets._ladder(MethodSpec(name="diffcr", settings={"axes": "layer"}), made)) == [0.1, 0.2, 0.3]
     assert len(budgets._ladder(MethodSpec(name="static"), made)) == 2001
@@ -129,9 +130,9 @@ def test_settings_are_chosen_on_cases_that_the_evaluation_never_sees() -> None:
     prints, drawn = {}, {}
     for split in ("evaluation", "calibration"):
         (made,) = plan.make(config.build({"methods": "dense", "cases": 32, "split": split}))
-        drawn[split] = {case.prompt for case in made.cases}
-        prints[split] = made.fingerprint
-        told = setup(engine.record_of(made, made.points[0], outcome="ok", started=""))
+        drawn[split] = {case.prompt for case in made.opened.cases}
+        prints[split] = made.opened.workload.fingerprint
+        told = setup(made.opened.record(made.points[0], outcome="ok", started=""))
         assert ("32 calibration cases" in told) == (split == "calibration")
     assert not drawn["evaluation"] & drawn["calibration"]
     assert prints["evaluation"] != prints["calibration"]
@@ -139,7 +140,7 @@ def test_settings_are_chosen_on_cases_that_the_evaluation_never_sees() -> None:
 
 def test_alignment_reads_the_scenes_that_calibration_cases_are_about() -> None:
     (made,) = plan.make(config.build({"methods": "dense", "cases": 4}))
-    alignment = next(metric for metric in made.metrics if metric.name == "alignment")
-    for split, cases in (("evaluation", made.cases), ("calibration", made.task.calibration(4, 4))):
+    alignment = next(metric for metric in made.opened.metrics if metric.name == "alignment")
+    for split, cases in (("evaluation", made.opened.cases), ("calibration", made.opened.task.calibration(4, 4))):
         images = images_to_uint8(scene.render(scene.sample(split, range(4)))[0])  # the true images
         assert alignment.estimates(Sample(cases, images), None)["alignment"].value > 0.95

@@ -12,18 +12,19 @@ from pydantic import ValidationError
 from test_rivals import fitted
 from torch import Tensor
 
+import harness
 from harness import guidance
 from harness.attach import attached
-from harness.backbones.base import follow
+from harness.backbones.following import follow
 from harness.errors import UserError
 from harness.measure import flops
-from harness.measure.analytic import block_macs
 from harness.method import Method
 from harness.models import Model, load
 from harness.spec import Call, State, Step
 from harness.zoo.shapes import networks
 from methods.caching import PAB, FasterCache, FBCache, MagCache, TaylorSeer
 from methods.tgate import TGate, gated_steps
+from tests.measure.hand_formulas_pixart import block_macs
 
 LAYERS, WIDTH, TOKENS, STEPS = 3, 32, 256, 8  # timesteps 999, 874, 749, 624, 499, 374, 249, 124
 RATIOS = State({"mag_ratios": torch.tensor([1.0, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9])})
@@ -368,9 +369,10 @@ def test_fastercache_halves_what_diffusers_does_not_know(model: Model) -> None:
     x, text = torch.randn(1, 6, 16, 16).repeat(2, 1, 1, 1), torch.randn(2, 8, 96)
     with torch.no_grad(), model.backbone.around(around), attached(model.backbone, FasterCache(), None):
         model.backbone.begin([600.0, 500.0])
-        for _ in range(2):
+        model.backbone.guided = True
+        for now in (600, 500):
             (out,) = transformer(
-                x, encoder_hidden_states=text, timestep=torch.tensor([600, 600]), attention_mask=None,
+                x, encoder_hidden_states=text, timestep=torch.tensor([now, now]), attention_mask=None,
                 added_cond_kwargs={"resolution": torch.ones(2, 2), "aspect_ratio": None}, return_dict=False,
             )  # fmt: skip
     assert out.shape == x.shape and shapes == [(2, 2, None), (1, 1, None)]
@@ -493,7 +495,38 @@ def test_halves() -> None:
     assert kwargs["a"]["b"].tolist() == [[3.0], [4.0]] and kwargs["a"]["c"] == "text" and len(kwargs["t"]) == 1
     assert guidance.twice((x2,))[0].tolist() == [[2.0], [3.0], [2.0], [3.0]]
     assert guidance.mean(x).tolist() == [[1.0], [2.0]]
-    assert guidance.first(tree) is x and not guidance.guided(None, x) and guidance.guided(True, x)
-    assert guidance.guided(None, torch.ones(2, 3)) and not guidance.guided(None, torch.ones(3, 3))
+    assert guidance.first(tree) is x and not guidance.guided(False, x) and guidance.guided(True, x)
+    assert not guidance.guided(True, torch.ones(3, 3))
+    with pytest.raises(UserError, match="both halves of guidance is unknown"):
+        guidance.guided(None, x)
+
+
+@pytest.mark.parametrize("method", ["tgate", "fastercache"])
+def test_two_images_from_one_seed_are_no_halves(model: Model, method: str) -> None:
+    """Without guidance, a batch of two prompts on the same noise has equal halves at its first step."""
+    prompts = ["a large red plain circle top left", "a small blue striped star bottom right"]
+
+    def drawn(some: list[str], scale: float) -> Tensor:
+        return model.pipeline(
+            some, num_inference_steps=STEPS, guidance_scale=scale, output_type="latent",
+            generator=[torch.Generator().manual_seed(7) for _ in some], **model.call,
+        ).images  # fmt: skip
+
+    for scale in (1.0, 2.0):
+        with harness.applied(model.pipeline, method):
+            alone = torch.cat([drawn([one], scale) for one in prompts])
+            assert torch.allclose(drawn(prompts, scale), alone, atol=1e-4)
+
+
+def test_a_pipeline_that_hides_its_guidance_is_refused(model: Model) -> None:
+    class Loop:
+        scheduler = model.pipeline.scheduler
+
+    with (
+        pytest.raises(UserError, match="both halves of guidance is unknown"),
+        follow(model.backbone, Loop()),
+        attached(model.backbone, TGate(), None),
+    ):
+        images(model)
     with pytest.raises(ValueError, match="without a tensor"):
         guidance.first(((), {}))

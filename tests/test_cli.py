@@ -120,7 +120,7 @@ def test_killed_in_the_middle_it_goes_on_from_there(small: dict[str, object], tm
         (["run", "--match", "joules=0.8"], "match: "),
         (["run", "--methods", "tome", "--match", "gmacs=0.8", "--dry-run"], "before the budgets are matched"),
         (["run", "--ratios", "1.4"], "must lie in [0, 0.9], got 1.4"),
-        (["run", "--ratios", "a"], "--ratios expects numbers"),
+        (["run", "--ratios", "a"], "ratios: expects numbers separated by commas, got 'a'"),
         (["run", "--device", "cuda"], "no CUDA device"),
         (["run", "--dtype", "float23"], "did you mean 'float32'"),
         (["run", "--config", "/nowhere.yaml"], "cannot be read"),

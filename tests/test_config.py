@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from harness import config
-from harness.config import MethodSpec, build
+from harness.config import build
 from harness.errors import UserError
+from harness.sweep import MethodSpec
 
 
 def test_defaults_are_the_main_job() -> None:
@@ -16,7 +17,7 @@ def test_defaults_are_the_main_job() -> None:
 def test_methods_as_text_list_and_mapping_say_the_same() -> None:
     text = build({"methods": "diffcr,tome"})
     listed = build({"methods": ["diffcr", {"name": "tome"}]})
-    assert text.digest() == listed.digest()
+    assert text == listed
     around = build({"methods": [{"name": "tome", "around": "mlp", "ratios": [0.5]}]})
     assert around.methods == (MethodSpec(name="tome", settings={"around": "mlp"}, ratios=(0.5,)),)
 

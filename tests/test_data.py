@@ -14,10 +14,11 @@ from harness.backbones import lora
 from harness.config import MethodSpec, settings_of
 from harness.errors import UserError
 from harness.fitting import fit
-from harness.fitting.data import Batch, FolderData, data_for, encode
+from harness.fitting.data import FolderData, data_for
 from harness.fitting.options import FitOptions
 from harness.fitting.request import Request
 from harness.models import Model
+from harness.training.batches import Batch, encode
 from harness.zoo.shapes import scene
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 from harness.attach import attached
-from harness.backbones.base import follow
+from harness.backbones.following import follow
 from harness.method import Fitting
 from harness.models import Model
 from harness.spec import Call, State, Step
@@ -110,7 +110,7 @@ def test_warm_routers_read_how_much_a_block_changes_a_token(model: Model) -> Non
                 x, encoder_hidden_states=states, timestep=torch.full((batch,), 500.0), added_cond_kwargs={}
             )
 
-    routers.warm_start(backbone, lambda *_, **__: run(16))
+    routers.warm_start(backbone, lambda *_, **__: run(16), "update")
     with backbone.advise("block", watch):
         run(8)  # others than those it was made from
     for layer, (x, added) in seen.items():
@@ -138,7 +138,7 @@ def test_two_bin_mixing_by_hand(model: Model) -> None:
     """At 12 % every block's output is 0.8 of the 10 % bin and 0.2 of the 20 % bin."""
     backbone = model.backbone
     method = build("diffcr", 0.2)
-    fitting = method.fitting(backbone, 4)  # at step 0 layer 0 runs both bins
+    fitting = method.fitting(backbone, 4, DiffCRFit(noise=0, rescale="mlp"))  # at step 0 layer 0 runs both bins
     values, weight = fitting.module.ratios.values, fitting.module.routers.weight  # type: ignore[union-attr]
     torch.nn.init.normal_(weight, std=1.0)
     values.data.fill_(0.12)  # type: ignore[union-attr]
@@ -166,7 +166,7 @@ def _fitting(model: Model, every: int) -> tuple[Fitting, nn.Parameter]:
     """In double precision, so that finite differences can be taken; random routers."""
     torch.manual_seed(0)
     model.backbone.transformer.double()
-    fitting = build("diffcr", 0.2).fitting(model.backbone, 4, DiffCRFit(every=every, together=0))
+    fitting = build("diffcr", 0.2).fitting(model.backbone, 4, DiffCRFit(every=every, together=0, noise=0, straight=0))
     nn.init.normal_(fitting.module.double().routers.weight, std=1.0)  # type: ignore[union-attr]
     return fitting, fitting.module.ratios.values  # type: ignore[union-attr,return-value]
 
@@ -219,7 +219,7 @@ def test_rare_two_bin_steps_give_the_gradient_of_the_two_pass_form_on_average(mo
 def test_a_settled_fit_runs_the_bins_of_inference(model: Model) -> None:
     backbone = model.backbone
     method = build("diffcr", 0.2)
-    fitting = method.fitting(backbone, 4)
+    fitting = method.fitting(backbone, 4, DiffCRFit(noise=0))
     nn.init.normal_(fitting.module.routers.weight, std=1.0)  # type: ignore[union-attr,arg-type]
     fitting.module.ratios.values.data.uniform_(0, 0.4)  # type: ignore[union-attr,operator]
     x, states = torch.randn(1, 6, 16, 16), torch.randn(1, 4, 96)
@@ -281,3 +281,23 @@ def test_a_frozen_adapter_compiles_to_one_graph_per_region(model: Model) -> None
     torch._dynamo.reset()
     assert torch.equal(compiled, eager)
     assert counter.frame_count <= 3  # one for each of two regions; torch may make one of them anew
+
+
+def test_the_coefficient_grows_where_the_mean_falls_behind_and_rests_where_it_catches_up(model: Model) -> None:
+    fitting = build("diffcr", 0.2).fitting(model.backbone, 4, DiffCRFit(settle=0, adjust=2.0))
+    values = fitting.module.ratios.values  # type: ignore[union-attr]
+
+    def step(target: float, mean: float) -> float:
+        fitting.target(target, 0, 1000)
+        values.data.fill_(mean)  # type: ignore[operator]
+        fitting.after_step()
+        return fitting.log()["coefficient"]
+
+    assert step(0.10, 0.00) == pytest.approx(0.6)  # behind, and further than before
+    assert step(0.11, 0.00) == pytest.approx(1.2)
+    assert step(0.12, 0.05) == pytest.approx(1.2)  # behind, but on its way
+    assert step(0.13, 0.07) == pytest.approx(1.2)
+    assert step(0.13, 0.07) == pytest.approx(2.4)  # it stopped
+    assert step(0.13, 0.129) == pytest.approx(1.2)  # there
+    assert step(0.13, 0.13) == pytest.approx(0.6)
+    assert step(0.13, 0.14) == step(0.13, 0.14) == pytest.approx(0.3)  # never below where it started

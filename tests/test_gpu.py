@@ -10,21 +10,26 @@ from support import build, state_for
 
 from harness.attach import attached
 from harness.backbones.pixart import PixArt
+from harness.compose import method_class
 from harness.method import Method
 from harness.spec import State, Step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
-@pytest.mark.parametrize("name", ["uniform", "diffcr"])
-def test_a_routed_step_waits_for_the_device_no_more_often_than_a_dense_one(backbone: PixArt, name: str) -> None:
+@pytest.mark.parametrize("name", ["uniform", "diffcr", "sensitivity", "random-ft"])
+@pytest.mark.parametrize("temperature", [0.0, 0.5])
+def test_a_routed_step_waits_for_the_device_no_more_often_than_a_dense_one(
+    backbone: PixArt, name: str, temperature: float
+) -> None:
     backbone.transformer.cuda()
     given = backbone.inputs(2, text_tokens=8)
 
     def waits(method: Method, state: State | None) -> int:
-        with torch.no_grad(), attached(backbone, method, state), backbone.at(Step(1, 4, 500.0)):
-            backbone.transformer(**given)  # the first call may load kernels
-            with warnings.catch_warnings(record=True) as seen:
+        with torch.no_grad(), attached(backbone, method, state):
+            with backbone.at(Step(1, 4, 500.0)):
+                backbone.transformer(**given)  # the first call may load kernels, and noise looks at the latents once
+            with warnings.catch_warnings(record=True) as seen, backbone.at(Step(2, 4, 400.0)):
                 warnings.simplefilter("always")
                 torch.cuda.set_sync_debug_mode("warn")  # which itself warns that it is a prototype
                 try:
@@ -33,5 +38,7 @@ def test_a_routed_step_waits_for_the_device_no_more_often_than_a_dense_one(backb
                     torch.cuda.set_sync_debug_mode("default")
         return sum("called a synchronizing" in str(one.message) for one in seen)
 
-    routed = build(name, 0.3)
+    cls = method_class(name)
+    noisy = {"temperature": temperature} if "temperature" in cls.Settings.model_fields else {}
+    routed = cls(cls.Settings.model_validate({"ratio": 0.3, **noisy}))
     assert waits(routed, state_for(routed, backbone)) == waits(build("dense", 0.0), None)

@@ -152,6 +152,31 @@ def test_bad_user_data(lazy_folder: Path, own: Path, break_it: object, said: str
         task(lazy_folder, strategy="lazy").cases(2, None, own)
 
 
+@pytest.mark.parametrize("strategy", ["lazy", "whole"])
+def test_mostly_empty_masks_do_not_sink_a_sweep(lazy_folder: Path, tmp_path: Path, strategy: str) -> None:
+    """The first three of five cases have nothing to generate: costs and token maps are those of the others."""
+    folder, rng = tmp_path / "own", np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(5):
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+        mask = np.zeros((64, 64), dtype=np.uint8)
+        mask[16:32, 16:32] = 255 if i > 2 else 0
+        Image.fromarray(mask).save(folder / f"{i}_mask.png")
+        (folder / f"{i}.txt").write_text("a red circle")
+    table = harness.run(
+        "random", model=str(lazy_folder), task="inpainting", data=folder, cases=5, rounds=2, ratios=[0.3], batch=2,
+        metrics="paired", task_settings={"strategy": strategy}, out=tmp_path / "run",
+    )  # fmt: skip
+    assert [(r.method, r.outcome, r.reason) for r in table.records] == [("dense", "ok", ""), ("random", "ok", "")]
+    dense, random = (r.estimates["gmacs"] for r in table.records)
+    assert 0 < random.value < dense.value and "empty masks aside" in dense.convention
+    assert table.records[1].token_maps
+    for i in range(5):
+        Image.fromarray(np.zeros((64, 64), dtype=np.uint8)).save(folder / f"{i}_mask.png")
+    with pytest.raises(UserError, match="the masks of all 5 cases are empty"):
+        task(lazy_folder, strategy=strategy).cases(5, None, folder)
+
+
 def test_grey_masks_are_cut_at_one_half_when_told(lazy_folder: Path, own: Path) -> None:
     grey = np.full((64, 64), 100, dtype=np.uint8)
     grey[:8, :8] = 200

@@ -15,9 +15,10 @@ from harness.measure import flops
 from harness.models import load
 from harness.models.inpainting.lazy_pipeline import LazyInpaintPipeline
 from harness.models.inpainting.regions import covered, places, square
-from harness.models.lazy import LazyPixArt, pack, unpack
+from harness.models.lazy import LazyPixArt, pack
 from harness.models.random_init import build
 from harness.spec import Call, State, Step
+from harness.tokens import unpack
 
 MASK = torch.zeros(2, 64, 64, dtype=torch.bool)
 MASK[0, 10:30, 21:40] = True

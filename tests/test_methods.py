@@ -9,7 +9,7 @@ from torch import Tensor
 
 from harness import registry
 from harness.attach import attached
-from harness.backbones.base import follow
+from harness.backbones.following import follow
 from harness.measure import flops
 from harness.method import Method
 from harness.models import Model
@@ -18,8 +18,10 @@ from harness.spec import Step
 COMPRESSING = [name for name in registry.methods if registry.methods.get(name).compresses]
 CHANGING = [*COMPRESSING, "precision"]  # compiling takes its time and has a test of its own
 IDENTITY = [name for name in registry.methods if name not in ("precision", "compile")]  # these two have no such setting
-# 256 tokens at 30 %: 179.2 kept; ToMe merges int(76.8) away, MoD rounds down, the others up
-KEPT = {"tome": 180, "uniform": 179, "diffcr": 180, "static": 180, "random": 180}
+# 256 tokens at 30 %: 179.2 kept; ToMe merges int(76.8) away, MoD rounds down (random-ft with it), the others up
+KEPT = {
+    "tome": 180, "uniform": 179, "random-ft": 179, "diffcr": 180, "static": 180, "random": 180, "sensitivity": 180,
+}  # fmt: skip
 
 
 def on(model: Model, method: Method | None) -> AbstractContextManager[object]:

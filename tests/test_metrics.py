@@ -335,7 +335,7 @@ def test_lpips_by_its_definition(lpips_file: Path) -> None:
     net.load_state_dict(torch.load(lpips_file.parent / "net.pth"))
     lines = torch.load(lpips_file.parent / "linear.pth")
     a, b = sample(2).images, sample(4).images[2:]
-    pair = [torch.from_numpy(x).permute(0, 3, 1, 2) / 127.5 - 1 for x in (a, b)]
+    pair = [torch.tensor(x).permute(0, 3, 1, 2) / 127.5 - 1 for x in (a, b)]
     shift, scale = (torch.tensor(v).view(1, 3, 1, 1) for v in ((-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)))
     wanted = torch.zeros(2)
     with torch.no_grad():
@@ -402,11 +402,11 @@ def test_all_metrics_of_real_models_in_a_sweep(
 
 
 def test_the_default_run_leaves_out_what_has_no_weights(small: dict[str, Any], photos: Path) -> None:
-    wanted = ["alignment", "fid", "kid", "masked-alignment", "paired", "seam", "square"]
+    wanted = ["alignment", "fid", "kid", "masked-alignment", "paired", "seam", "square", "truth"]
     for data in (None, photos):
         (made,) = plan.make(config.build({**small, "methods": "dense", "data": data}))
-        assert [metric.name for metric in made.metrics] == wanted
-        assert not any("inception" in name for name in made.fingerprint)
+        assert [metric.name for metric in made.opened.metrics] == wanted
+        assert not any("inception" in name for name in made.opened.workload.fingerprint)
 
 
 def test_the_reference_set_is_part_of_the_key(
@@ -487,7 +487,7 @@ def test_a_third_partys_metric_without_settings_keeps_working(small: dict[str, A
     finally:
         registry.metrics.forget("brightness")
         sys.modules.pop("harness_plugin_brightness", None)
-    assert made.metrics[0].estimates(sample(), None)["brightness"].value > 0
+    assert made.opened.metrics[0].estimates(sample(), None)["brightness"].value > 0
 
 
 def test_the_example_plugin(small: dict[str, Any], clip_folder: Path) -> None:
@@ -498,7 +498,7 @@ def test_the_example_plugin(small: dict[str, Any], clip_folder: Path) -> None:
             config.build({**small, "methods": "dense", "metrics": "pick-score", "metric_settings": settings})
         )
         judged = sample()
-        found = made.metrics[0].estimates(judged, None)["pick_score"]
+        found = made.opened.metrics[0].estimates(judged, None)["pick_score"]
         with pytest.raises(UserError, match="metric 'pick-score': CLIP model 'yuvalkirstain/PickScore_v1' is neither"):
             plan.make(config.build({**small, "methods": "dense", "metrics": ["pick-score"]}))
     finally:
@@ -511,10 +511,10 @@ def test_the_example_plugin(small: dict[str, Any], clip_folder: Path) -> None:
 
 def test_metric_settings_on_the_command_line() -> None:
     texts = ["fid,kid.reference=a=b", "clip-score.model=openai/clip-vit-base-patch32"]
-    assert by_metric({"fid": {"weights": "w", "reference": "old"}}, texts) == {
-        "fid": {"weights": "w", "reference": "a=b"}, "kid": {"reference": "a=b"},
+    assert by_metric(texts) == {
+        "fid": {"reference": "a=b"}, "kid": {"reference": "a=b"},
         "clip-score": {"model": "openai/clip-vit-base-patch32"},
     }  # fmt: skip
     for text in ("fid.weights", "weights=a", ".weights=a", "fid.=a"):
         with pytest.raises(UserError, match="--metric-set expects METRIC.NAME=VALUE, got"):
-            by_metric({}, [text])
+            by_metric([text])

@@ -1,6 +1,7 @@
 """Random models, the profile of a step, and the published tables."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -20,8 +21,7 @@ from harness.measure.torch_counter import counting
 from harness.models import load, random_init
 from harness.models.random_init import build
 from harness.profiling import ratio_table
-from harness.profiling.step import Setup, count, executed
-from harness.profiling.workload import Candidate, Subject
+from harness.profiling.step import Candidate, Setup, Subject, count, executed
 from harness.published.costs import cells, deviation
 from harness.spec import Call, Step
 from results.tables import step_costs
@@ -119,10 +119,12 @@ def test_on_meta_the_same_is_counted(on: Subject) -> None:
             nn.init.normal_(parameter.detach(), std=0.02)
 
 
-def test_dit_costs_what_its_paper_says() -> None:
+def test_dit_costs_what_its_paper_says(tmp_path: Path) -> None:
     """Peebles and Xie, 2023: 118.64 and 524.60 Gflops (MACs) per forward, attention included."""
     for size, gflops in ((256, 118.64), (512, 524.60)):
-        made = harness.profile(model=f"random:dit-xl-2-{size}", methods=["dense"], device="meta").records[0]
+        made = harness.profile(
+            "dense", model=f"random:dit-xl-2-{size}", device="meta", out=tmp_path / str(size)
+        ).records[0]
         assert made.estimates["gmacs"].value == pytest.approx(2 * gflops, rel=0.001)
 
 
@@ -201,13 +203,15 @@ def test_profile_of_a_folder_on_the_cpu(tiny_folder: Path, tmp_path: Path) -> No
     said = CliRunner().invoke(
         app,
         ["profile", "--model", str(tiny_folder), "--methods", "uniform,diffcr,dense-ft", "--ratios", "0.3", "--batch",
-         "1,2", "--text-tokens", "9", "--rounds", "2", "--ratio-table", str(ratios), "--out", str(out)],
+         "1,2", "--text-tokens", "9", "--rounds", "2", "--ratio-table", str(ratios), "--csv", str(out),
+         "--out", str(tmp_path / "run")],
     )  # fmt: skip
     assert isinstance(said.exception, UserError) and "no cost is made up" in str(said.exception)
     said = CliRunner().invoke(
         app,
         ["profile", "--model", str(tiny_folder), "--methods", "uniform,diffcr", "--ratios", "0.3", "--batch", "1,2",
-         "--text-tokens", "9", "--rounds", "2", "--ratio-table", str(ratios), "--out", str(out)],
+         "--text-tokens", "9", "--rounds", "2", "--ratio-table", str(ratios), "--csv", str(out),
+         "--out", str(tmp_path / "run")],
     )  # fmt: skip
     assert said.exit_code == 0, said.output
     frame = pd.read_csv(out)
@@ -223,8 +227,8 @@ def test_profile_of_a_folder_on_the_cpu(tiny_folder: Path, tmp_path: Path) -> No
     assert (frame[parts] >= 0).all(axis=None) or (frame[parts].min(axis=None) > -1e-4)
 
 
-def test_refusals_and_failures(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shared = {"model": str(tiny_folder), "ratios": [0.2], "rounds": 2}
+def test_refusals_and_failures(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shared: dict[str, Any] = {"model": str(tiny_folder), "ratios": [0.2], "rounds": 2, "out": tmp_path / "run"}
     with pytest.raises(UserError, match="'fbcache' cannot be profiled .* reuses earlier sampling steps"):
         harness.profile(methods=["fbcache"], **shared)
     with pytest.raises(UserError, match="device meta is for models with random weights"):

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from harness import checkpoints
 from harness.attach import attached
-from harness.backbones.base import follow
+from harness.backbones.following import follow
 from harness.backbones.pixart import PixArt
 from harness.fitting.data import data_for
 from harness.fitting.fit import fit
+from harness.fitting.objective import Objective
 from harness.fitting.options import FitOptions
 from harness.measure import flops
-from harness.measure.analytic import block_macs
 from harness.method import Method
 from harness.models import Model
 from harness.spec import Call, Grid, State, Step
@@ -29,6 +29,7 @@ from methods.l2c import L2C, reused
 from methods.precision import Precision
 from methods.tome import ToMe, ToMeSettings
 from methods.width import Importance, Width, WidthFT
+from tests.measure.hand_formulas_pixart import block_macs
 
 WIDTH, LAYERS, HEADS, TOKENS = 32, 3, 2, 256
 
@@ -214,11 +215,42 @@ def test_l2c_runs_what_its_table_says(model: Model) -> None:
 
 
 def test_l2c_learns_gates_and_leaves_the_model_alone(model: Model, tmp_path: Path) -> None:
-    state = fitted(model, L2C(L2C.Settings(ratio=0.2)), tmp_path)
-    gates, start = state.tensors["gates"], torch.tensor(3.0).sigmoid()
+    """From a neutral start. Gates close where reusing changes nothing."""
+    idle = model.backbone.blocks[1].attn2.to_out[0]
+    with torch.no_grad():
+        idle.weight.zero_()
+        idle.bias.zero_()
+    state = fitted(model, L2C(L2C.Settings(ratio=0.2)), tmp_path, weight=1e-2)
+    gates = state.tensors["gates"]
     assert set(state.tensors) == {"gates"} and gates.shape == (4, LAYERS, 3)
-    assert torch.allclose(gates[::2], start.expand_as(gates[::2]))  # even steps have nothing to learn
-    assert not torch.allclose(gates[1::2], start.expand_as(gates[1::2]))
+    assert (gates[::2] == 0.5).all()  # even steps have nothing to learn
+    taught = gates[1::2][(gates[1::2] != 0.5).flatten(1).any(1)]  # (steps that were drawn, layers, parts)
+    assert len(taught) and (taught[:, 1, 1] < 0.49).all()
+    assert (taught.flatten(1).amax(1) > 0.5).all()  # while parts whose reuse shows open
+
+
+def test_l2c_teaches_each_step_at_its_own_timesteps(model: Model) -> None:
+    """A batch's timesteps lie next to one sampling step, and that step's gates alone get a gradient."""
+    fitting = L2C(L2C.Settings(ratio=0.2)).fitting(model.backbone, 6)
+    objective = Objective(model.pipeline.scheduler, 6)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        timesteps, index = objective.draw(16, fitting.regions, generator)
+        assert (objective.lower[index] <= timesteps).all() and (timesteps <= objective.upper[index]).all()
+    x = torch.randn(1, 6, 16, 16, generator=generator)
+    inputs = {
+        "encoder_hidden_states": torch.randn(1, 8, 96, generator=generator), "timestep": torch.full((1,), 500),
+        "added_cond_kwargs": {"resolution": None, "aspect_ratio": None}, "return_dict": False,
+    }  # fmt: skip
+    assert fitting.previous(3) and not fitting.previous(2)
+    with fitting.attach():
+        for index, changed in ((2, x), (3, x + 1)):
+            with model.backbone.at(Step(index, 6, 500.0)):
+                out = model.backbone.transformer(changed, **inputs)[0]
+        (out.square().mean() + sum(fitting.losses().values())).backward()
+    (logits,) = fitting.module.parameters()
+    assert logits.grad is not None
+    assert logits.grad[3].abs().min() > 0 and logits.grad[[0, 1, 2, 4, 5]].abs().max() == 0
 
 
 # -- steps and precision -----------------------------------------------------------------------------------------

@@ -209,19 +209,20 @@ def test_fit_of_diffcr_reaches_its_targets_and_regions_differ(model: Model, tmp_
 def test_fitted_adapters_run_and_belong_to_their_model(tiny_folder: Path, tmp_path: Path) -> None:
     _fit(load(str(tiny_folder)), "uniform", tmp_path / "adapters", {"steps": 4}, {})
     again = load(str(tiny_folder), adapters=(tmp_path / "adapters",))
-    state, digest = again.adapter("uniform-30")
-    assert state.tensors["router"].shape == (3, 32) and len(digest) == 64
+    state = again.adapter("uniform-30")
+    assert state.tensors["router"].shape == (3, 32) and len(again.adapter_digest("uniform-30")) == 64
     assert any(name.startswith("lora.") for name in state.tensors)
     values = {"methods": "uniform@trajectory", "model": str(tiny_folder), "cases": 2, "ratios": [0.5]}
     (made,) = plan.make(config.build({**values, "adapters": [tmp_path / "adapters"]}))
-    assert [point.method.ratio for point in made.points] == [None, 0.1, 0.3]
+    assert [point.ratio for point in made.points] == [None, 0.1, 0.3]
     with pytest.raises(UserError, match=r"'uniform' has no fitted adapters .*python -m harness fit uniform"):
         plan.make(config.build(values))
     with pytest.raises(UserError, match=r"did you mean 'uniform@trajectory'"):
         plan.make(config.build({**values, "methods": "uniform@trajektory"}))
     again.digest = "another"
-    with pytest.raises(UserError, match="fitted on another model"):
-        again.adapter("uniform-30")
+    for read in (again.adapter, load(str(tiny_folder), adapters=again.adapters, digest="another").adapter_digest):
+        with pytest.raises(UserError, match="fitted on another model"):
+            read("uniform-30")
     with pytest.raises(UserError, match="no adapter 'uniform-77'; fitted ones: uniform-10, uniform-30"):
         again.adapter("uniform-77")
 
@@ -248,7 +249,7 @@ def test_what_a_sweep_lacks_is_one_fit_per_method_and_settings(tiny_folder: Path
     sweep = config.build(
         {"methods": methods, "model": str(tiny_folder), "ratios": [0, 0.1, 0.3], "adapters": [tmp_path]}
     )
-    found = missing(sweep)
+    found = missing(sweep, plan.load_model(sweep))
     assert [(r.method, r.ratios) for r in found] == [
         ("static", (0.1, 0.2, 0.3)), ("diffcr", (0.1, 0.2, 0.3)), ("diffcr", (0.1, 0.15))
     ]  # fmt: skip
@@ -260,7 +261,7 @@ def test_what_a_sweep_lacks_is_one_fit_per_method_and_settings(tiny_folder: Path
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has one")
 def test_a_fit_asked_for_cuda_never_falls_back_to_the_cpu(tiny_folder: Path, tmp_path: Path) -> None:
     sweep = config.build({"methods": "static", "model": str(tiny_folder), "ratios": [0.1], "adapters": [tmp_path]})
-    (request,) = missing(sweep)
+    (request,) = missing(sweep, plan.load_model(sweep))
     with pytest.raises(UserError, match="no CUDA device"):
         request.run(str(tiny_folder), tmp_path, device="cuda")
     assert not list(tmp_path.iterdir())
@@ -278,7 +279,26 @@ def test_a_lazy_model_is_fitted_on_masked_tokens(lazy_folder: Path, tmp_path: Pa
     accelerator = Accelerator(cpu=True)
     out = tmp_path / "adapters"
     fit.fit([method], found, options, data, out, tmp_path / "work", own=own, accelerator=accelerator)
-    state, _ = load(str(lazy_folder), adapters=(out,)).adapter(next(out.glob("*.safetensors")).stem)
+    state = load(str(lazy_folder), adapters=(out,)).adapter(next(out.glob("*.safetensors")).stem)
     assert state.tensors["ratios"].shape == (3, 2) and any(name.startswith("lora.") for name in state.tensors)
     with pytest.raises(UserError, match=r"own scenes and masks; give no --data"):
         data_for(found, options, trains=True, folder=tmp_path, work=tmp_path)
+
+
+def _one_step(folder: Path, *, apart: bool) -> tuple[float, float]:
+    """How far two weights move in a step of plain descent, whose gradients are 0.3 and 400."""
+    module = nn.ParameterDict({"small": nn.Parameter(torch.zeros(1)), "large": nn.Parameter(torch.zeros(1))})
+    groups = [{"params": [module["small"]], "lr": 1.0}, {"params": [module["large"]], "lr": 1.0}]
+    train(
+        "clip", module, lambda m, _s, _g: {"loss": (0.3 * m["small"] + 400 * m["large"]).sum()},  # type: ignore[index]
+        [torch.optim.SGD(groups, lr=1.0)], Plan(steps=1, warmup=0, decay=0.0, clip=1.0, apart=apart), folder,
+        accelerator=Accelerator(cpu=True),
+    )  # fmt: skip
+    return module["small"].item(), module["large"].item()
+
+
+def test_groups_that_are_clipped_apart_do_not_shorten_each_other(tmp_path: Path) -> None:
+    small, large = _one_step(tmp_path / "apart", apart=True)
+    assert small == pytest.approx(-0.3, rel=1e-4) and large == pytest.approx(-1.0, rel=1e-4)
+    small, large = _one_step(tmp_path / "together", apart=False)
+    assert small == pytest.approx(-0.3 / 400, rel=1e-2) and large == pytest.approx(-1.0, rel=1e-2)

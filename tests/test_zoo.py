@@ -61,7 +61,7 @@ def test_shipped_adapters_belong_to_the_shipped_model(name: str) -> None:
     model = load(name)
     assert set(model.adapter_files()) == SHIPPED[name]
     for adapter in SHIPPED[name]:
-        state, _ = model.adapter(adapter)
+        state = model.adapter(adapter)
         assert state.facts["model_digest"] == model.digest
 
 

@@ -6,51 +6,48 @@ keys and weights stay as they were, so the model is restored bit for bit.
 
 from __future__ import annotations
 
-import functools
 import inspect
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from harness.backbones.sampler_clock import SamplerClock
 from harness.errors import UserError
-from harness.spec import Ability, Advice, Call, Grid, Part, Step
+from harness.patching import wrapped
+from harness.spec import Ability, Advice, Call, Grid, Part
 
 
-class Backbone(ABC):
+class Backbone(SamplerClock):
     """One DiT. A family says which module each part is, and how the part's tensors go in and out.
 
     classes: names of the diffusers transformer classes that it serves. parts: what every layer has (`parts_of` tells of
-    layers that have more). offers: which of the further views below it has. halves: False where guidance is distilled
-    into the model, so that no batch holds CFG halves. placed: its blocks turn tokens by their places (rotary
-    embeddings), so that `run` on a subset has to be told the index. rows_per_image: samples of a guided step's
-    batch that one image takes.
-    guided: whether the batches of a generation hold both CFG halves, the unconditional one first; None: unknown.
+    layers that have more). offers: which of the further views below it has. placed: its blocks turn tokens by their
+    places (rotary embeddings), so that `run` on a subset has to be told the index. rows_per_image: samples of a guided
+    step's batch that one image takes. timestep_unit: the sampler's timestep is so many times what a call carries. Time,
+    and whether batches hold CFG halves, are the sampler clock's.
     """
 
     classes: ClassVar[frozenset[str]]
     parts: ClassVar[frozenset[Part]] = frozenset({"block", "self_attention", "cross_attention", "mlp"})
-    offers: ClassVar[frozenset[Ability]] = frozenset()
-    halves: ClassVar[bool] = True
+    offers: ClassVar[frozenset[Ability]] = frozenset({"part caches"})
     placed: ClassVar[bool] = False
     rows_per_image: ClassVar[int] = 2
+    timestep_unit: float = 1.0
 
     def __init__(self, transformer: nn.Module) -> None:
+        super().__init__()
         self.transformer = transformer
         self._advice: dict[tuple[int, Part], list[Advice]] = {}
-        self._clock: Step | None = None
-        self._timesteps: Sequence[float] = ()
+        self._bound: dict[tuple[int, Part], Any] = {}
         self._grid: Grid | None = None
         self._index: Tensor | None = None
-        self._held = False
-        self._resets: list[Callable[[], None]] = []
-        self._followers: list[Callable[[Step], None]] = []
-        self._shortened: list[Callable[[int], int]] = []
-        self.guided: bool | None = None
+        self._listeners: list[Callable[[Tensor], None]] = []
         self._watching = 0
+        self._names = list(inspect.signature(type(transformer).forward).parameters)[1:]
 
     # -- what a family provides ------------------------------------------------------------------------------
 
@@ -71,6 +68,11 @@ class Backbone(ABC):
     @abstractmethod
     def grid_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Grid:
         """The token grid of a call of the transformer."""
+
+    def timestep_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | float | None:
+        """The timestep that a call of the transformer carries; None: its calls carry none, and each is a step."""
+        given = {**dict(zip(self._names, args, strict=False)), **kwargs}.get("timestep")
+        return None if isinstance(given, Tensor) and given.is_meta else given
 
     def parts_of(self, layer: int) -> frozenset[Part]:
         """The parts of one layer, where some layers have more than `parts`, which all of them have."""
@@ -116,18 +118,11 @@ class Backbone(ABC):
         """Self-attention heads and hidden MLP channels of a block, for `narrowed` and `gated`."""
         raise NotImplementedError
 
-    # -- time and place --------------------------------------------------------------------------------------
+    # -- place -----------------------------------------------------------------------------------------------
 
     @property
     def layers(self) -> int:
         return len(self.blocks)
-
-    @property
-    def step(self) -> Step:
-        """Where the sampler is. Raises RuntimeError outside a generation."""
-        if self._clock is None:
-            raise RuntimeError("the sampling step is unknown: call begin() or use at()")
-        return self._clock
 
     @property
     def grid(self) -> Grid:
@@ -135,77 +130,16 @@ class Backbone(ABC):
             raise RuntimeError("the token grid is unknown before the first call of the transformer")
         return self._grid
 
-    def begin(self, timesteps: Sequence[float]) -> None:
-        """A new image starts: the sampler will visit these timesteps. Resets state that lives across steps."""
-        self._timesteps = tuple(float(t) for t in timesteps)
-        self._clock = Step(-1, len(self._timesteps), float("nan"))
-        for reset in self._resets:
-            reset()
-
     @contextmanager
-    def at(self, step: Step) -> Iterator[None]:
-        """Pin the clock, as training does."""
-        before, held = self._clock, self._held
-        self._clock, self._held = step, True
-        self._tell()
-        try:
-            yield
-        finally:
-            self._clock, self._held = before, held
-
-    @contextmanager
-    def hold(self) -> Iterator[None]:
-        """Calls of the transformer in here do not advance the clock (replays for counting)."""
-        before, self._held = self._held, True
-        try:
-            yield
-        finally:
-            self._held = before
-
-    @contextmanager
-    def shortened(self, steps: Callable[[int], int]) -> Iterator[None]:
-        """Samplers take `steps(n)` steps where they were asked for n."""
-        self._shortened.append(steps)
-        try:
-            yield
-        finally:
-            self._shortened.remove(steps)
-
-    def sampler_steps(self, asked: int) -> int:
-        """How many steps a sampler takes that was asked for so many."""
-        for steps in self._shortened:
-            asked = steps(asked)
-        return asked
-
-    @contextmanager
-    def on_begin(self, reset: Callable[[], None]) -> Iterator[None]:
-        """Call `reset` whenever a new image starts."""
-        self._resets.append(reset)
-        try:
-            yield
-        finally:
-            self._resets.remove(reset)
-
-    @contextmanager
-    def on_step(self, follower: Callable[[Step], None]) -> Iterator[None]:
-        """Call `follower` with the current step and with every one that the sampler reaches.
-
-        That happens outside of what torch.compile traces: advice that reads what the follower left needs a graph for
-        each of its values, advice that reads `call.step.index` one for each step.
-        """
-        self._followers.append(follower)
-        if self._clock is not None and self._clock.index >= 0:
-            follower(self._clock)
+    def on_call(self, listener: Callable[[Tensor], None]) -> Iterator[None]:
+        """Call `listener` with the latents (B, ...) of every call of the transformer, after the clock moved and before
+        the first block runs."""
+        self._listeners.append(listener)
         try:
             with self._watch():
                 yield
         finally:
-            self._followers.remove(follower)
-
-    def _tell(self) -> None:
-        assert self._clock is not None
-        for follower in self._followers:
-            follower(self._clock)
+            self._listeners.remove(listener)
 
     # -- advice ----------------------------------------------------------------------------------------------
 
@@ -216,18 +150,21 @@ class Backbone(ABC):
         if lacking := [layer for layer in chosen if part not in self.parts_of(layer)]:
             where = "" if len(lacking) == self.layers else f" in layers {', '.join(map(str, lacking))}"
             raise UserError(f"{type(self.transformer).__name__} has no separate {part!r} part to advise{where}")
-        with self._watch():
+        with self._watch(), ExitStack() as stack:
             for layer in chosen:
                 self._install(layer, part)
                 self._advice[layer, part].append(advice)
-            try:
-                yield
-            finally:
-                for layer in chosen:
-                    self._advice[layer, part].remove(advice)
-                    if not self._advice[layer, part]:
-                        del self._advice[layer, part]
-                        del self.module(layer, part).forward  # uncovers the class's own method
+                stack.callback(self._take_off, layer, part, advice)
+            yield
+
+    def _take_off(self, layer: int, part: Part, advice: Advice) -> None:
+        self._advice[layer, part].remove(advice)
+        if not self._advice[layer, part]:
+            del self._advice[layer, part]
+            module = self.module(layer, part)
+            del module.forward  # uncovers the class's own method
+            if (bound := self._bound.pop((layer, part), None)) is not None:
+                module.forward = bound  # type: ignore[method-assign]
 
     @contextmanager
     def _watch(self) -> Iterator[None]:
@@ -242,20 +179,24 @@ class Backbone(ABC):
             if not self._watching:
                 self._hook.remove()
 
+    @torch.compiler.disable  # it reads the timestep, and what follows a step may draw random numbers
     def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._grid, self._index = self.grid_of(args, kwargs), self.index_of(args, kwargs)
-        if self._held or self._clock is None:
-            return
-        index = min(self._clock.index + 1, len(self._timesteps) - 1)
-        self._clock = Step(index, len(self._timesteps), self._timesteps[index])
-        self._tell()
+        self._advance(self.timestep_of(args, kwargs), self.timestep_unit)
+        for listener in self._listeners:
+            listener(args[0] if args else kwargs["hidden_states"])
 
     def _install(self, layer: int, part: Part) -> None:
         if (layer, part) in self._advice:
             return
         module = self.module(layer, part)
-        if "forward" in vars(module):
-            raise UserError(f"the {part} of layer {layer} is patched by something else; remove that first")
+        own = vars(module).get("forward")
+        if own is not None:
+            # the class's method, set on the instance: no patch, but what disabled diffusers caches leave behind
+            if getattr(own, "__func__", None) is type(module).forward and own.__self__ is module:
+                self._bound[layer, part] = own
+            else:
+                raise UserError(f"the {part} of layer {layer} is patched by something else; remove that first")
         self._advice[layer, part] = []
         original = module.forward
         names = list(inspect.signature(original).parameters)[1:]
@@ -327,69 +268,18 @@ class Backbone(ABC):
     @contextmanager
     def around(self, advice: Callable[..., Any]) -> Iterator[None]:
         """Put `advice(forward, *args, **kwargs)` around the whole transformer's forward. The last one is outermost."""
-        module = self.transformer
-        inner, own = module.forward, "forward" in vars(module)
+        inner = self.transformer.forward
 
         def placed(*args: Any, **kwargs: Any) -> Any:
             self._index = self.index_of(args, kwargs)  # the advice may have changed the batch
             return inner(*args, **kwargs)
 
-        @functools.wraps(inner)
-        def forward(*args: Any, **kwargs: Any) -> Any:
+        def advised(_inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             return advice(placed, *args, **kwargs)
 
-        module.forward = forward  # type: ignore[method-assign]
-        try:
-            with self._watch():
-                yield
-        finally:
-            if own:
-                module.forward = inner  # type: ignore[method-assign]
-            else:
-                del module.forward
+        with wrapped(self.transformer, "forward", advised), self._watch():
+            yield
 
     def on_subset(self, kwargs: Mapping[str, Any], index: Tensor | None) -> Mapping[str, Any]:
         """Arguments of a part for a subset of tokens. Families with per-token arguments index them here."""
         return kwargs
-
-
-@contextmanager
-def follow(backbone: Backbone, pipeline: Any, guided: bool | None = None) -> Iterator[None]:
-    """Tell the backbone of every new image that this pipeline starts, and the sampler how many steps to take.
-
-    guided: whether the pipeline works with guidance; a family with distilled guidance has no halves all the same.
-    """
-    scheduler = pipeline.scheduler
-    original = scheduler.set_timesteps
-    signature = inspect.signature(original)
-    before, backbone.guided = backbone.guided, guided if backbone.halves else False
-
-    @functools.wraps(original)  # pipelines look into the signature for what they may give
-    def set_timesteps(*args: Any, **kwargs: Any) -> Any:
-        given = signature.bind(*args, **kwargs)
-        asked = given.arguments
-        for name in ("sigmas", "timesteps"):
-            if asked.get(name) is not None:
-                asked[name] = _spaced(asked[name], backbone.sampler_steps(len(asked[name])))
-        if asked.get("num_inference_steps") is not None:
-            asked["num_inference_steps"] = backbone.sampler_steps(asked["num_inference_steps"])
-        out = original(*given.args, **given.kwargs)
-        backbone.begin(torch.as_tensor(scheduler.timesteps).tolist())
-        return out
-
-    scheduler.set_timesteps = set_timesteps
-    try:
-        yield
-    finally:
-        del scheduler.set_timesteps
-        backbone.guided = before
-
-
-def _spaced(levels: Sequence[float], count: int) -> Sequence[float]:
-    """Noise levels, which fall to 0 behind the last one, at this count: spread over the same curve."""
-    if count == len(levels):
-        return levels
-    curve = torch.tensor([*map(float, levels), 0.0], dtype=torch.float64)
-    place = torch.arange(count, dtype=torch.float64) * len(levels) / count
-    left = place.long()
-    return torch.lerp(curve[left], curve[left + 1], place - left).tolist()  # type: ignore[no-any-return]

@@ -32,10 +32,12 @@ class Flux(Joint):
     """`FluxTransformer2DModel`."""
 
     classes = frozenset({"FluxTransformer2DModel"})
+    offers = frozenset()
     parts: ClassVar[frozenset[Part]] = frozenset({"block", "self_attention"})
     halves = False
     rows_per_image = 1
     placed = True
+    timestep_unit = 1000.0
 
     def __init__(self, transformer: nn.Module) -> None:
         super().__init__(transformer)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.backbones.base import Backbone
+from harness.backbones.weights import require_own_layers
 from harness.errors import unknown
 
 _PREFIX = "lora."
@@ -78,7 +79,10 @@ def _adapted(backbone: Backbone) -> list[tuple[str, Any]]:
 
 @contextmanager
 def merged(transformer: nn.Module, state: dict[str, Tensor]) -> Iterator[None]:
-    """Weights W + B A inside the context; outside, the original tensors themselves."""
+    """Weights W + B A inside the context; outside, the original tensors themselves. Raises UserError where the denoiser
+    would not use them."""
+    if any(key.startswith(_PREFIX) for key in state):
+        require_own_layers(transformer)
     swapped: list[tuple[nn.Parameter, Tensor]] = []
     try:
         for key in state:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.backbones.base import Backbone
+from harness.backbones.weights import require_own_layers
 from harness.errors import UserError
 from harness.spec import Call, Grid, Part
 
@@ -24,7 +25,7 @@ class PixArt(Backbone):
     """`PixArtTransformer2DModel`."""
 
     classes = frozenset({"PixArtTransformer2DModel"})
-    offers = frozenset({"attention maps", "narrower blocks", "weighed keys"})
+    offers = frozenset({"attention maps", "narrower blocks", "weighed keys", "part caches"})
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
@@ -112,6 +113,7 @@ class PixArt(Backbone):
 
     @contextmanager
     def narrowed(self, heads: Sequence[Tensor], channels: Sequence[Tensor]) -> Iterator[None]:
+        require_own_layers(self.transformer)
         with ExitStack() as stack:
             for block, some, inner in zip(self.blocks, heads, channels, strict=True):
                 attention: Any = block.attn1

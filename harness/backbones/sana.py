@@ -38,6 +38,7 @@ class Sana(Backbone):
     def __init__(self, transformer: nn.Module) -> None:
         super().__init__(transformer)
         self._places: Tensor | None = None  # (B, K) of the block that runs on a subset
+        self.timestep_unit = 1 / float(getattr(transformer.config, "timestep_scale", 1.0))
 
     @property
     def blocks(self) -> Sequence[nn.Module]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from typing import Annotated
 
 import typer
 
-from harness.cli import fit, listing, maps, profile, published, run, train
+from harness.cli import attribute, fit, listing, maps, profile, published, run, train
 from harness.errors import UserError
 
 # Before torch loads: its profiler and allocator would write notes of their own between our lines.
@@ -18,10 +19,26 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # brackets in a help text are brackets
     help="Compare methods that make Diffusion Transformers cheaper: quality against FLOPs, latency and memory.",
 )
+
+
+@app.callback()
+def _program(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from harness import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
 app.command("run")(run.run)
+app.command("attribute")(attribute.attribute)
 app.command("profile")(profile.profile)
 app.command("published")(published.published)
 app.command("fit")(fit.fit)

@@ -1,19 +1,70 @@
-"""Options that several commands share, and how their values are read."""
+"""Options: those of a pydantic model as a command's own, those that several commands share, and how texts are read."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Annotated, Any
+from types import NoneType
+from typing import Annotated, Any, get_args
 
 import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from harness import registry
 from harness.errors import UserError
 
+Command = Callable[..., Any]
 Plugins = Annotated[
     list[Path] | None, typer.Option("--plugin", help="Python file that registers more; may be repeated.")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. [default: cpu]", show_default=False)]
+
+
+def options_of(model: type[BaseModel], skip: Collection[str] = ()) -> Callable[[Command], Command]:
+    """Gives a command an option for every field of the model, with the model's own description and default; what the
+    user sets reaches the command as the dictionary `given`, its first argument."""
+    fields = {name: field for name, field in model.model_fields.items() if name not in skip}
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def wrapper(**values: Any) -> Any:
+            given = {name: value for name in fields if (value := values.pop(name)) not in (None, [], ())}
+            return command(given, **values)
+
+        own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+        made = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(field))
+            for name, field in fields.items()
+        ]
+        parameters = [*made, *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own)]
+        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {one.name: one.annotation for one in parameters}
+        return wrapper
+
+    return decorate
+
+
+def _annotation(field: FieldInfo) -> Any:
+    kinds = [one for one in (get_args(field.annotation) or (field.annotation,)) if one is not NoneType]
+    plain = kinds[0] if kinds[0] in (int, float, Path) and field.annotation is not tuple else str
+    if get_args(field.annotation)[:1] == (Path,) and get_args(field.annotation)[1:] == (Ellipsis,):
+        kind: Any = list[Path] | None
+    elif get_args(field.annotation)[1:] == (Ellipsis,):
+        kind = str | None  # numbers separated by commas
+    else:
+        kind = plain | None
+    shown = _default(field.get_default(call_default_factory=True))
+    text = (field.description or "") + (f" [default: {shown}]" if shown else "")
+    return Annotated[kind, typer.Option(help=text, show_default=False)]
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(str(getattr(one, "name", one)) for one in value)
+    return "" if value is None or value == {} else str(value)
 
 
 def load_plugins(paths: list[Path] | None) -> None:
@@ -21,30 +72,12 @@ def load_plugins(paths: list[Path] | None) -> None:
         registry.load_plugin(path)
 
 
-def floats(name: str, text: str | None) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise UserError(f"{name} expects numbers separated by commas, got {text!r}") from error
-
-
-def whole(name: str, text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise UserError(f"{name} expects whole numbers separated by commas, got {text!r}") from error
-
-
-def pair(text: str) -> tuple[str, Any]:
+def pair(text: str, option: str = "--set") -> tuple[str, Any]:
     import yaml
 
     name, found, value = text.partition("=")
     if not found or not name:
-        raise UserError(f"--set expects NAME=VALUE, got {text!r}")
+        raise UserError(f"{option} expects NAME=VALUE, got {text!r}")
     return name.strip(), yaml.safe_load(value)
 
 
@@ -52,15 +85,15 @@ def axes(texts: list[str]) -> dict[str, list[Any]]:
     """NAME=VALUE[,VALUE...] as lists by name."""
     import yaml
 
-    split = (pair(text)[0] for text in texts)
+    split = (pair(text, "--task-set")[0] for text in texts)
     values = (text.partition("=")[2].split(",") for text in texts)
     return {name: [yaml.safe_load(value) for value in some] for name, some in zip(split, values, strict=True)}
 
 
-def by_metric(settings: dict[str, dict[str, Any]], texts: list[str]) -> dict[str, dict[str, Any]]:
-    """The settings by metric, with METRIC[,METRIC...].NAME=VALUE put over them. Values stay text, as folders and hub
-    names are; each metric's own settings turn them into numbers where they hold such."""
-    out = {name: dict(values) for name, values in settings.items()}
+def by_metric(texts: list[str]) -> dict[str, dict[str, Any]]:
+    """METRIC[,METRIC...].NAME=VALUE as settings by metric. Values stay text, as folders and hub names are; each
+    metric's own settings turn them into numbers where they hold such."""
+    out: dict[str, dict[str, Any]] = {}
     for text in texts:
         name, found, value = text.partition("=")
         names, dot, setting = name.rpartition(".")
@@ -72,9 +105,10 @@ def by_metric(settings: dict[str, dict[str, Any]], texts: list[str]) -> dict[str
 
 
 def validated(kind: Any, values: dict[str, Any]) -> Any:
+    """An object of a pydantic model or dataclass. Raises UserError with one line."""
     from pydantic import TypeAdapter, ValidationError
 
-    from harness.config import one_line
+    from harness.sweep import one_line
 
     try:
         return TypeAdapter(kind).validate_python(values)
@@ -82,9 +116,9 @@ def validated(kind: Any, values: dict[str, Any]) -> Any:
         raise UserError(one_line(error, kind)) from error
 
 
-def with_settings(sweep: Any, texts: list[str]) -> Any:
-    """The sweep with METHOD.NAME=VALUE applied to every entry of that method."""
-    specs = list(sweep.methods)
+def with_settings(request: Any, texts: list[str]) -> Any:
+    """A sweep or profile with METHOD.NAME=VALUE applied to every entry of that method."""
+    specs = list(request.methods)
     names = dict.fromkeys(spec.name for spec in specs)
     for text in texts:
         name, value = pair(text)
@@ -97,4 +131,4 @@ def with_settings(sweep: Any, texts: list[str]) -> Any:
             spec.model_copy(update={"settings": {**spec.settings, setting: value}}) if spec.name == method else spec
             for spec in specs
         ]
-    return sweep.model_copy(update={"methods": tuple(specs)})
+    return request.model_copy(update={"methods": tuple(specs)})

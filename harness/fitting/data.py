@@ -1,16 +1,11 @@
-"""What fits train on: latents and prompt states, encoded once.
-
-Letters: M samples, B batch, C latent channels, L text tokens, D text width.
-"""
+"""Where the training data of a fit come from: a folder of images and captions, or a zoo model's own scenes."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -20,63 +15,10 @@ from harness import checkpoints
 from harness.errors import UserError
 from harness.fitting.options import FitOptions
 from harness.models import prompting
+from harness.training.batches import Batch, Data, drawn, encode, texts
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _SHARD = 64
-_DROPPED = 0.1  # share of the captions that a batch drops, for classifier-free guidance
-
-
-@dataclass(frozen=True)
-class Batch:
-    """clean: what the model learns to denoise, latents (B, C, h, w) or tokens (B, K, C). inputs: the transformer's
-    other arguments, by name."""
-
-    clean: Tensor
-    inputs: dict[str, Any]
-
-
-class Data(Protocol):
-    """Draws batches; everything random comes from the generator, whose device is the batch's."""
-
-    def batch(self, size: int, generator: torch.Generator) -> Batch: ...
-
-
-@torch.no_grad()
-def encode(model: Any, images: Tensor, captions: list[str]) -> dict[str, Tensor]:
-    """Images (B, 3, H, W) in 0..1 and captions as latents, prompt states and masks."""
-    vae = model.pipeline.vae
-    pixels = images.to(model.device, next(vae.parameters()).dtype) * 2 - 1
-    shift = getattr(vae.config, "shift_factor", None) or 0.0
-    found = vae.encode(pixels)
-    # deep compression autoencoders have no distribution
-    latents = found.latent_dist.mode() if hasattr(found, "latent_dist") else found.latent
-    return {"latents": (latents - shift) * vae.config.scaling_factor, **texts(model, captions)}
-
-
-@torch.no_grad()
-def texts(model: Any, captions: list[str]) -> dict[str, Tensor]:
-    """What captions are to the denoiser, by its arguments' names: states (M, L, D), masks (M, L), pooled (M, D)."""
-    states = model.encode(captions)
-    return {name: states[state] for name, state in prompting.way_of(model.pipeline).learns.items()}
-
-
-def prompts(rows: Mapping[str, Tensor], empty: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-    """The text arguments of a batch from encoded rows, some of their captions dropped. empty: those of "", which also
-    says which of the rows are text."""
-    device = generator.device
-    count = len(rows[next(iter(empty))])
-    dropped = torch.rand(count, generator=generator, device=device) < _DROPPED
-    return {
-        name: torch.where(dropped.view(-1, *[1] * (none.ndim - 1)), none.to(device), rows[name].to(device))
-        for name, none in empty.items()
-    }
-
-
-def drawn(model: Any, rows: Mapping[str, Tensor], empty: Mapping[str, Tensor], generator: torch.Generator) -> Batch:
-    """A batch of whole images from encoded rows."""
-    sizes = {"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}}
-    fixed = sizes if prompting.way_of(model.pipeline).sizes else {}
-    return Batch(rows["latents"].to(generator.device), {**prompts(rows, empty, generator), **fixed})
 
 
 class FolderData:

@@ -26,12 +26,12 @@ from torch.optim import AdamW
 
 from harness import checkpoints
 from harness.backbones import lora
-from harness.fitting.data import Data
 from harness.fitting.objective import Objective
 from harness.fitting.options import FitOptions
 from harness.method import Method, MethodSettings
 from harness.models import Model
 from harness.spec import State, Step
+from harness.training.batches import Data
 from harness.training.loop import Losses, Plan, train
 
 
@@ -105,6 +105,7 @@ def fit(
         t, index = objective.draw(len(clean), fitting.regions, generator)
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
         x, target = objective.noised(clean, t, noise)
+        fitting.renew(generator)
         teacher = None
         if options.distill:
             with torch.no_grad(), accelerator.autocast(), lora.without(backbone) if adapted else nullcontext():
@@ -157,7 +158,7 @@ def fit(
         optimizer = AdamW(groups, lr=options.lr, betas=(0.9, 0.98), weight_decay=0.0)
         plan = Plan(
             steps=each, warmup=10, decay=0.4, save_seconds=options.save_seconds,
-            seed=1000 * (seed + 1) + stage, log_every=5,
+            seed=1000 * (seed + 1) + stage, log_every=5, apart=options.clip_apart,
         )  # fmt: skip
         train(
             method.adapter(), container, loss, [optimizer], plan, work, accelerator=accelerator,
@@ -198,25 +199,40 @@ def _watch(
     options: FitOptions,
     data: Data,
     seed: int,
-    each: Callable[[Tensor, Tensor], None] | None = None,
+    each: Callable[[Tensor, Any], None] | None = None,
     *,
     along: bool = False,
+    sampled: int = 0,
     batches: int | None = None,
 ) -> None:
     """See `harness.method.Watch`: forward passes on a quarter of the cached scenes, at all timesteps."""
     backbone, dense = model.backbone, _Trained(model.backbone.transformer, nn.Module())
     count = max(1, options.scenes // options.batch // 4)
+
+    def run(x: Tensor, times: Tensor, step: Step, inputs: dict[str, Any], target: Tensor | None) -> Tensor:
+        with backbone.at(step):
+            prediction = dense(x, times, inputs)
+        if each is not None:
+            each(prediction, target)
+        return prediction.detach()
+
     for batch in range(count if batches is None else min(batches, count)):
         generator = torch.Generator(model.device).manual_seed(1000 * (seed + 1) + batch)
         drawn = data.batch(options.batch, generator)
         clean = drawn.clean
         t, index = objective.draw(len(clean), 1, generator)
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+        if sampled:
+            sampler = objective.sampler(sampled)
+            backbone.begin(sampler.timesteps.tolist())
+            x = noise * sampler.init_noise_sigma if hasattr(sampler, "init_noise_sigma") else noise
+            for place, at in enumerate(sampler.timesteps):
+                scaled = sampler.scale_model_input(x, at) if hasattr(sampler, "scale_model_input") else x
+                times, step = at.float().expand(len(x)).to(t), Step(place, sampled, float(at))
+                x = sampler.step(run(scaled, times, step, drawn.inputs, None), at, x, return_dict=False)[0].detach()
+            continue
         backbone.begin(objective.timesteps.tolist())
         visited = [(objective.at(i, len(clean)).to(t), i) for i in range(objective.steps)] if along else [(t, index)]
         for times, place in visited:
             x, target = objective.noised(clean, times, noise)
-            with backbone.at(Step(place, objective.steps, float(times[0]))):
-                said = dense(x, times, drawn.inputs)
-            if each is not None:
-                each(said, target)
+            run(x, times, Step(place, objective.steps, float(times[0])), drawn.inputs, target)

@@ -25,9 +25,8 @@ class Objective:
         self.alphas: Tensor | None = None if flows else scheduler.alphas_cumprod
         if flows and scheduler.config.get("use_dynamic_shifting"):
             raise UserError("fits do not know timesteps that shift with the image's size (use_dynamic_shifting)")
-        own = type(scheduler).from_config(scheduler.config)
-        own.set_timesteps(steps)
-        self.timesteps = torch.as_tensor(own.timesteps).float()  # (steps,), descending
+        self._scheduler = scheduler
+        self.timesteps = torch.as_tensor(self.sampler(steps).timesteps).float()  # (steps,), descending
         self.steps = steps
         # The timesteps nearest to each sampling step: a fit meets what the sampler will visit, as often.
         middle = (self.timesteps[:-1] + self.timesteps[1:]) / 2
@@ -36,6 +35,12 @@ class Objective:
         ))  # fmt: skip
         self.upper = torch.cat([first[None].clamp(max=self.horizon - 1), middle])  # (steps,)
         self.lower = torch.cat([middle, last[None].clamp(min=0)])
+
+    def sampler(self, steps: int) -> Any:
+        """A fresh scheduler of the pipeline's kind that takes so many steps."""
+        own = type(self._scheduler).from_config(self._scheduler.config)
+        own.set_timesteps(steps)
+        return own
 
     def draw(self, count: int, regions: int, generator: torch.Generator) -> tuple[Tensor, int]:
         """Training timesteps (count,) of one region, and the index of a sampling step in it. Every sampling step is

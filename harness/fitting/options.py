@@ -19,6 +19,11 @@ class FitOptions(MethodSettings):
     )
     batch: int = Field(8, ge=1, description="images per step")
     lr: float = Field(1e-3, gt=0, description="base learning rate (LoRA)")
+    clip_apart: bool = Field(
+        True,
+        description="LoRA, routers and ratios have gradient norm limits of their own, so that a loss on one of them "
+        "never shortens the others' steps",
+    )
     lora_rank: int = Field(16, ge=0, description="rank of the LoRA; 0: none")
     lora_targets: str = Field(
         "", description="the linear layers it sits on, by the ends of their names, with commas (to_q,to_v); empty: all"

@@ -13,13 +13,14 @@ from typing import Any
 from accelerate import Accelerator
 
 from harness.compose import method_class
-from harness.config import MethodSpec, Sweep, settings_of
+from harness.config import settings_of
 from harness.errors import UserError
 from harness.fitting.data import data_for
 from harness.fitting.fit import fit
 from harness.fitting.options import FitOptions
 from harness.method import Method, MethodSettings
-from harness.models import load
+from harness.models import Model, load
+from harness.sweep import MethodSpec, Sweep
 from results.plots.trajectories import trajectories
 
 FITS = Path("results") / "runs" / "fits"
@@ -72,15 +73,17 @@ class Request:
         kind, asked = methods[0].FitSettings, loaded.facts.get("fit", {})
         given = self.own.model_dump(exclude_unset=True) if self.own else {}
         own = kind.model_validate({k: v for k, v in asked.items() if k in kind.model_fields} | given)
+        set_by_own = own.loop_options() if hasattr(own, "loop_options") else {}
+        options = FitOptions.model_validate(set_by_own | self.options.model_dump(exclude_unset=True))
         trains = methods[0].fitting(loaded.backbone, 20, own).trains
         chosen = [
-            self.method, dict(self.settings), list(self.ratios), self.options.model_dump(), own.model_dump(),
+            self.method, dict(self.settings), list(self.ratios), options.model_dump(), own.model_dump(),
             loaded.digest, str(data),
         ]  # fmt: skip
         work = FITS / f"{self.method}-{hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:8]}"
         with accelerator.main_process_first():  # the others find its cache
-            samples = data_for(loaded, self.options, trains=trains, folder=data, work=FITS, skip_bad=skip_bad)
-        paths = fit(methods, loaded, self.options, samples, out, work, own=own, accelerator=accelerator)
+            samples = data_for(loaded, options, trains=trains, folder=data, work=FITS, skip_bad=skip_bad)
+        paths = fit(methods, loaded, options, samples, out, work, own=own, accelerator=accelerator)
         if not accelerator.is_main_process:
             return []
         logs = [work / f"{one.adapter()}.csv" for one in methods]
@@ -88,9 +91,8 @@ class Request:
         return [*paths, drawn] if drawn else paths
 
 
-def missing(sweep: Sweep) -> list[Request]:
+def missing(sweep: Sweep, model: Model) -> list[Request]:
     """The fits that a sweep needs and its model has no adapters for, one per method and settings."""
-    model = load(sweep.model, adapters=sweep.adapters, variant=sweep.variant, revision=sweep.revision)
     found = set(model.adapter_files())
     stage = FitOptions.model_validate({}).stage
     wanted: dict[str, tuple[str, dict[str, Any], float]] = {}

@@ -1,24 +1,26 @@
-"""Where a number was measured: versions, machine, and a digest of the code."""
+"""Where a number was measured: commit, versions and machine."""
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
-_PACKAGES = ("torch", "diffusers", "transformers", "tomesd", "fvcore", "clean-fid", "numpy", "pandas")
+_PACKAGES = (
+    "dit-efficiency-harness", "torch", "diffusers", "transformers", "tomesd", "fvcore", "clean-fid", "numpy", "pandas",
+)  # fmt: skip
 
 
 def describe(device: torch.device) -> dict[str, str]:
-    """Versions of Python and the libraries ("absent" where one is missing), machine and device, as flat text."""
+    """Commit, versions of Python and the libraries ("absent" where one is missing), machine and device, as flat
+    text."""
     facts = {
+        "commit": commit(),
         "python": platform.python_version(),
         **{name: _version(name) for name in _PACKAGES},
         "platform": platform.platform(),
@@ -39,25 +41,21 @@ def describe(device: torch.device) -> dict[str, str]:
     return facts
 
 
-def code_digest(packages: Sequence[Path]) -> str:
-    """sha256 over the relative names and contents of all .py files below the folders, whatever their order or place.
-
-    Computed once per process and set of folders: it stands for the code that this process runs. Raises
-    FileNotFoundError for a folder that does not exist.
-    """
-    return _digest(tuple(sorted({package.resolve() for package in packages})))
-
-
 @cache
-def _digest(packages: tuple[Path, ...]) -> str:
-    entries = []
-    for package in packages:
-        if not package.is_dir():
-            raise FileNotFoundError(f"no package folder at {package}")
-        for file in package.rglob("*.py"):
-            name = (Path(package.name) / file.relative_to(package)).as_posix()
-            entries.append(f"{name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n")
-    return hashlib.sha256("".join(sorted(entries)).encode()).hexdigest()
+def commit() -> str:
+    """The git commit of the program, "+" behind it where files differ from it; "" where it is no checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return ""
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=20)
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"], cwd=root, capture_output=True, text=True,
+            timeout=20,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "") if head.returncode == 0 else ""
 
 
 @cache

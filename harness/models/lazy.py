@@ -25,11 +25,6 @@ def pack(latents: Tensor, patch: int) -> Tensor:
     return F.unfold(latents, patch, stride=patch).transpose(1, 2)
 
 
-def unpack(tokens: Tensor, patch: int, size: tuple[int, int]) -> Tensor:
-    """Tokens (B, N, C p p) as latents (B, C, h, w) of this size (h, w)."""
-    return F.fold(tokens.transpose(1, 2), size, patch, stride=patch)
-
-
 def pick(x: Tensor, index: Tensor) -> Tensor:
     """Rows (B, K, D) of x (B, N, D) at index (B, K)."""
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))

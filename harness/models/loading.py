@@ -11,9 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,96 +18,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
-from harness import checkpoints
 from harness.backbones.base import Backbone
 from harness.errors import UserError, unknown
 from harness.models import hub, pretrained
+from harness.models.model import Model
 from harness.registry import backbones
-from harness.spec import State
 
 _OLD = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
 _ZOO = Path(__file__).resolve().parent.parent / "zoo"
 RANDOM = "random:"  # before the name of an architecture
 KINDS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass
-class Model:
-    """A pipeline, loaded when it is first needed: a finished sweep is drawn again without it.
-
-    digest: sha256 over all weight and config files, "" where there is no folder to read. kind, scheduler: the names of
-    the pipeline's and the scheduler's class. labels: names of the classes that the pipeline is conditioned on, if any.
-    `pipeline` raises UserError for weights that cannot be loaded.
-    """
-
-    name: str
-    open: Callable[[], Any]
-    family: type[Backbone]
-    digest: str
-    scheduler: str = ""
-    kind: str = ""
-    labels: dict[int, str] = field(default_factory=dict)
-    device: torch.device = torch.device("cpu")
-    facts: dict[str, Any] = field(default_factory=dict)
-    adapters: tuple[Path, ...] = ()
-
-    @cached_property
-    def pipeline(self) -> Any:
-        return self.open()
-
-    @cached_property
-    def backbone(self) -> Backbone:
-        return self.family(self.pipeline.transformer)
-
-    @property
-    def modules(self) -> list[torch.nn.Module]:
-        return [c for c in self.pipeline.components.values() if isinstance(c, torch.nn.Module)]
-
-    @cached_property
-    def call(self) -> dict[str, Any]:
-        """Extra arguments of the pipeline's call."""
-        return dict(self.facts.get("call", {}))
-
-    @torch.no_grad()
-    def encode(self, prompts: list[str], guided: bool = False) -> dict[str, torch.Tensor]:
-        """Prompt states by the names of the pipeline's arguments, see `harness.models.prompting.encode`."""
-        from harness.models import prompting
-
-        return prompting.encode(self.pipeline, prompts, self.call, guided)
-
-    def adapter_files(self) -> dict[str, Path]:
-        """Adapter states by name; an earlier folder wins."""
-        found: dict[str, Path] = {}
-        for folder in self.adapters:
-            for path in sorted(folder.glob("*.safetensors")):
-                found.setdefault(path.stem, path)
-        return found
-
-    def fitted(self, method: str) -> list[dict[str, Any]]:
-        """The settings of every adapter that this method has here. Raises UserError for a damaged file."""
-        try:
-            found = [checkpoints.facts(path) for path in self.adapter_files().values()]
-        except checkpoints.CheckpointError as error:
-            raise UserError(str(error)) from error
-        return [facts["settings"] for facts in found if facts.get("method") == method and "settings" in facts]
-
-    def adapter(self, name: str) -> tuple[State, str]:
-        """An adapter state and its digest. Raises UserError where there is none, or where it was fitted on another
-        model."""
-        files = self.adapter_files()
-        if name not in files:
-            raise UserError(f"model {self.name!r} has no adapter {name!r}; fitted ones: {', '.join(files) or 'none'}")
-        try:
-            tensors, facts = checkpoints.load(files[name])
-        except checkpoints.CheckpointError as error:
-            raise UserError(str(error)) from error
-        made_for = facts.get("model_digest")
-        if self.digest and made_for not in (None, self.digest):
-            raise UserError(
-                f"adapter {files[name]} was fitted on another model (digest {str(made_for)[:12]}, this one is "
-                f"{self.digest[:12]}); fit it again with `python -m harness fit`"
-            )
-        return State(tensors, facts), hashlib.sha256(files[name].read_bytes()).hexdigest()
 
 
 def names() -> list[str]:
@@ -161,10 +78,14 @@ def load(
     adapters: tuple[Path, ...] = (),
     variant: str | None = None,
     revision: str | None = None,
+    digest: str | None = None,
 ) -> Model:
-    """A model on a device. variant: of the weights ("fp16" loads files named so, where a part of the pipeline has any).
-    revision: branch, tag or commit of a hub model. Raises UserError for a name, folder, family, dtype or device that is
-    no good."""
+    """A model on a device.
+
+    variant: of the weights ("fp16" loads files named so, where a part of the pipeline has any). revision: branch, tag
+    or commit of a hub model. digest: of its files, where it is known already. Raises UserError for a name, folder,
+    family, dtype or device that is no good.
+    """
     folder = folder_of(name, revision, variant)
     if revision and (name in names() or Path(name).exists()):
         raise UserError(f"--revision is for models on the hub, and {name} is a local one; leave it out")
@@ -178,19 +99,19 @@ def load(
         name=name,
         open=lambda: pretrained.pipeline(folder, device, kind, variant),
         family=family_of(_transformer_of(folder, parts)),
-        digest=digest_of(folder, variant),
+        digest=digest_of(folder, variant) if digest is None else digest,
         scheduler=_class_of(parts, "scheduler"),
         kind=str(parts.get("_class_name", "")),
         labels={int(label): str(name) for label, name in (parts.get("id2label") or {}).items()},
         device=torch.device(device),
         facts=_read_json(notes) if notes.is_file() else {},
-        adapters=tuple(p for p in places if p.is_dir()),
+        adapters=places,
     )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); restore the folder") from error
     if not isinstance(found, dict):

@@ -21,7 +21,7 @@ def pipeline(folder: Path, device: str, dtype: torch.dtype, variant: str | None 
 
     for logs in (diffusers_logging, transformers_logging):
         logs.disable_progress_bar()
-    index = json.loads((folder / "model_index.json").read_text())
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8-sig"))
     kind: Any = DiffusionPipeline
     if index.get("_class_name") == "LazyInpaintPipeline":
         from harness.models.inpainting.lazy_pipeline import LazyInpaintPipeline as kind  # type: ignore[no-redef]

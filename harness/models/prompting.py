@@ -6,13 +6,17 @@ Letters: B prompts, L text tokens, D text width.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from harness.errors import UserError
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,8 @@ def encode(pipeline: Any, prompts: list[str], call: Mapping[str, Any], guided: b
     way = way_of(pipeline)
     if not way.halves and float(call.get("true_cfg_scale", 1.0)) > 1:
         raise UserError(
-            f"{type(pipeline).__name__} with true_cfg_scale runs its denoiser twice in each step, and methods count "
-            "one run as one step; leave true_cfg_scale out"
+            f"{type(pipeline).__name__} with true_cfg_scale needs a negative prompt, and this harness gives it none; "
+            "leave true_cfg_scale out"
         )
     known = inspect.signature(pipeline.encode_prompt).parameters
     options = {name: call[name] for name in ("clean_caption", "max_sequence_length") if name in call and name in known}
@@ -88,8 +92,40 @@ def encode(pipeline: Any, prompts: list[str], call: Mapping[str, Any], guided: b
     if "do_classifier_free_guidance" in known:
         options["do_classifier_free_guidance"] = guided
     options |= {name: None for name in ("prompt_2", "prompt_3") if name in known}
-    found = pipeline.encode_prompt(prompts, device=pipeline.device, **options)
+    with _without_notices():
+        found = pipeline.encode_prompt(prompts, device=pipeline.device, **options)
     return {name: x for name, x in zip(way.states, found, strict=True) if name and x is not None}
+
+
+@contextmanager
+def _without_notices() -> Iterator[None]:
+    """diffusers and transformers tell of each prompt that is too long, each time, and quote it."""
+    logs = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
+
+
+def warn_of_long(pipeline: Any, prompts: Sequence[str], call: Mapping[str, Any]) -> None:
+    """One warning for all prompts that the longest-sighted text encoder, the last one, does not read to the end."""
+    tokenizer: Any = next(
+        (one for name in ("tokenizer_3", "tokenizer_2", "tokenizer") if (one := getattr(pipeline, name, None))), None
+    )
+    default = inspect.signature(pipeline.encode_prompt).parameters.get("max_sequence_length")
+    most = call.get("max_sequence_length", default.default if default else getattr(tokenizer, "model_max_length", None))
+    if tokenizer is None or not isinstance(most, int):
+        return
+    counts = [len(ids) for ids in tokenizer(list(prompts), truncation=False, verbose=False).input_ids]
+    if long := [prompt for prompt, count in zip(prompts, counts, strict=True) if count > most]:
+        _LOG.warning(
+            "%d of %d prompts are longer than the %d tokens that the text encoder reads; the rest is cut off (the "
+            "first of them begins with %r)", len(long), len(prompts), most, long[0][:40],
+        )  # fmt: skip
 
 
 def guided(pipeline: Any, guidance: float) -> bool:

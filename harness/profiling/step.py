@@ -4,29 +4,59 @@ from __future__ import annotations
 
 import copy
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import torch
 
-from harness.attach import attached
+from harness import attach
 from harness.backbones.base import Backbone
-from harness.estimates import timed
+from harness.cost import timed
 from harness.measure import energy, latency, memory
 from harness.measure.torch_counter import Executed, counting
+from harness.method import Method
+from harness.models.model import Model
 from harness.profiling.breakdown import divided
-from harness.profiling.request import META, Profile
-from harness.profiling.workload import Candidate, Subject
-from harness.spec import Step
+from harness.spec import Progress, State, Step
+from harness.sweep import META
+from harness.workload import Point, Workload
 from results.record import Estimate, Record
+from results.run_folder import RunFolder
+from results.tables.step_costs import TASK
 
-TASK = "denoiser-step"
 _GIGA, _MIB = 1e9, 2**20
 _MIDDLE = Step(10, 20, 500.0)  # for methods that treat the first or last steps otherwise
 _SEED = 0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A denoiser on its device. size: side of its latents by default; None: the family's own. text_source: where the
+    number of text tokens comes from. model: what has fitted adapters, unless weights are random."""
+
+    backbone: Backbone
+    device: torch.device
+    size: int | None
+    text_tokens: int
+    text_source: str
+    digest: str
+    model: Model | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A method and its state. told: where the state comes from. steps: how many sampling steps have a cost of their
+    own. digest: of an adapter or a table of ratios that the state comes from."""
+
+    method: Method
+    state: State | None
+    told: str
+    steps: int = 1
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,33 +69,63 @@ class Setup:
     mask_tokens: int | None
 
 
-def record(
-    profile: Profile, on: Subject, candidate: Candidate, setup: Setup, dense: Record | None, facts: Mapping[str, Any]
-) -> Record:
-    """Whatever the method raises becomes a failed record, out of memory among it. dense: the record to compare with;
-    None for dense itself. facts: key, fingerprint and environment."""
-    began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
-    method = candidate.method
-    estimates: dict[str, Estimate] = {}
-    samples: dict[str, list[float]] = {}
-    outcome: Literal["ok", "failed"] = "ok"
-    reason = ""
-    try:
-        estimates, samples = _measured(profile, on, candidate, setup)
-        reason = _idle(candidate, estimates, dense)
-    except Exception as error:
-        reason = _told(error, on.device)
-    if reason:
-        outcome, estimates, samples = "failed", {}, {}
-    ran = outcome == "ok" and method.ratio is not None
-    return Record(
-        method=method.name, settings=method.settings.model_dump(mode="json"), ratio=method.ratio,
-        strength=method.strength,
-        ratio_reached=method.reached(candidate.state) if ran else None,
-        task=TASK, task_settings=settings_of(setup), model=profile.model, device=profile.device, dtype=profile.dtype,
-        steps=candidate.steps, cases=setup.batch, outcome=outcome, reason=reason, estimates=estimates, samples=samples,
-        started=started, seconds=time.monotonic() - began, **facts,
-    )  # fmt: skip
+@dataclass
+class OpenStep:
+    """A workload of one denoiser step, its model at hand. candidate: a point's method and state."""
+
+    workload: Workload
+    on: Subject
+    setup: Setup
+    rounds: int
+    candidate: Callable[[Point], Candidate]
+    needs_dense: ClassVar[bool] = False
+
+    @property
+    def work_per_point(self) -> int:
+        """The unit of progress: a step."""
+        return 2 * (self.rounds + 1) + 5
+
+    def load(self) -> None:
+        """The denoiser is here already."""
+
+    def run(self, point: Point, folder: RunFolder, progress: Progress) -> Record:
+        """Measure one point. Whatever the method raises becomes a failed record, out of memory among it."""
+        began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
+        progress(f"{point.label}, batch {self.setup.batch}", 0)
+        dense = folder.store.get(point.reference) if point.reference else None
+        candidate = self.candidate(point)
+        estimates: dict[str, Estimate] = {}
+        samples: dict[str, list[float]] = {}
+        outcome, reason, trace = "ok", "", ""
+        try:
+            estimates, samples = _measured(self.rounds, self.on, candidate, self.setup)
+            reason = _idle(candidate, estimates, dense)
+        except Exception as error:
+            reason, trace = _told(error, self.on.device), traceback.format_exc()
+        if reason:
+            outcome, estimates, samples = "failed", {}, {}
+        progress(f"{point.label}, batch {self.setup.batch}", self.work_per_point)
+        method = candidate.method
+        ran = outcome == "ok" and method.ratio is not None
+        return self.record(
+            point, outcome=outcome, reason=reason, traceback=trace, estimates=estimates, samples=samples,
+            ratio_reached=method.reached(candidate.state) if ran else None, started=started,
+            seconds=time.monotonic() - began,
+        )  # fmt: skip
+
+    def record(self, point: Point, **rest: Any) -> Record:
+        """A record of this point; `rest` is what became of it."""
+        request = self.workload.request
+        return Record(
+            **{
+                "key": point.key, "sample_key": point.sample_key, "method": point.method, "settings": point.settings,
+                "ratio": point.ratio, "strength": point.strength,
+                "task": TASK, "task_settings": settings_of(self.setup), "model": request["model"],
+                "device": request["device"], "dtype": request["dtype"], "steps": 1,
+                "n_cases": self.setup.batch, "fingerprint": self.workload.fingerprint,
+                "environment": self.workload.environment | {"state": point.facts["state"]}, **rest,
+            }
+        )  # fmt: skip
 
 
 def settings_of(setup: Setup) -> dict[str, Any]:
@@ -88,16 +148,6 @@ def steps_of(candidate: Candidate) -> list[Step]:
     return [_MIDDLE] if many == 1 else [Step(index, many, 500.0) for index in range(many)]
 
 
-@contextmanager
-def _on(backbone: Backbone, candidate: Candidate) -> Iterator[None]:
-    before, backbone.guided = backbone.guided, backbone.halves
-    try:
-        with attached(backbone, candidate.method, candidate.state):
-            yield
-    finally:
-        backbone.guided = before
-
-
 def stepper(backbone: Backbone, candidate: Candidate, given: Mapping[str, Any]) -> Callable[[], None]:
     """Runs the candidate's steps on these inputs; the method has to be on."""
     steps = steps_of(candidate)
@@ -114,7 +164,8 @@ def stepper(backbone: Backbone, candidate: Candidate, given: Mapping[str, Any]) 
 def executed(on: Subject, candidate: Candidate, setup: Setup) -> Executed:
     """What all of the candidate's steps execute together."""
     run = stepper(on.backbone, candidate, inputs(on.backbone, setup))
-    with torch.compiler.set_stance("force_eager"), _on(on.backbone, candidate), counting() as found:
+    put_on = attach.stepping(on.backbone, candidate.method, candidate.state)
+    with torch.compiler.set_stance("force_eager"), put_on, counting() as found:
         run()
     return found
 
@@ -123,13 +174,14 @@ def count(on: Subject, candidate: Candidate, setup: Setup) -> tuple[Executed, di
     """The same, and by part, in MACs."""
     backbone = on.backbone
     run = stepper(backbone, candidate, inputs(backbone, setup))
+    put_on = attach.stepping(backbone, candidate.method, candidate.state)
     with torch.compiler.set_stance("force_eager"), counting() as found:
-        shares = divided(backbone, _on(backbone, candidate), lambda: float(found.so_far()), run)
+        shares = divided(backbone, put_on, lambda: float(found.so_far()), run)
     return found, shares
 
 
 def _measured(
-    profile: Profile, on: Subject, candidate: Candidate, setup: Setup
+    rounds: int, on: Subject, candidate: Candidate, setup: Setup
 ) -> tuple[dict[str, Estimate], dict[str, list[float]]]:
     ran, shares = count(on, candidate, setup)
     per = _GIGA * setup.batch * candidate.steps
@@ -155,7 +207,7 @@ def _measured(
     if on.device.type == META:
         return estimates, {}
     with _place(on, candidate) as backbone:
-        measured, samples = _timed(profile, on, candidate, setup, backbone)
+        measured, samples = _timed(rounds, on, candidate, setup, backbone)
     return estimates | measured, samples
 
 
@@ -166,7 +218,7 @@ def _place(on: Subject, candidate: Candidate) -> Iterator[Backbone]:
 
 
 def _timed(
-    profile: Profile, on: Subject, candidate: Candidate, setup: Setup, own: Backbone
+    rounds: int, on: Subject, candidate: Candidate, setup: Setup, own: Backbone
 ) -> tuple[dict[str, Estimate], dict[str, list[float]]]:
     device, steps = on.device, candidate.steps
     given = inputs(on.backbone, setup)
@@ -177,9 +229,9 @@ def _timed(
     found: dict[str, Estimate] = {}
 
     def on_own() -> Any:
-        return _on(own, candidate)
+        return attach.stepping(own, candidate.method, candidate.state)
 
-    with _kept(on_own, lasting) as inside:
+    with attach.kept_on(on_own, lasting) as inside:
         with inside():
             peak = memory.peak(method, device)
             if device.type == "cpu":
@@ -188,7 +240,7 @@ def _timed(
                     value=most / _MIB, n=1, unit="MiB", convention="most bytes of main memory that the process held"
                 )
         dense_s, own_s = latency.interleave(
-            [dense, method], device=device, warmup=1, repeats=profile.rounds, inside=[_nothing, inside]
+            [dense, method], device=device, warmup=1, repeats=rounds, inside=[nullcontext, inside]
         )
         if device.type == "cuda" and not energy.absent(device):
             with inside():
@@ -215,21 +267,6 @@ def _timed(
     )  # fmt: skip
     found |= timed(own_s, dense_s, about, runs=steps)
     return found, {"latency_dense_s": dense_s, "latency_method_s": own_s}
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def _kept(put_on: Callable[[], Any], lasting: bool) -> Iterator[Callable[[], Any]]:
-    """What puts the method on around each run; a lasting one is on already."""
-    if not lasting:
-        yield put_on
-        return
-    with put_on():
-        yield _nothing
 
 
 def _idle(candidate: Candidate, estimates: Mapping[str, Estimate], dense: Record | None) -> str:

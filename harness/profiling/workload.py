@@ -1,49 +1,103 @@
-"""The denoiser that a profile measures, and its methods with the states that they run with."""
+"""What a profile measures: a denoiser, its methods with the states that they run with, and the points of both."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from harness import config, plan
+from harness import config, measure, versions
 from harness.attach import check
 from harness.backbones.base import Backbone
-from harness.config import DENSE, MethodSpec
+from harness.compose import method_class
 from harness.errors import UserError
+from harness.measure import environment
 from harness.method import Method
-from harness.models import random_init
-from harness.models.loading import RANDOM, Model, checked, family_of, load
+from harness.models import adapters, random_init
+from harness.models.loading import RANDOM, checked, family_of, load
 from harness.profiling import ratio_table
-from harness.profiling.request import META, Profile
+from harness.profiling.step import Candidate, OpenStep, Setup, Subject, inputs, settings_of
 from harness.spec import State
+from harness.sweep import DENSE, META, MethodSpec, Profile
+from harness.workload import Point, Workload
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A denoiser on its device. size: side of its latents by default; None: the family's own. text_source: where the
-    number of text tokens comes from. model: what has fitted adapters, unless weights are random."""
+def plans(profile: Profile) -> list[tuple[OpenStep, tuple[Point, ...]]]:
+    """One workload for every batch and size, with its points, dense first. Raises UserError."""
+    on = subject(profile)
+    chosen = candidates(profile, on)
+    facts = environment.describe(on.device)
+    setups = [
+        Setup(batch, size, on.text_tokens, profile.mask_tokens)
+        for size in (profile.size or (on.size,))
+        for batch in profile.batch
+    ]
+    for size in {setup.size for setup in setups}:  # what the family refuses is told before anything is measured
+        inputs(on.backbone, Setup(1, size, on.text_tokens, profile.mask_tokens))
+    out = []
+    for setup in setups:
+        workload = _workload(profile, on, setup, facts)
+        points: list[Point] = []
+        for candidate in chosen:
+            made = _point(candidate, workload, points[0].key if points else "")
+            points.append(made)
+        out.append((OpenStep(workload, on, setup, profile.rounds, _by_key(points, chosen)), tuple(points)))
+    return out
 
-    backbone: Backbone
-    device: torch.device
-    size: int | None
-    text_tokens: int
-    text_source: str
-    digest: str
-    model: Model | None = None
+
+def open_step(profile: Profile, workload: Workload) -> OpenStep:
+    """One of the workloads of `plans`, in a process that was handed it. Raises UserError."""
+    on = subject(profile)
+    settings = workload.task_settings
+    setup = Setup(settings["batch"], settings["size"], settings["text_tokens"], settings.get("mask_tokens"))
+    return OpenStep(workload, on, setup, profile.rounds, lambda point: _of_point(point, profile, on))
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A method and its state. told: where the state comes from. steps: how many sampling steps have a cost of their
-    own."""
+def _workload(profile: Profile, on: Subject, setup: Setup, facts: dict[str, str]) -> Workload:
+    return Workload(
+        request=profile.shared() | {"methods": [], "adapters": [str(path) for path in profile.adapters]},
+        task_settings=settings_of(setup),
+        weights=on.digest,
+        steps=1,
+        made={
+            "model": profile.model, "dtype": profile.dtype, "rounds": str(profile.rounds), "device": on.device.type,
+            "hardware": facts["device"], "threads": facts["threads"],
+        },
+        compares={
+            "text_tokens": on.text_source, "measurement": str(measure.VERSION), "rounds": str(profile.rounds),
+            "backbone": versions.of_part(type(on.backbone)), "model": profile.model,
+            "setup": json.dumps(settings_of(setup)),
+        },
+        environment=facts,
+    )  # fmt: skip
 
-    method: Method
-    state: State | None
-    told: str
-    steps: int = 1
+
+def _point(candidate: Candidate, workload: Workload, reference: str) -> Point:
+    method = candidate.method
+    return Point(
+        workload=workload, method=method.name, settings=method.settings.model_dump(mode="json"), ratio=method.ratio,
+        strength=method.strength, adapter=candidate.digest,
+        source="".join(versions.of_source(type(one)) for one in method.members()), reference=reference,
+        label=f"{method.name} {100 * method.ratio:g} %" if method.ratio is not None else method.name,
+        facts={"state": candidate.told},
+    )  # fmt: skip
+
+
+def _by_key(points: Sequence[Point], chosen: Sequence[Candidate]) -> Callable[[Point], Candidate]:
+    known = {point.key: candidate for point, candidate in zip(points, chosen, strict=True)}
+    return lambda point: known[point.key]
+
+
+def _of_point(point: Point, profile: Profile, on: Subject) -> Candidate:
+    cls = method_class(point.method)
+    ratios = None
+    if cls.tabled and profile.ratio_table is not None:
+        ratios = ratio_table.read(profile.ratio_table, on.backbone.layers)
+    return _candidate(cls(cls.Settings.model_validate(point.settings)), on, ratios, profile.ratio_table)
 
 
 def subject(profile: Profile) -> Subject:
@@ -81,7 +135,7 @@ def candidates(profile: Profile, on: Subject) -> list[Candidate]:
     """Dense, then every method at every ratio. Raises UserError for what cannot run on this model, or has no cost of
     one step."""
     specs = [MethodSpec(name=DENSE), *(spec for spec in profile.methods if spec.name != DENSE)]
-    classes = [config.method_class(spec.name) for spec in specs]
+    classes = [method_class(spec.name) for spec in specs]
     ratios = None
     if profile.ratio_table is not None:
         if not any(cls.tabled for cls in classes):
@@ -117,20 +171,25 @@ def _candidate(method: Method, on: Subject, ratios: Any, path: Path | None) -> C
         return Candidate(method, State(parts=states) if states else None, told)
     if ratios is not None:
         return Candidate(
-            method, method.cost_state(on.backbone, ratios), f"random routers, ratios of {path}", ratios.shape[1]
+            method,
+            method.cost_state(on.backbone, ratios),
+            f"random routers, ratios of {path}",
+            ratios.shape[1],
+            hashlib.sha256(ratios.numpy().tobytes()).hexdigest(),
         )
     if not method.needs_state or method.ratio == 0:
         return Candidate(method, None, "")
     if on.model is not None:
         try:
-            state, _ = plan.state_of(method, on.model)
-            return Candidate(method, state, f"adapter {method.adapter()}", _regions(state))
+            digest = adapters.digest_of(method, on.model)
+            state = adapters.state_of(method, on.model)
+            return Candidate(method, state, f"adapter {method.adapter()}", _regions(method, state), digest)
         except UserError:
             pass  # cost needs no training
     told = f"random, ratio {method.ratio:g} in all layers" if method.tabled else "random"
     return Candidate(method, method.cost_state(on.backbone), told)
 
 
-def _regions(state: State | None) -> int:
-    table = None if state is None else state.tensors.get("ratios")
-    return 1 if table is None else int(ratio_table.shape[1])
+def _regions(method: Method, state: State | None) -> int:
+    table = method.ratio_table(state)
+    return 1 if table is None else int(table.shape[1])

@@ -13,12 +13,12 @@ import yaml
 from torch import nn
 
 import results
-from harness.config import MethodSpec
 from harness.errors import UserError, unknown
 from harness.measure.torch_counter import Executed
 from harness.profiling import step
-from harness.profiling.request import META, build
-from harness.profiling.workload import Candidate, Subject, candidates, subject
+from harness.profiling.step import Candidate, Subject
+from harness.profiling.workload import candidates, subject
+from harness.sweep import META, MethodSpec, Profile, validated
 from harness.tokens import kept_count
 
 FOLDER = Path(results.__file__).resolve().parent / "published"
@@ -78,7 +78,7 @@ def _cells(spec: dict[str, Any], only: Collection[str]) -> Iterator[Cell]:
     frame = published(spec)
     if len(frame) != len(spec["rows"]):
         raise UserError(f"{spec['csv']} has {len(frame)} rows, its mechanisms {len(spec['rows'])}; restore both files")
-    asked = build({"model": spec["model"], "device": META})
+    asked = validated(Profile, {"model": spec["model"], "device": META})
     on = subject(asked)
 
     @cache

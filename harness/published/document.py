@@ -9,7 +9,7 @@ import pandas as pd
 
 from harness.errors import UserError
 from harness.published.costs import Cell, cells, deviation, published, spec_of
-from results.tables.markdown import rows
+from results.tables.formatting import rows
 
 _READING = """\
 Counted on the meta device by the command below, per image and step, both CFG halves, in GMACs (the papers'

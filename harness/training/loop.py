@@ -32,7 +32,8 @@ class Plan:
     """How long and how fast.
 
     steps: optimizer steps. warmup: steps of linear warm-up. decay: the last share of the steps, over which the
-    learning rate falls linearly to zero. clip: gradient norm limit. average: decay of the exponential moving
+    learning rate falls linearly to zero. clip: gradient norm limit. apart: every parameter group of the optimizers is
+    clipped by itself, instead of all together. average: decay of the exponential moving
     average of the weights, 0 for none. save_seconds: time between checkpoints.
     """
 
@@ -40,6 +41,7 @@ class Plan:
     warmup: int = 50
     decay: float = 0.4
     clip: float = 1.0
+    apart: bool = False
     average: float = 0.0
     save_seconds: float = 60.0
     seed: int = 0
@@ -120,7 +122,8 @@ def train(
             accelerator.backward(terms["loss"])
             _share_gradients(module, accelerator)
             if plan.clip:
-                accelerator.clip_grad_norm_(module.parameters(), plan.clip)
+                for parameters in _clipped(module, optimizers, plan.apart):
+                    accelerator.clip_grad_norm_(parameters, plan.clip)
             for optimizer in ready:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
@@ -140,6 +143,13 @@ def train(
         save(plan.steps)
     module.load_state_dict(average, strict=False)
     return module.train(module_was_training)
+
+
+def _clipped(module: nn.Module, optimizers: Sequence[Optimizer], apart: bool) -> list[list[nn.Parameter]]:
+    """The sets of parameters whose gradients share a norm limit."""
+    if not apart:
+        return [list(module.parameters())]
+    return [list(group["params"]) for optimizer in optimizers for group in optimizer.param_groups]
 
 
 @torch.no_grad()

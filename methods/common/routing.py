@@ -1,45 +1,134 @@
 """Learned token routing (mixture of depths; DiffCR, Sec. 3.1), shared by every method that routes, so that methods
 differ in their ratios alone.
 
-A router is one linear layer without bias, then a sigmoid: one score in 0..1 per token. The highest scores go through
-the block, the others leave as they came.
+A router is one linear layer without bias: one logit per token, whose sigmoid is its score in 0..1. The highest go
+through the block, the others leave as they came.
 
 Letters: B batch, N tokens, K kept tokens, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from harness.backbones.base import Backbone
-from harness.method import MethodSettings, Watch
+from harness.method import Control, FittedSettings, MethodSettings, Watch
 from harness.spec import Call, State
 from harness.tokens import scatter, take, top_k
+from methods.common.noise import FreshNoise, SeededNoise, Source
+from methods.common.sensitivity import read_sensitivity, read_updates
 
 Rescale = Literal["mlp", "update", "none"]
+WarmStart = Literal["sensitivity", "update", "random"]
+
+
+TokenControl = Literal["", "random-tokens", "average-tokens"]
+
+
+class RoutingSettings(FittedSettings):
+    """Settings of every method with fitted routers."""
+
+    control: TokenControl = Field(
+        "",
+        description="destroys one axis at equal cost, see `python -m harness attribute`. random-tokens: as many, drawn "
+        "at random anew per image, step and layer; average-tokens: by each layer's logits averaged over the batch",
+    )
+    refitted: bool = Field(False, description="with weights that were fitted under this control")
+
+    temperature: float | None = Field(
+        None,
+        ge=0,
+        description="Gumbel noise on the routers' logits, drawn at every step: the tokens with the highest logit + "
+        "temperature * noise go through. 0: none; far above the logits (1e6): random tokens; empty: what the fit had",
+    )
+
+    @property
+    def suffix(self) -> str:
+        """What tells the adapters that were fitted under a control from the method's own."""
+        return f"-{self.control}" if self.control and self.refitted else ""
+
+    @model_validator(mode="after")
+    def _controlled(self) -> RoutingSettings:
+        if self.refitted and not self.control:
+            raise ValueError("refitted says that weights were fitted under a control: name the control")
+        if self.refitted and self.control in ("average-tokens", "reversed-timesteps"):
+            raise ValueError(f"there is no fit under the control {self.control!r}: leave refitted out")
+        return self
+
+
+def token_controls(control: str) -> Sequence[Control]:
+    """The controls of the token axis. control: that of the method's own settings."""
+    if control:
+        return ()
+    return (
+        Control("tokens", "random-tokens", {"control": "random-tokens"},
+                {"control": "random-tokens", "refitted": True}),
+        Control("tokens", "average-tokens", {"control": "average-tokens"}),
+    )  # fmt: skip
 
 
 class RoutingFit(MethodSettings):
     """Fit options of every method that routes."""
 
-    rescale: Rescale = Field("mlp", description="what the router's score multiplies (pseudocode: the gated MLP branch)")
+    PAPER: ClassVar[Mapping[str, Any]] = {
+        "rescale": "mlp", "score_scale": 1.0, "score_dense": True, "router_lr": 4.0, "warm_start": "random",
+        "noise": 0.0, "straight": 0,
+    }  # fmt: skip
+
+    preset: Literal["", "paper"] = Field(
+        "", description="paper: the form of the authors' pseudocode, wherever no other setting says otherwise"
+    )
+    rescale: Rescale = Field(
+        "none", description="what the router's score multiplies: nothing (ours), or the gated MLP branch (pseudocode)"
+    )
     score_scale: float = Field(
         2.0,
         gt=0,
         description="factor on the score. The paper's is 1; 2 lets an untrained router leave blocks unchanged",
     )
-    router_lr: float = Field(4.0, gt=0, description="multiple of the base learning rate for the routers (ours)")
-    warm_start: bool = Field(
-        True,
-        description="start the routers as a linear reading of how much the dense block changes each token (ours; the "
-        "paper does not say how routers start), instead of at random",
+    score_dense: bool = Field(
+        False, description="the score multiplies where all tokens are kept, too (pseudocode), so that bins are alike"
     )
+    router_lr: float = Field(
+        0.0, ge=0, description="multiple of the base learning rate for the routers; 0: they stay as they start (ours)"
+    )
+    warm_start: WarmStart = Field(
+        "sensitivity",
+        description="start the routers as linear readings of how much the prediction changes if a token's update is "
+        "left out (sensitivity), of the update's norm, or at random (ours; the paper does not say how routers start)",
+    )
+    warm_spread: float = Field(
+        0.3, gt=0, description="standard deviation of the logits after a warm start: small, scores stay near 1/2 (ours)"
+    )
+    noise: float = Field(
+        0.45,
+        ge=0,
+        description="temperature of the Gumbel noise in training, and at inference unless `temperature` is given "
+        "(ours; the paper's routers decide alone: 0)",
+    )
+    straight: int = Field(
+        0,
+        ge=0,
+        description="in one of this many steps a layer also runs on all tokens, without gradient, so that its router "
+        "hears what every token's update is worth (straight-through; ours); 0: never",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("preset") == "paper":
+            return {**cls.PAPER, **values}
+        return values
+
+    def loop_options(self) -> dict[str, Any]:
+        """Options of the shared loop that the preset stands for, where the user gave none."""
+        return {"distill": 0.0} if self.preset == "paper" else {}
 
 
 class Routers(nn.Module):
@@ -50,33 +139,27 @@ class Routers(nn.Module):
         generator = torch.Generator().manual_seed(0)
         self.weight = nn.Parameter(torch.randn(layers, width, generator=generator) * std)
 
-    def warm_start(self, backbone: Backbone, watch: Watch, spread: float = 0.3) -> None:
-        """Watch dense forward passes, then set each router by ridge regression to the norm of what its block adds to a
-        token, less the image's mean: routing compares the tokens of one image. Logits get standard deviation `spread`,
-        small enough for scores to stay near 1/2."""
-        layers, width = self.weight.shape
-        device = self.weight.device
-        gram = torch.zeros(layers, width, width, dtype=torch.float64, device=device)
-        moment = torch.zeros(layers, width, dtype=torch.float64, device=device)
-        tokens = [0] * layers
+    def warm_start(
+        self, backbone: Backbone, watch: Watch, kind: WarmStart = "sensitivity", spread: float = 0.3
+    ) -> None:
+        """Set the routers from dense forward passes, see `methods.common.sensitivity`.
 
-        def block(call: Call) -> Tensor:
-            out = call.run(call.x)
-            x = call.x.flatten(0, 1).double()  # (B N, D)
-            added = (out - call.x).norm(dim=-1).double()  # (B, N)
-            tokens[call.layer] += len(x)
-            gram[call.layer] += x.T @ x
-            moment[call.layer] += (added - added.mean(1, keepdim=True)).flatten() @ x
-            return out
+        Logits get standard deviation `spread`, small enough for scores to stay near 1/2: of the norm in every layer,
+        of the sensitivity over all layers, so that layers whose tokens differ less are decided less sharply."""
+        ridge = read_sensitivity(backbone, watch) if kind == "sensitivity" else read_updates(backbone, watch)
+        weights = ridge.solve()
+        found = ridge.spread(weights)  # (layers,)
+        if kind == "sensitivity":
+            found = found.square().mean().sqrt().expand_as(found)
+        with torch.no_grad():
+            self.weight.copy_(weights * (spread / found.clamp(min=1e-12))[:, None])
 
-        with backbone.advise("block", block):
-            watch()
-        for layer in range(layers):
-            ridge = gram[layer].diagonal().mean() * 1e-4 * torch.eye(width, dtype=torch.float64, device=device)
-            weight = torch.linalg.solve(gram[layer] + ridge, moment[layer])
-            power = (weight @ gram[layer] @ weight / tokens[layer]).sqrt().clamp(min=1e-12)
-            with torch.no_grad():
-                self.weight[layer] = (weight * spread / power).to(self.weight.dtype)
+
+def calibration(routers: Routers, backbone: Backbone, options: RoutingFit) -> Callable[[Watch], None] | None:
+    """How a fit's routers start; None: as they are."""
+    if options.warm_start == "random":
+        return None
+    return lambda watch: routers.warm_start(backbone, watch, options.warm_start, options.warm_spread)
 
 
 def random_routers(backbone: Backbone) -> State:
@@ -91,15 +174,57 @@ class Routed:
 
     rescale: what the score multiplies, so that the router gets a gradient. "mlp": the gated MLP branch, as in the
     authors' pseudocode, or, in layers that fuse it with attention (Flux's single blocks), everything that they add;
-    "update": everything that the block adds; "none": nothing (the router stays as it is).
+    "update": everything that the block adds; "none": nothing.
     scale: the score's factor. 1 is the paper's; 2 makes an untrained router (score 1/2) leave the block as it is, so
     that a fit starts from the dense model's own blocks.
+    full: the score multiplies where all tokens are kept, too.
+    noise: what is added to the logits before the choice; the score has none of it.
+    straight: in one of this many training steps, which `step` counts, the choice has a straight-through gradient.
+    control: "random-tokens": the noise alone chooses; "average-tokens": the logits averaged over the batch, and it.
     """
 
-    def __init__(self, rescale: Rescale = "mlp", scale: float = 2.0) -> None:
-        self.rescale, self.scale = rescale, scale
+    def __init__(
+        self,
+        rescale: Rescale = "mlp",
+        scale: float = 2.0,
+        *,
+        full: bool = False,
+        noise: Source | None = None,
+        straight: int = 0,
+        control: str = "",
+    ) -> None:
+        self.rescale, self.scale, self.full, self.noise, self.straight = rescale, scale, full, noise, straight
+        self.control = control
+        self.step = 0
         self._factor: Tensor | None = None
         self._split: set[int] = set()  # layers with an MLP of their own
+
+    @classmethod
+    def fitted(cls, facts: Mapping[str, Any], temperature: float | None, control: str = "") -> Routed:
+        """For inference, from an adapter's facts. temperature: None for the fit's own; adapters from before there was
+        noise have none."""
+        chosen = facts.get("noise", 0.0) if temperature is None else temperature
+        if control == "random-tokens":
+            chosen = 1.0
+        noise = SeededNoise(chosen) if chosen else None
+        full = facts.get("score_dense", False)
+        return cls(facts["rescale"], facts["score_scale"], full=full, noise=noise, control=control)
+
+    @classmethod
+    def training(cls, options: RoutingFit, control: str = "") -> Routed:
+        alone = control == "random-tokens"  # the router decides nothing, so that nothing can teach it
+        temperature = 1.0 if alone else options.noise
+        noise = FreshNoise(temperature) if temperature else None
+        straight = 0 if alone else options.straight
+        return cls(
+            options.rescale, options.score_scale, full=options.score_dense, noise=noise, straight=straight,
+            control=control,
+        )  # fmt: skip
+
+    def renew(self, generator: torch.Generator) -> None:
+        """A new training step draws its noise from this generator."""
+        if isinstance(self.noise, FreshNoise):
+            self.noise.renew(generator)
 
     @contextmanager
     def on(
@@ -109,29 +234,78 @@ class Routed:
         chosen = range(backbone.layers) if layers is None else layers
         split = [layer for layer in chosen if "mlp" in backbone.parts_of(layer)]
         self._split = set(split)
-        with backbone.advise("block", block, chosen), backbone.advise("mlp", self._mlp, split):
+        with ExitStack() as stack:
+            if isinstance(self.noise, SeededNoise):
+                stack.enter_context(self.noise.on(backbone))
+            stack.enter_context(backbone.advise("block", block, chosen))
+            stack.enter_context(backbone.advise("mlp", self._mlp, split))
             yield
 
     def block(self, call: Call, weight: Tensor, k: int) -> Tensor:
-        """Run the block on the k tokens with the highest score. weight: (D,). All tokens kept: the original path."""
+        """Run the block on the k tokens with the highest logit, noise included. weight: (D,). All tokens kept: the
+        original path."""
         x = call.x  # (B, N, D)
-        if k >= x.shape[1]:
+        everything = k >= x.shape[1]
+        if everything and not (self.full and self.rescale != "none"):
             return call.run(x)
-        scores = (x @ weight.to(x.dtype)).sigmoid()  # (B, N)
-        index = top_k(scores.detach(), k)  # (B, K)
+        logits = x @ weight.to(x.dtype)  # (B, N)
+        needed = self.rescale != "none" or self.noise is None
+        scores = logits.sigmoid() if needed else logits
+        if everything:
+            return self._scaled(call, x, None, scores[..., None] * self.scale)
+        ranked = self._ranked(call, logits.detach(), scores.detach())
+        index = top_k(ranked, k)  # (B, K)
         kept = take(x, index)  # (B, K, D)
-        factor = (scores.gather(1, index) * self.scale)[..., None]  # (B, K, 1)
-        if self.rescale == "update" or (self.rescale == "mlp" and call.layer not in self._split):
-            out = kept + factor * (call.run(kept, index) - kept)
-        else:
-            self._factor = factor if self.rescale == "mlp" else None
-            try:
-                out = call.run(kept, index)
-            finally:
-                self._factor = None
-        return scatter(x, index, out)
+        whole = self._update_of_all(call) if self._teaches(call) else None
+        factor = (scores.gather(1, index) * self.scale)[..., None] if self.rescale != "none" else None
+        out = self._scaled(call, kept, index, factor)
+        if whole is None:
+            return scatter(x, index, out)
+        # Forward as ever; backward, the router hears of every token what its update is worth to the loss.
+        updates = scatter(whole, index, (out - kept).detach())  # (B, N, D)
+        soft = soft_choice(logits, logits.detach() if self.noise is None else ranked, k)
+        return scatter(x, index, out) + (soft - soft.detach())[..., None].to(x.dtype) * updates
+
+    def _ranked(self, call: Call, logits: Tensor, scores: Tensor) -> Tensor:
+        """What the choice goes by, (B, N)."""
+        if self.control == "average-tokens":
+            logits = scores = logits.mean(0, keepdim=True).expand_as(logits)
+        if self.noise is None:
+            return scores
+        return self.noise(call) if self.control == "random-tokens" else logits + self.noise(call)
+
+    def _teaches(self, call: Call) -> bool:
+        if not self.straight or not torch.is_grad_enabled():
+            return False
+        # half a turn away from the steps in which DiffCR runs both its bins, so that no step is much longer
+        return (self.step + call.layer + self.straight // 2) % self.straight == 0
+
+    @staticmethod
+    @torch.no_grad()
+    def _update_of_all(call: Call) -> Tensor:
+        return call.run(call.x) - call.x
+
+    def _scaled(self, call: Call, x: Tensor, index: Tensor | None, factor: Tensor | None) -> Tensor:
+        """The block on x (B, K, D) with factors (B, K, 1)."""
+        if factor is not None and (self.rescale == "update" or call.layer not in self._split):
+            return x + factor * (call.run(x, index) - x)
+        self._factor = factor
+        try:
+            return call.run(x, index)
+        finally:
+            self._factor = None
 
     def _mlp(self, call: Call) -> Tensor:
         """The MLP branch, times the score of its tokens inside a routed block."""
         out = call.run(call.x)
         return out if self._factor is None else out * self._factor
+
+
+def soft_choice(logits: Tensor, ranked: Tensor, k: int) -> Tensor:
+    """A soft version (B, N) of the choice of the k highest of `ranked` (B, N), which are the logits and their noise: a
+    sigmoid around the threshold between kept and left tokens. Logits count relative to the image's mean, since a shift
+    of all of them chooses nothing."""
+    highest = ranked.topk(k + 1, dim=1).values
+    threshold = highest[:, k - 1 :].mean(1, keepdim=True)  # (B, 1)
+    relative = logits - logits.mean(1, keepdim=True)
+    return (ranked - threshold + relative - relative.detach()).sigmoid()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -14,12 +15,16 @@ from harness.backbones.base import Backbone
 from harness.method import Fitting
 from harness.spec import Call, State
 from harness.tokens import kept_count, mix
-from methods.common.routing import Routed, Routers, RoutingFit
+from methods.common.routing import Routed, Routers, RoutingFit, calibration
 from methods.diffcr.ratios import Ratios, Rounding, region_of, step_shares
 
 
 class DiffCRFit(RoutingFit):
     """Every default is the paper's unless its description says otherwise."""
+
+    PAPER: ClassVar[Mapping[str, Any]] = {
+        **RoutingFit.PAPER, "adjust": 1.0, "together": 0.0, "every": 1, "settle": 0.0, "rounding": "nearest",
+    }  # fmt: skip
 
     regions: int = Field(4, ge=1, le=50, description="timestep regions of -LT (Sec. 3.3: 4 for text-to-image)")
     bin_width: float = Field(0.1, gt=0, le=0.45, description="distance of the ratio bins (Sec. 3.2)")
@@ -28,7 +33,8 @@ class DiffCRFit(RoutingFit):
         1.15,
         ge=1,
         description="the coefficient grows by this factor at each step that ends more than a fortieth of a bin below "
-        "the target, and falls back otherwise (the paper adjusts it by hand for text-to-image); 1 keeps it fixed",
+        "the target and no closer to it than the step before, and falls back where the mean is there (the paper "
+        "adjusts it by hand for text-to-image); 1 keeps it fixed",
     )
     ratio_lr: float = Field(15.0, gt=0, description="multiple of the base learning rate for the ratios (ours)")
     together: float = Field(
@@ -59,10 +65,10 @@ class DiffCRFit(RoutingFit):
 
 
 class _Learned(nn.Module):
-    def __init__(self, backbone: Backbone, regions: int, options: DiffCRFit) -> None:
+    def __init__(self, backbone: Backbone, regions: int, options: DiffCRFit, flat: bool) -> None:
         super().__init__()
         self.routers = Routers(backbone.layers, backbone.width)
-        self.ratios = Ratios(backbone.layers, regions, options.bin_width, options.together)
+        self.ratios = Ratios(backbone.layers, regions, options.bin_width, options.together, flat=flat)
 
 
 @dataclass
@@ -88,12 +94,14 @@ def magnified(share: Tensor, factor: int) -> Tensor:
     return share.detach() + factor * (share - share.detach())
 
 
-def fitting(backbone: Backbone, steps: int, by_timestep: bool, options: DiffCRFit) -> Fitting:
-    """Two-bin mixing around every block, and the loss that pulls the mean ratio to the target."""
-    learned = _Learned(backbone, options.regions if by_timestep else 1, options)
-    ratios, routed = learned.ratios, Routed(options.rescale, options.score_scale)
+def fitting(backbone: Backbone, steps: int, by_timestep: bool, options: DiffCRFit, control: str = "") -> Fitting:
+    """Two-bin mixing around every block, and the loss that pulls the mean ratio to the target. control: see
+    `DiffCRSettings`."""
+    learned = _Learned(backbone, options.regions if by_timestep else 1, options, flat=control == "flat-layers")
+    ratios, routed = learned.ratios, Routed.training(options, control)
     shares = step_shares(steps, ratios.regions)
     learned.register_buffer("coefficient", torch.tensor(options.coefficient))
+    learned.register_buffer("gap", torch.tensor(0.0))  # of the step before: a resumed fit needs it
 
     now = _Now(ratios.frozen())
 
@@ -123,6 +131,7 @@ def fitting(backbone: Backbone, steps: int, by_timestep: bool, options: DiffCRFi
 
     def aim(ratio: float, step: int, steps: int) -> None:
         now.target, now.step, now.settled = ratio, step, step >= (1 - options.settle) * steps
+        routed.step = step
         if now.settled:
             now.bins = frozen()
         # The ratios come to rest before they are frozen: over the last third of the way there their steps shrink to 0.
@@ -141,8 +150,11 @@ def fitting(backbone: Backbone, steps: int, by_timestep: bool, options: DiffCRFi
         if now.before is not None:
             ratios.values.copy_(torch.lerp(now.before, ratios.values, now.pace))
         ratios.clamp()
-        behind = now.target - float(mean()) > options.bin_width / 40
-        factor = options.adjust if behind else 1 / options.adjust
+        before, gap = float(learned.gap), now.target - float(mean())
+        learned.gap.fill_(gap)
+        factor = 1 / options.adjust
+        if gap > options.bin_width / 40:
+            factor = options.adjust if gap >= before else 1.0  # it is on its way: more would only overshoot
         learned.coefficient.mul_(factor).clamp_(options.coefficient, 1e4 * options.coefficient)
 
     def state() -> State:
@@ -163,7 +175,8 @@ def fitting(backbone: Backbone, steps: int, by_timestep: bool, options: DiffCRFi
         losses=losses,
         regions=ratios.regions,
         target=aim,
-        calibrate=(lambda watch: learned.routers.warm_start(backbone, watch)) if options.warm_start else None,
+        renew=routed.renew,
+        calibrate=calibration(learned.routers, backbone, options),
         after_step=after_step,
         log=log,
         learned=lambda: float(mean().detach()),

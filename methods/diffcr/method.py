@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -11,15 +11,24 @@ from pydantic import Field
 from torch import Tensor
 
 from harness.backbones.base import Backbone
-from harness.method import FittedSettings, Fitting, Method, MethodSettings
+from harness.method import Control, Fitting, Method, MethodSettings
 from harness.spec import Call, State, Step
 from harness.tokens import kept_count
-from methods.common.routing import Routed, random_routers
+from methods.common.routing import Routed, RoutingSettings, TokenControl, random_routers, token_controls
 from methods.diffcr.fit import DiffCRFit, fitting
 from methods.diffcr.ratios import region_of, step_shares
 
+DiffCRControl = TokenControl | Literal["flat-layers", "averaged-timesteps", "reversed-timesteps"]
 
-class DiffCRSettings(FittedSettings):
+
+class DiffCRSettings(RoutingSettings):
+    control: DiffCRControl = Field(  # type: ignore[assignment]  # more of them
+        "",
+        description="destroys one axis at equal cost, see `python -m harness attribute`. random-tokens: as many, drawn "
+        "at random anew per image, step and layer; average-tokens: by each layer's logits averaged over the batch; "
+        "flat-layers: the same mean, one ratio in all layers; averaged-timesteps: each layer's ratio averaged over its "
+        "regions; reversed-timesteps: the regions' order reversed",
+    )
     ratio: float = Field(0.2, ge=0.0, le=0.9, description="mean compression ratio that the fit aimed at")
     axes: Literal["layer", "layer,timestep"] = Field(
         "layer,timestep", description="one ratio per layer (DiffCR-L), or per layer and timestep region (DiffCR-LT)"
@@ -38,20 +47,60 @@ class DiffCR(Method):
     selects = "changing"
     tabled = True
     host = frozenset({"ratios"})
+    settings: DiffCRSettings
 
     @property
     def by_timestep(self) -> bool:
-        return "timestep" in self.settings.axes  # type: ignore[attr-defined]
+        return "timestep" in self.settings.axes
 
     def adapter(self) -> str:
-        return f"diffcr-{'lt' if self.by_timestep else 'l'}-{self.percent}{self.seed_suffix}"
+        kind = "lt" if self.by_timestep else "l"
+        return f"diffcr-{kind}-{self.percent}{self.seed_suffix}{self.settings.suffix}"
+
+    def controls(self, state: State | None) -> Sequence[Control]:
+        """Tokens, layers and, for -LT, timesteps."""
+        if self.settings.control or state is None:
+            return ()
+        table = state.tensors["ratios"]
+
+        def idle(control: str, axis: str) -> str:
+            same = torch.allclose(self._table(state, control), table, atol=1e-6)
+            return f"no {axis} axis to test: the table of ratios is flat along it" if same else ""
+
+        found = [
+            *token_controls(""),
+            Control("layers", "flat-layers", {"control": "flat-layers"}, {"control": "flat-layers", "refitted": True},
+                    idle("flat-layers", "layer")),
+        ]  # fmt: skip
+        if self.by_timestep:
+            found += [
+                Control("timesteps", "averaged-timesteps", {"control": "averaged-timesteps"},
+                        {"control": "averaged-timesteps", "refitted": True},
+                        idle("averaged-timesteps", "timestep")),
+                Control("timesteps", "reversed-timesteps", {"control": "reversed-timesteps"}, None,
+                        idle("reversed-timesteps", "timestep")),
+            ]  # fmt: skip
+        return found
+
+    def _table(self, state: State, control: str) -> Tensor:
+        """The ratios (layers, regions) under a control; regions count as the sampling steps that they serve."""
+        table = state.tensors["ratios"]
+        if control == "flat-layers":
+            return table.mean(0, keepdim=True).expand_as(table)
+        if control == "averaged-timesteps":
+            shares = step_shares(state.facts["steps"], table.shape[1]).to(table)
+            return (table * shares).sum(1, keepdim=True).expand_as(table)
+        return table.flip(1) if control == "reversed-timesteps" else table
 
     @contextmanager
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
         assert state is not None
-        table: list[list[float]] = state.tensors["ratios"].tolist()  # (layers, regions)
-        weight, routed = state.tensors["router"], Routed(state.facts["rescale"], state.facts["score_scale"])
-        layers = [layer for layer, row in enumerate(table) if any(row)]
+        control = self.settings.control
+        own = "" if self.settings.refitted else control  # a fit under a control has its table already
+        table: list[list[float]] = self._table(state, own).tolist()  # (layers, regions)
+        weight = state.tensors["router"]
+        routed = Routed.fitted(state.facts, self.settings.temperature, control)
+        layers = [layer for layer, row in enumerate(table) if any(row) or routed.full]
         region = 0
 
         def enter(step: Step) -> None:
@@ -79,6 +128,7 @@ class DiffCR(Method):
         return State(made.tensors | {"ratios": ratios}, made.facts | {"steps": ratios.shape[1]})
 
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:
-        return fitting(
-            backbone, steps, self.by_timestep, DiffCRFit.model_validate(options.model_dump() if options else {})
-        )
+        control = self.settings.control
+        chosen = DiffCRFit.model_validate(options.model_dump() if options else {})
+        by_timestep = self.by_timestep and control != "averaged-timesteps"
+        return fitting(backbone, steps, by_timestep, chosen, control=control)

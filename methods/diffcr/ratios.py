@@ -27,15 +27,19 @@ class Ratios(nn.Module):
 
     together: how much of each ratio's gradient the other regions of its layer follow. A step sees one region, so a
     layer's gradient is heard `regions` times as often as one region's; as (identity + together * ones) is positive
-    definite, the stationary points stay where they are.
+    definite, the stationary points stay where they are. flat: all layers share their ratios.
     """
 
-    def __init__(self, layers: int, regions: int, bin_width: float = 0.1, together: float = 0.0) -> None:
+    def __init__(
+        self, layers: int, regions: int, bin_width: float = 0.1, together: float = 0.0, *, flat: bool = False
+    ) -> None:
         super().__init__()
         self.values = nn.Parameter(torch.zeros(layers, regions))
         self.bin_width = bin_width
         if together and regions > 1:
             self.values.register_hook(lambda grad: grad + together * grad.sum(1, keepdim=True))
+        if flat:
+            self.values.register_hook(lambda grad: grad.mean(0, keepdim=True).expand_as(grad))
 
     @property
     def regions(self) -> int:

@@ -80,7 +80,8 @@ def kid_difference(
     def statistic(counts: Array) -> Array:
         drawn = counts.sum(1)  # (r,)
         pairs = drawn**2 - (counts**2).sum(1)  # of two different cases
-        return ((counts @ within) * counts).sum(1) / pairs - 2 * (counts @ across) / drawn
+        with np.errstate(invalid="ignore"):  # none where one case is all that was drawn, which a few cases can be
+            return ((counts @ within) * counts).sum(1) / pairs - 2 * (counts @ across) / drawn
 
     linear = 2 / n * (within.sum(1) / (n - 1) - across)  # (n,)
     return _difference(statistic, linear, resamples, seed)
@@ -91,6 +92,7 @@ def _difference(statistic: Callable[[Array], Array], linear: Array, resamples: i
     n = len(linear)
     value = float(statistic(np.ones((1, n)))[0])
     drawn = np.concatenate([statistic(counts) for counts in resample_counts(n, resamples, seed)])  # (R,)
+    drawn = drawn[np.isfinite(drawn)]
     around = drawn - drawn.mean()  # (R,)
     tail = expanded_tail(n)
     low, high = (value + float(np.quantile(around, cut)) for cut in (tail, 1 - tail))

@@ -38,7 +38,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr, stdtrit
 
 from results.analysis.statistics import resample_counts
 
@@ -139,6 +138,8 @@ def sign_flip(sums: NDArray[np.float64], resamples: int = RESAMPLES, seed: int =
 def expanded_tail(n: int) -> float:
     """The tail that is cut off on either side for a 95 % percentile interval of a mean of n: 0.025 for large n.
     Hesterberg, 2015."""
+    from scipy.special import ndtr, stdtrit  # slow to import, and tables are drawn without
+
     return float(ndtr(np.sqrt(n / (n - 1)) * stdtrit(n - 1, 0.025)))
 
 

@@ -52,13 +52,16 @@ def front_share(
 
 
 def comparable(records: Iterable[Record]) -> list[list[Record]]:
-    """The records in groups that may share a front: equal in fingerprint, task, model, device, dtype, steps and cases.
+    """The records in groups that may share a front: equal in fingerprint, task, device, dtype, steps and cases, and in
+    the model's name where the fingerprint holds no digest of its weights.
 
-    Groups and their records come in the order of first appearance.
+    Groups and their records come in the order of first appearance. Commit, library versions and the machine may differ
+    within a group; latencies of several machines share no front, see `results.tables.table.Table`.
     """
     groups: dict[object, list[Record]] = {}
     for record in records:
-        setting = (record.task, record.model, record.device, record.dtype, record.steps, record.cases)
+        model = "" if record.fingerprint.get("weights") else record.model
+        setting = (record.task, model, record.device.partition(":")[0], record.dtype, record.steps, record.n_cases)
         groups.setdefault((setting, frozenset(record.fingerprint.items())), []).append(record)
     return list(groups.values())
 

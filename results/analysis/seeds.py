@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtr, stdtrit
 
 from results.analysis.point_names import SEED, variants
 from results.record import Estimate, Record
@@ -54,6 +53,8 @@ def over_seeds(means: ArrayLike) -> OverSeeds:
     value = float(values.mean())
     if len(values) == 1:
         return OverSeeds(value, None, None, 1)
+    from scipy.special import stdtrit  # slow to import, and most tables hold one seed
+
     half = -float(stdtrit(len(values) - 1, 0.025)) * _standard_error(values)
     return OverSeeds(value, value - half, value + half, len(values))
 
@@ -76,6 +77,8 @@ def paired_over_seeds(method: ArrayLike, comparator: ArrayLike) -> SeedDifferenc
     error = _standard_error(means)
     p = None
     if error and seeds >= FEWEST:
+        from scipy.special import stdtr
+
         p = 2 * float(stdtr(seeds - 1, -abs(value) / error))
     elif value == 0 and seeds >= FEWEST:
         p = 1.0

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 
+import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from results.analysis.point_names import variants
 from results.plots.pareto_plot import COLOURS, MARKERS
-from results.plots.png import write_png
+from results.plots.png import NO_MATH, write_png
 from results.record import Estimate, Record
 from results.tables.formatting import percent
 
@@ -26,6 +27,7 @@ def swept(records: Sequence[Record]) -> list[str]:
     return found
 
 
+@mpl.rc_context(NO_MATH)
 def cost_by(records: Sequence[Record], setting: str, path: str | Path) -> Path:
     """GMACs and seconds against a setting, one line per strategy, method and ratio. Writes a PNG, returns its path."""
     rest = {

@@ -31,12 +31,10 @@ from matplotlib.patheffects import withStroke
 from results.analysis.point_names import strength, variants
 from results.files import slug, write_atomic
 from results.plots import label_placement
-from results.plots.image_grid import image_grid
+from results.plots.png import any_letters
 from results.record import Record
 from results.tables.formatting import DIRECTIONS, parts, setup, title
 from results.tables.table import DENSE, Table
-
-__all__ = ["image_grid", "pareto_figure", "write_plots"]
 
 # Okabe & Ito's palette for colour-blind readers, with a violet for its yellow (too light on white); markers tell
 # more methods apart than there are colours, and all of them in grey.
@@ -54,7 +52,7 @@ write_share(Table(records), folder, 1, 2)
 FRONT: dict[str, Any] = {"color": "#6b6b6b", "linewidth": 1.8}
 LEVEL: dict[str, Any] = {"color": FAINT, "linewidth": 1, "linestyle": (0, (4, 3))}
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "text.color": INK,
@@ -156,7 +154,7 @@ def pareto_figure(table: Table, cost: str, quality: str, points: pd.DataFrame) -
 
 def _images(table: Table, cost: str, quality: str, points: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
     """The figure as ("png", bytes) and ("svg", bytes)."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE), any_letters():
         figure = pareto_figure(table, cost, quality, points)
         figure.set_dpi(DPI)
         png, svg = io.BytesIO(), io.BytesIO()

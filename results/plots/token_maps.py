@@ -1,17 +1,48 @@
-"""Token maps and ratio tables, drawn from arrays."""
+"""Which tokens a point keeps, router scores and learned ratios, drawn from a run folder's arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from results.plots.png import write_png
+from results.files import slug
+from results.plots.png import NO_MATH, write_png
+from results.run_folder import TokenMaps
 
 
+@mpl.rc_context(NO_MATH)
+def draw(maps: TokenMaps, label: str, folder: Path) -> list[Path]:
+    """Pictures of one point: kept tokens, and router scores, learned ratios and how the two go together where the
+    method has them. No picture of kept tokens where every token keeps its place in every layer. Returns the paths."""
+    start, written = folder / slug(label.replace(" %", "")), []
+
+    def path(what: str) -> Path:
+        return start.with_name(f"{start.name}-{what}.png")
+
+    if (maps.keep < 1).any():
+        halves = "share of CFG halves that keep the token"
+        written.append(token_maps(maps.keep, maps.images, path("kept"), title=f"{label}: kept tokens", label=halves))
+    if maps.ratios is not None:
+        written.append(ratio_table(maps.ratios.tolist(), path("ratios"), title=f"{label}: ratios at inference"))
+    if maps.scores is not None:
+        title = f"{label}: router scores"
+        mean = "score, mean of CFG halves"
+        written.append(token_maps(maps.scores, maps.images, path("scores"), title=title, label=mean))
+        if maps.ratios is not None:
+            steps, regions = len(maps.scores), maps.ratios.shape[1]
+            region = np.arange(steps) * regions // steps  # of each sampling step
+            scores = np.nanmean(maps.scores, axis=(2, 3))  # (T, L)
+            means = np.stack([scores[region == r].mean(0) for r in range(regions)], axis=1)  # (L, R)
+            written.append(ratio_against_score(maps.ratios, means, path("correlation"), title=label))
+    return written
+
+
+@mpl.rc_context(NO_MATH)
 def token_maps(
     values: np.ndarray, images: np.ndarray, path: str | Path, *, title: str, label: str, columns: int = 8
 ) -> Path:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from results.files import write_atomic
 from results.record import Record
-from results.tables.formatting import DIRECTIONS, compact_json, interval, number, setup
+from results.tables.formatting import DIRECTIONS, code, compact_json, csv, interval, number, plain, rows, setup
 
 DENSE = "dense"
 _SHOWN = ("latency_ratio", "gmacs")
@@ -20,7 +20,7 @@ def write_matched(records: Sequence[Record], matches: Sequence[Mapping[str, Any]
     """Write tables/matched.csv and matched.md below `folder`. matches: fields of `harness.budgets.Match`, and `met`."""
     frame = matched(records, matches)
     return [
-        write_atomic(folder / "tables" / "matched.csv", frame.to_csv(index=False, lineterminator="\n")),
+        write_atomic(folder / "tables" / "matched.csv", csv(frame)),
         write_atomic(folder / "tables" / "matched.md", _document(records, frame)),
     ]
 
@@ -58,12 +58,12 @@ def _document(records: Sequence[Record], frame: pd.DataFrame) -> str:
         f"does not see, until its {axis} relative to dense met the budget within 1 %; `tuned` is what it was there. "
         "The other columns are measured on the evaluation's cases. [low, high]: 95 % bootstrap interval. *closest*: a "
         "method that comes no nearer than that, within 5 %; one further off is left out.",
-        _table(["method", *names], [[DENSE, *_cells(_estimates(dense), names)]]),
+        rows(["method", *names], [[DENSE, *_cells(_estimates(dense), names)]]),
     ]
-    for budget, rows in frame.groupby("budget", sort=False):
+    for budget, members in frame.groupby("budget", sort=False):
         lines = []
-        for row in ({str(k): v for k, v in one.items()} for one in rows.to_dict("records")):
-            name = f"{row['method']} `{row['settings']}`" if row["settings"] else row["method"]
+        for row in ({str(k): v for k, v in one.items()} for one in members.to_dict("records")):
+            name = f"{plain(row['method'])} {code(row['settings'])}".strip()
             if row["strength"] is None or pd.isna(row["strength"]):
                 lines.append([name, "left out", f"{row['cost']:.3f}", *[""] * len(names)])
                 continue
@@ -71,7 +71,7 @@ def _document(records: Sequence[Record], frame: pd.DataFrame) -> str:
             cells = _cells(row, names) if row.get("outcome") != "failed" else ["failed", *[""] * (len(names) - 1)]
             strength = f"{row['setting']} {row['strength']:.4g}"
             lines.append([name, strength, f"{row['cost']:.3f}{note}", *cells])
-        parts += [f"## {axis} {budget:g}", _table(["method", "setting", "tuned", *names], lines)]
+        parts += [f"## {axis} {budget:g}", rows(["method", "setting", "tuned", *names], lines)]
     legend = [f"- `{name}`: {e.unit}, {e.convention}; n = {e.n}; {DIRECTIONS[e.better or 'lower']}"
               for name, e in told.items()]  # fmt: skip
     return "\n\n".join([*parts, "\n".join(legend)]) + "\n"
@@ -79,7 +79,3 @@ def _document(records: Sequence[Record], frame: pd.DataFrame) -> str:
 
 def _cells(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     return [f"{number(row.get(n), 3)} {interval(row.get(f'{n}_low'), row.get(f'{n}_high'))}".strip() for n in names]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows])

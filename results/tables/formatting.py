@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -49,7 +50,7 @@ def setup(record: Record) -> str:
     apart = "calibration " if record.fingerprint.get("split") == "calibration" else ""
     return (
         f"{record.task} · {record.model} · {record.device} · {record.dtype} · "
-        f"{record.steps} steps · {record.cases} {apart}cases"
+        f"{record.steps} steps · {record.n_cases} {apart}cases"
     )
 
 
@@ -58,6 +59,43 @@ def parts(frame: pd.DataFrame, column: str) -> Iterator[tuple[Any, pd.DataFrame]
     yield from frame.groupby(column, sort=False)
 
 
+def plain(text: str) -> str:
+    """Text that somebody else has named, so that Markdown and HTML leave it as it is."""
+    for sign in ("\\", "`", "*", "$"):
+        text = text.replace(sign, "\\" + sign)
+    return html.escape(text, quote=False).replace("](", "]\\(")
+
+
+def code(text: str) -> str:
+    """The same as code."""
+    return f"`{text.replace('`', chr(39))}`" if text else ""
+
+
+def csv(frame: pd.DataFrame) -> str:
+    """A frame as CSV, every digit of every number. Text that a spreadsheet would run as a formula has a quote before
+    it."""
+    safe = frame.rename(columns=lambda name: _no_formula(str(name)))
+    for place, kind in enumerate(safe.dtypes):
+        if not pd.api.types.is_numeric_dtype(kind):
+            cells = [_no_formula(cell) if isinstance(cell, str) else cell for cell in safe.iloc[:, place]]
+            safe.isetitem(place, cells)
+    return safe.to_csv(index=False, lineterminator="\n")
+
+
+def _no_formula(text: str) -> str:
+    return "'" + text if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
 def compact_json(settings: dict[str, Any]) -> str:
     """Settings as one line of JSON, keys sorted."""
     return json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+
+
+def rows(headings: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [headings, ["---"] * len(headings), *cells]
+    return "\n".join("| " + " | ".join(map(_escaped, line)) + " |" for line in lines)
+
+
+def _escaped(cell: str) -> str:
+    return " ".join(cell.split()).replace("|", "\\|")

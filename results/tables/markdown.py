@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from results.analysis import seeds
 from results.record import Estimate, Record
-from results.tables.formatting import DIRECTIONS, compact_json, interval, number, parts, percent, point, setup, title
+from results.tables.formatting import (
+    DIRECTIONS,
+    code,
+    compact_json,
+    interval,
+    number,
+    parts,
+    percent,
+    plain,
+    point,
+    rows,
+    setup,
+    title,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from results.tables.table import Table
@@ -27,7 +40,7 @@ _HEADINGS = ("front", "method", "settings", "ratio", "cost", "quality", "[low, h
 
 def render(table: Table) -> str:
     """The document: how to read it, the groups, one section per cost axis and metric, the points without a number."""
-    groups = [f"- **Group {index}**: {setup(group[0])}" for index, group in enumerate(table.groups, start=1)]
+    groups = [f"- **Group {index}**: {plain(setup(group[0]))}" for index, group in enumerate(table.groups, start=1)]
     sections = [_section(table, cost, quality, points) for cost, quality, points in table.fronts()]
     failed = [_failed(table.failed())] if table.failed() else []
     empty = [] if sections else ["No point has both a cost and a quality metric."]
@@ -41,15 +54,18 @@ def summary(table: Table) -> str:
     told = {name: estimate for record in table.records for name, estimate in record.estimates.items()}
     head = ["point", *(["seeds"] if (many := seeds.several(table.records)) else []), *columns]
     cells = (
-        [row["point"], *([str(row["seeds"])] if many else []), *(_bounded(row, name) for name in columns)]
+        [plain(row["point"]), *([str(row["seeds"])] if many else []), *(_bounded(row, name) for name in columns)]
         for row in pooled.to_dict("records")
     )
-    groups = "\n".join(f"- {setup(group[0])}" for group in table.groups)
-    legend = [f"- `{name}`: {_axis(told[name])}; {DIRECTIONS[told[name].better or 'lower']}" for name in columns]
+    groups = "\n".join(f"- {plain(setup(group[0]))}" for group in table.groups)
+    legend = [f"- {code(name)}: {_axis(told[name])}; {DIRECTIONS[told[name].better or 'lower']}" for name in columns]
     note = "[low, high]: 95 % bootstrap interval, over cases for quality, over interleaved pairs for latency"
     note += "; where there are several training seeds, the t-interval over their values instead." if many else "."
     failed = [_failed(table.failed())] if table.failed() else []
-    return "\n\n".join(["# Summary", groups, rows(head, cells), note + "\n\n" + "\n".join(legend), *failed]) + "\n"
+    return (
+        "\n\n".join(["# Summary", groups, rows([*map(plain, head)], cells), note + "\n\n" + "\n".join(legend), *failed])
+        + "\n"
+    )
 
 
 def _bounded(row: dict[Any, Any], name: str) -> str:
@@ -61,9 +77,9 @@ def _bounded(row: dict[Any, Any], name: str) -> str:
 def _section(table: Table, cost: str, quality: str, points: pd.DataFrame) -> str:
     metric = table.qualities[quality]
     lines = [
-        f"## {title(cost)} and {quality}",
+        f"## {title(cost)} and {plain(quality)}",
         f"- Cost: `{cost}` in {_axis(table.costs[cost])}, lower is better\n"
-        f"- Quality: `{quality}` in {_axis(metric)}, {DIRECTIONS[metric.better or 'lower']}",
+        f"- Quality: {code(quality)} in {_axis(metric)}, {DIRECTIONS[metric.better or 'lower']}",
     ]
     for group, members in parts(points, "group"):
         sample = f"n = {table.sample_size(quality, group)} for the metric"
@@ -72,20 +88,20 @@ def _section(table: Table, cost: str, quality: str, points: pd.DataFrame) -> str
     shown = set(points["key"])
     absent = [r for r in table.records if r.usable and r.key not in shown]
     if absent:
-        names = ", ".join(point(record.method, record.ratio) for record in absent)
+        names = ", ".join(plain(point(record.method, record.ratio)) for record in absent)
         lines.append(f"Not drawn, for want of one of the two numbers: {names}.")
     return "\n\n".join(lines)
 
 
 def _axis(estimate: Estimate) -> str:
-    return f"{estimate.unit}, {estimate.convention}"
+    return plain(f"{estimate.unit}, {estimate.convention}")
 
 
 def _cells(row: dict[Any, Any]) -> tuple[str, ...]:
     return (
         "●" if row["on_front"] else "",
-        row["method"],
-        f"`{row['settings']}`",
+        plain(row["method"]),
+        code(row["settings"]),
         percent(row["ratio"]),
         number(row["cost"]),
         number(row["quality"]),
@@ -95,15 +111,5 @@ def _cells(row: dict[Any, Any]) -> tuple[str, ...]:
 
 
 def _failed(records: Sequence[Record]) -> str:
-    cells = ((r.method, f"`{compact_json(r.settings)}`", percent(r.ratio), r.reason) for r in records)
+    cells = ((plain(r.method), code(compact_json(r.settings)), percent(r.ratio), plain(r.reason)) for r in records)
     return "## Failed points\n\n" + rows(("method", "settings", "ratio", "reason"), cells)
-
-
-def rows(headings: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
-    """A table."""
-    lines = [headings, ["---"] * len(headings), *cells]
-    return "\n".join("| " + " | ".join(map(_escaped, line)) + " |" for line in lines)
-
-
-def _escaped(cell: str) -> str:
-    return " ".join(cell.split()).replace("|", "\\|")

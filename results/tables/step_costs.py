@@ -12,9 +12,11 @@ from rich.table import Table as RichTable
 
 from results.files import write_atomic
 from results.record import Record
-from results.tables.formatting import interval, number, percent
+from results.tables.formatting import csv, interval, number, percent
 from results.tables.table import COSTS, POINT, Table
 
+TASK = "denoiser-step"
+"""The task of a record that holds the cost of one denoiser step, and no images."""
 _SETUP = ("batch", "size", "text_tokens", "mask_tokens")
 _PARTS = ("attention", "cross_attention", "mlp", "routing", "rest")
 _NUMBERS = (
@@ -27,7 +29,7 @@ _TITLES = {"gmacs": "GMACs", "gmacs_paper": "GMACs, paper", "latency_s": "latenc
 def frame(table: Table) -> pd.DataFrame:
     """One row per record, always with the same columns: those of results.csv that apply, what a step was given, where
     the adapter state came from (`state`), and the cost by part. Empty cells are NaN."""
-    found = table.frame.assign(state=[record.fingerprint.get("state", "") for record in table.records])
+    found = table.frame.assign(state=[record.environment.get("state", "") for record in table.records])
     place = POINT.index("task") + 1
     points = [name for name in POINT[place:] if name not in ("steps", "cases")]
     columns = [*POINT[:place], *_SETUP, *points, "state", "outcome", "reason", *_NUMBERS, "key"]
@@ -36,7 +38,7 @@ def frame(table: Table) -> pd.DataFrame:
 
 def to_csv(table: Table, path: str | Path) -> Path:
     """Every digit of every number."""
-    return write_atomic(path, frame(table).to_csv(index=False, lineterminator="\n"))
+    return write_atomic(path, csv(frame(table)))
 
 
 def show(table: Table, console: Console) -> None:

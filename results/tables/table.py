@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
 
-from results.analysis import seeds
+from results.analysis.differences import difference, seed_difference
+from results.analysis.paired import Difference
 from results.analysis.pareto import Better, comparable, front, front_share
+from results.analysis.point_names import point_names, variants
+from results.analysis.seeds import SeedDifference
 from results.files import write_atomic
 from results.record import Estimate, Record
-from results.tables import markdown, terminal
-from results.tables.formatting import compact_json, number
+from results.tables.formatting import compact_json, csv, number, percent
 
 DENSE = "dense"
 COST_AXES = ("gmacs", "latency_ratio", "latency_s", "peak_memory_mb")
@@ -98,6 +99,46 @@ class Table:
         pairs = [(cost, quality, self.pareto(cost, quality)) for cost in self.costs for quality in self.qualities]
         return [(cost, quality, points) for cost, quality, points in pairs if len(points)]
 
+    def find(self, name: str) -> Record:
+        """The record of a point, by its name ("diffcr 20 %"), its method where that has one point alone, or its key or
+        the beginning of it. Raises KeyError with the names that there are."""
+        names = point_names(self.records)
+        found = [r for r in self.records if names[r.key] == name]
+        found = found or [r for r in self.records if len(name) >= 6 and r.key.startswith(name)]
+        found = found or [r for r in self.records if r.method == name]
+        if len(found) != 1:
+            what = "no point" if not found else f"{len(found)} points"
+            raise KeyError(f"{what} of the name {name!r}; there are: {', '.join(names.values())}")
+        return found[0]
+
+    def compare(self, method: str | Record, comparator: str | Record, metric: str) -> Difference:
+        """Method less comparator in one metric, paired by case: interval, p-value, and the smallest difference that so
+        many cases can show. Points by their names, see `find`. Raises KeyError for a name that is unknown, and
+        `results.analysis.differences.NotComparable` (a ValueError) for two records that no difference can be drawn
+        from."""
+        own, other = (self.find(one) if isinstance(one, str) else one for one in (method, comparator))
+        return difference(own, other, metric, self._features, self._references)
+
+    def compare_seeds(self, method: str, comparator: str, metric: str) -> SeedDifference:
+        """The same for points of several training seeds, which are then the unit. Points by their names without the
+        seed ("diffcr 30 %"). Raises KeyError and NotComparable as `compare`."""
+        names = variants(self.records, seeds=False)
+        found = [
+            [r for r in self.records if f"{names[r.key]} {percent(r.ratio)}".strip() == one]
+            for one in (method, comparator)
+        ]
+        for name, some in zip((method, comparator), found, strict=True):
+            if not some:
+                known = dict.fromkeys(f"{names[r.key]} {percent(r.ratio)}".strip() for r in self.records)
+                raise KeyError(f"no point of the name {name!r}; there are: {', '.join(known)}")
+        return seed_difference(found[0], found[1], metric)
+
+    def _features(self, record: Record, extractor: str) -> np.ndarray | None:
+        """A table alone holds no features; a run does."""
+        return None
+
+    _references = _features
+
     def failed(self) -> list[Record]:
         """The records of the points that failed, or lack a metric that failed."""
         return [record for record in self.records if record.outcome != "ok"]
@@ -109,29 +150,7 @@ class Table:
 
     def to_csv(self, path: str | Path) -> Path:
         """Write `frame` as CSV with every digit of every number."""
-        return write_atomic(path, self.frame.to_csv(index=False, lineterminator="\n"))
-
-    def write(self, folder: str | Path) -> list[Path]:
-        """Write tables/results.csv, summary.md, pareto.csv and pareto.md below `folder`, and tables/seeds.csv where a
-        method stands there with several training seeds; returns their paths."""
-        tables = Path(folder) / "tables"
-        parts = [points.assign(cost_axis=cost, metric=quality) for cost, quality, points in self.fronts()]
-        columns = ["cost_axis", "metric", *PARETO]
-        fronts = pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns)
-        written = [
-            self.to_csv(tables / "results.csv"),
-            write_atomic(tables / "summary.md", markdown.summary(self)),
-            write_atomic(tables / "pareto.csv", fronts.to_csv(index=False, lineterminator="\n")),
-            write_atomic(tables / "pareto.md", markdown.render(self)),
-        ]
-        if seeds.several(self.records):
-            content = seeds.pooled(self.records).to_csv(index=False, lineterminator="\n")
-            written.append(write_atomic(tables / "seeds.csv", content))
-        return written
-
-    def print(self, console: Console | None = None) -> None:
-        """Print a table for the terminal, one per group of comparable points, at most 120 columns wide."""
-        terminal.show(self, console or Console())
+        return write_atomic(path, csv(self.frame))
 
     def __len__(self) -> int:
         return len(self.records)
@@ -159,8 +178,8 @@ class Table:
 
 
 def _point_cells(record: Record) -> dict[str, Any]:
-    cells = {name: getattr(record, name) for name in (*POINT, "outcome", "reason", "key")}
-    return cells | record.task_settings | {"settings": compact_json(record.settings)}
+    cells = {name: getattr(record, name) for name in (*POINT, "outcome", "reason", "key") if name != "cases"}
+    return cells | {"cases": record.n_cases} | record.task_settings | {"settings": compact_json(record.settings)}
 
 
 def _estimate_cells(record: Record) -> dict[str, float | None]:
@@ -202,7 +221,9 @@ def _front_rows(index: int, group: list[Record], cost: str, quality: str, better
 
 def _axes(group: list[Record]) -> set[str]:
     """The cost axes of a group. Ratios compare with the dense point of the same task settings, so points of several
-    settings are compared in seconds."""
+    settings are compared in seconds. Latencies that several machines measured are no axis."""
+    if len({record.hardware for record in group if "latency_s" in record.estimates}) > 1:
+        return set(COST_AXES) - {"latency_s", "latency_ratio"}
     one = len({compact_json(record.task_settings) for record in group}) == 1
     return set(COST_AXES) - {"latency_s" if one else "latency_ratio"}
 

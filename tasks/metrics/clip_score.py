@@ -5,8 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from harness.errors import UserError
-from harness.metric import Column, Metric, MetricSettings, Sample
-from results.analysis.statistics import bootstrap
+from harness.metric import Column, Metric, MetricSettings, Sample, per_image
 from results.record import Estimate
 from tasks.metrics import clip
 
@@ -50,12 +49,13 @@ class ClipScore(Metric):
     def estimates(self, sample: Sample, dense: Sample | None) -> dict[str, Estimate]:
         model, device = self._clip, self.model.device
         images = sample.once(f"clip {model.folder}", lambda: model.images(sample.images, device))  # (N, D)
+        sample.features[f"clip[{model.name}]"] = images
         texts = model.texts([case.prompt for case in sample.cases], device)  # (N, D)
         return {
-            f"clip_score[{model.name}]": Estimate(
-                **bootstrap((images * texts).sum(1))._asdict(), n=len(images), unit="cosine", role="quality",
-                better="higher", convention=f"mean over images of the cosine of image and caption in {model.name}, "
-                "not multiplied by 100; resampled by image",
+            f"clip_score[{model.name}]": per_image(
+                (images * texts).sum(1), unit="cosine", better="higher",
+                convention=f"mean over images of the cosine of image and caption in {model.name}, not multiplied by "
+                "100; resampled by image",
             )
         }  # fmt: skip
 

@@ -73,6 +73,8 @@ class CMMD(Metric):
         (model, folder, digest), device = self._at_hand, self.model.device
         x = sample.once(f"clip {model.folder}", lambda: model.images(sample.images, device))  # (N, D)
         y = clip.of_folder(model, folder, digest, device)  # (M, D)
+        extractor = f"clip[{model.name}]"
+        sample.features[extractor], sample.references[extractor] = x, y
         return {
             f"cmmd[{model.name}]": Estimate(
                 **distance(x, y)._asdict(), n=len(x), unit="squared MMD x 1000", role="quality", better="lower",

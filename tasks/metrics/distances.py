@@ -71,10 +71,14 @@ class SetDistance(Metric):
             )
 
     def estimates(self, sample: Sample, dense: Sample | None) -> dict[str, Estimate]:
-        return {
-            f"{self.name}[{space.name}]": self.distance(space.features(sample), space.reference(), space.name)
-            for space in self._spaces
-        }
+        found = {}
+        for space in self._spaces:
+            x, reference = space.features(sample), space.reference()
+            sample.features[space.name] = x
+            if reference.features is not None:
+                sample.references[space.name] = reference.features
+            found[f"{self.name}[{space.name}]"] = self.distance(x, reference, space.name)
+        return found
 
     def fingerprint(self) -> dict[str, str]:
         return {name: text for space in self._spaces for name, text in space.prints.items()}

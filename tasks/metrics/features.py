@@ -35,7 +35,7 @@ def _judge() -> judging.Judge:
 def read(images: np.ndarray) -> tuple[dict[str, Tensor], np.ndarray]:
     """The judge's logits and features (N, 64) of images (N, S, S, 3) uint8."""
     parts = [
-        _judge()(torch.from_numpy(part).permute(0, 3, 1, 2) / 255.0)
+        _judge()(torch.tensor(part).permute(0, 3, 1, 2) / 255.0)
         for part in np.array_split(images, max(1, len(images) // 128))
     ]
     logits = {name: torch.cat([part[0][name] for part in parts]) for name in parts[0][0]}
@@ -53,7 +53,9 @@ def logits(sample: Sample) -> dict[str, Tensor]:
 
 
 def features(sample: Sample) -> np.ndarray:
-    return sample.once(EXTRACTOR, lambda: read(sample.images))[1]
+    found: np.ndarray = sample.once(EXTRACTOR, lambda: read(sample.images))[1]
+    sample.features[EXTRACTOR] = found
+    return found
 
 
 @cache

@@ -47,7 +47,7 @@ def estimate(x: np.ndarray, reference: Reference, extractor: str) -> Estimate:
     replicates = [distance(np.bincount(rows, minlength=len(x))) for rows in drawn]
     spread = centred_interval(distance(np.ones(len(x), dtype=np.int64)), replicates)
     return Estimate(
-        **spread._asdict(), n=len(x), unit=_UNIT, role="quality", better="lower",
+        **spread._asdict(), n=len(x), unit=_UNIT, role="quality", better="lower", set_distance=f"frechet {extractor}",
         convention=f"Frechet distance (as clean-fid's, by eigenvalues) on {extractor} features (D = {x.shape[1]}) "
         f"against {reference.what}; biased upwards at small N; {len(drawn)} resamples",
     )  # fmt: skip

@@ -44,6 +44,7 @@ def estimate(x: np.ndarray, reference: Reference, extractor: str) -> Estimate:
     replicates = np.array([_distance(x[rows], y, subsets=10) for rows in resamples(len(x), replicates=100)])
     return Estimate(
         **centred_interval(value, replicates)._asdict(), n=len(x), unit="squared MMD", role="quality", better="lower",
+        set_distance=f"kernel {extractor}",
         convention=f"clean-fid kernel_distance on {extractor} features (D = {x.shape[1]}), 200 subsets of at most "
         f"1000, against {reference.what}; unbiased",
     )  # fmt: skip

@@ -20,8 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from harness.errors import UserError
-from harness.metric import Column, Metric, MetricSettings, Sample
-from results.analysis.statistics import bootstrap
+from harness.metric import Column, Metric, MetricSettings, Sample, per_image
 from results.record import Estimate
 from tasks.metrics import references
 
@@ -72,8 +71,8 @@ class LPIPS(Metric):
         name = net_of(self.settings.weights)
         distances = between(network(self.settings.weights), sample.images, dense.images, self.model.device)
         return {
-            f"lpips_to_dense[{name}]": Estimate(
-                **bootstrap(distances)._asdict(), n=len(distances), unit="LPIPS", role="quality", better="lower",
+            f"lpips_to_dense[{name}]": per_image(
+                distances, unit="LPIPS", better="lower",
                 convention=f"mean over images of LPIPS 0.1 ({name}, on torchvision's network) to dense's image, at the "
                 "images' own size",
             )
@@ -121,7 +120,7 @@ def between(model: Perceptual, a: np.ndarray, b: np.ndarray, device: torch.devic
     try:
         parts = []
         for start in range(0, len(a), _BATCH):
-            pair = (torch.from_numpy(x[start : start + _BATCH]).permute(0, 3, 1, 2).to(device) / 255 for x in (a, b))
+            pair = (torch.tensor(x[start : start + _BATCH]).permute(0, 3, 1, 2).to(device) / 255 for x in (a, b))
             parts.append(model(*pair).cpu())
     finally:
         model.to("cpu")

@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.metric import Column, Metric, Sample, images_to_uint8
+from harness.metric import Column, Metric, Sample, images_to_uint8, per_image
 from harness.models import Model
 from harness.models.inpainting.regions import MARGIN, square
 from harness.zoo.shapes import scene
-from results.analysis.statistics import bootstrap
 from results.record import Estimate
 from tasks import inpainting_cases
 from tasks.metrics import features, fid, kid
@@ -39,15 +38,14 @@ class Seam(Metric):
         if not all("mask" in case.data for case in sample.cases):
             return {}
         bands = [band(case.data["mask"]).numpy() for case in sample.cases]
-        rows = [row for row, each in enumerate(bands) if each.any()]
-        if not rows:
+        if not any(each.any() for each in bands):
             return {}
         true = [(case.data["image"] * 255).round().permute(1, 2, 0).numpy() for case in sample.cases]
         against = {"true": true} | ({} if dense is None else {"dense": list(dense.images)})
         return {
-            f"seam_error[{name}]": Estimate(
-                **bootstrap([_error(sample.images[row], other[row], bands[row]) for row in rows])._asdict(),
-                n=len(rows), unit="8-bit levels", role="quality", better="lower",
+            f"seam_error[{name}]": per_image(
+                [_error(*one) for one in zip(sample.images, other, bands, strict=True)], unit="8-bit levels",
+                better="lower",
                 convention=f"mean over images of the mean absolute RGB difference to the {name} image, in the {BAND} "
                 "pixels inside the mask's border",
             )
@@ -62,6 +60,9 @@ def band(mask: Tensor) -> Tensor:
 
 
 def _error(image: np.ndarray, other: np.ndarray, where: np.ndarray) -> float:
+    """NaN for a mask without a border."""
+    if not where.any():
+        return float("nan")
     return float(np.abs(image[where].astype(float) - other[where].astype(float)).mean())
 
 
@@ -86,8 +87,8 @@ class MaskedAlignment(Metric):
         quadrant = torch.tensor([case.data["quadrant"] for case in sample.cases])
         right = _right(features.logits(sample), scenes, quadrant)  # (N, attributes)
         return {
-            "alignment_masked": Estimate(
-                **bootstrap(right.mean(1))._asdict(), n=len(right), unit="share", role="quality", better="higher",
+            "alignment_masked": per_image(
+                right.mean(1), unit="share", better="higher",
                 convention=f"mean over presence, {', '.join(scene.ATTRIBUTES)} of the masked object, read off by "
                 f"{features.EXTRACTOR}; resampled by image",
             )
@@ -115,12 +116,16 @@ class Square(Metric):
         if not all("quadrant" in case.data for case in sample.cases):
             return {}
         masks = torch.stack([case.data["mask"] for case in sample.cases])
-        x = features.read(_cut(sample.images, masks))[1]
+        x = features.read(cut(sample.images, masks))[1]
         y = _squares(round(float(masks.float().mean()), 2))
+        extractor = f"square {features.EXTRACTOR}"
+        sample.features[extractor], sample.references[extractor] = x, y
         reference = Reference.of(y, "squares around masks of held-out renders, resized")
         return {
-            f"fid_square[{features.EXTRACTOR}]": fid.estimate(x, reference, features.EXTRACTOR),
-            f"kid_square[{features.EXTRACTOR}]": kid.estimate(x, reference, features.EXTRACTOR),
+            f"{name}_square[{features.EXTRACTOR}]": one.estimate(x, reference, features.EXTRACTOR).model_copy(
+                update={"set_distance": f"{kind} {extractor}"}  # what is kept is of the squares
+            )
+            for name, kind, one in (("fid", "frechet", fid), ("kid", "kernel", kid))
         }
 
 
@@ -129,13 +134,13 @@ def _squares(area: float) -> np.ndarray:
     """Features of the squares around masks of this area, in the reference renders."""
     cases = inpainting_cases.from_scenes("reference", range(features.REFERENCES), area)
     images = images_to_uint8(torch.stack([case.data["image"] for case in cases]))
-    return features.read(_cut(images, torch.stack([case.data["mask"] for case in cases])))[1]
+    return features.read(cut(images, torch.stack([case.data["mask"] for case in cases])))[1]
 
 
-def _cut(images: np.ndarray, masks: Tensor) -> np.ndarray:
+def cut(images: np.ndarray, masks: Tensor) -> np.ndarray:
     """The squares around masks (N, S, S), resized to S: (N, S, S, 3) uint8."""
     out = []
-    for image, mask in zip(torch.from_numpy(images).permute(0, 3, 1, 2), masks, strict=True):
+    for image, mask in zip(torch.tensor(images).permute(0, 3, 1, 2), masks, strict=True):
         part = square(mask, MARGIN, 1).of(image)[None].float()
         resized = F.interpolate(part, mask.shape, mode="bilinear", antialias=True, align_corners=False)
         out.append(images_to_uint8(resized / 255)[0])

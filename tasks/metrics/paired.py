@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.metric import Column, Metric, Sample
-from results.analysis.statistics import bootstrap
+from harness.metric import Column, Metric, Sample, per_image
 from results.record import Estimate
 from tasks.metrics import features
 
@@ -31,25 +30,12 @@ class Paired(Metric):
         error = ((sample.images.astype(float) - dense.images.astype(float)) / 255) ** 2
         mean = error.mean(axis=(1, 2, 3))
         psnr = np.minimum(-10 * np.log10(np.maximum(mean, 1e-12)), _CEILING)
-        n = len(psnr)
-        out = {
-            "psnr_to_dense": Estimate(
-                **bootstrap(psnr)._asdict(),
-                n=n,
-                unit="dB",
-                convention=f"mean over images of PSNR on 8-bit RGB, at most {_CEILING:.0f} dB each",
-                role="quality",
-                better="higher",
-            )
-        }
+        about = f"mean over images of PSNR on 8-bit RGB, at most {_CEILING:.0f} dB each"
+        out = {"psnr_to_dense": per_image(psnr, unit="dB", better="higher", convention=about)}
         if features.has_judge(self.model):
             distance = np.linalg.norm(features.features(sample) - features.features(dense), axis=1)
-            out[f"distance_to_dense[{features.EXTRACTOR}]"] = Estimate(
-                **bootstrap(distance)._asdict(),
-                n=n,
-                unit="feature distance",
-                convention=f"mean over images of the Euclidean distance in {features.EXTRACTOR} features",
-                role="quality",
-                better="lower",
+            about = f"mean over images of the Euclidean distance in {features.EXTRACTOR} features"
+            out[f"distance_to_dense[{features.EXTRACTOR}]"] = per_image(
+                distance, unit="feature distance", better="lower", convention=about
             )
         return out

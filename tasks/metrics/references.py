@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from harness import text
 from harness.errors import UserError
 from results.analysis.frechet import Moments, moments
 
@@ -99,9 +100,7 @@ def files(folder: Path) -> tuple[Path, ...]:
     table = folder / "metadata.jsonl"
     if table.is_file():
         found = []
-        for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
-            if not line.strip():
-                continue
+        for number, line in text.lines(text.read(table, "list of images")):
             try:
                 found.append(folder / json.loads(line)["file_name"])
             except (ValueError, KeyError, TypeError) as error:

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from harness import registry
 from harness.attach import attached, check
 from harness.backbones import lora
-from harness.backbones.base import Backbone, follow
+from harness.backbones.base import Backbone
+from harness.backbones.following import follow
 from harness.errors import UserError
 from harness.measure.torch_counter import counting
 from harness.spec import Call, Part, State, Step

@@ -55,7 +55,7 @@ class TestDiT(Contract):
         """DiTPipeline has them the other way round."""
         from types import SimpleNamespace
 
-        from harness.backbones.base import follow
+        from harness.backbones.following import follow
 
         backbone = self.family.backbone()
         for told in (True, None, False):

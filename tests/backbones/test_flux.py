@@ -13,16 +13,16 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from torch import Tensor, nn
 
 from harness.attach import attached, check
-from harness.backbones.base import follow
 from harness.backbones.flux import Flux
+from harness.backbones.following import follow
 from harness.errors import UserError
 from harness.measure import flops
-from harness.measure.joint import flux_macs
 from harness.measure.torch_counter import counting
 from harness.spec import Call
 from harness.tokens import take
 from methods.fewer_steps import FewerSteps
 from methods.tome import ToMe, ToMeSettings
+from tests.measure.hand_formulas_joint import flux_macs
 
 TEXT = 9
 

@@ -21,15 +21,15 @@ from torch import Tensor
 
 import harness
 from harness import cli
-from harness.backbones.base import follow
+from harness.backbones.following import follow
 from harness.errors import UserError
 from harness.measure import flops
-from harness.measure.joint import flux_macs, sd3_macs
 from harness.models import Model, load
 from harness.models.inpainting import diffusers_inpaint
 from harness.models.loading import wrap
 from harness.spec import Call, Case, Step
 from tasks.inpainting import Inpainting, InpaintingSettings
+from tests.measure.hand_formulas_joint import flux_macs, sd3_macs
 
 SIDE, TOKENS, STEPS = 64, 64, 3
 TEXT = {"sd3": 32 + pipelines.TEXT_TOKENS, "flux": pipelines.TEXT_TOKENS}  # tokens; SD3 has CLIP's beside T5's

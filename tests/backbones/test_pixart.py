@@ -8,7 +8,7 @@ from contract import GRID, Contract, Family
 from diffusers import DPMSolverMultistepScheduler, PixArtTransformer2DModel
 from torch import Tensor, nn
 
-from harness.measure.analytic import pixart_macs
+from tests.measure.hand_formulas_pixart import pixart_macs
 
 TEXT = 9
 

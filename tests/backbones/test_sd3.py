@@ -13,14 +13,14 @@ from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from torch import Tensor, nn
 
 from harness.attach import attached, check
-from harness.backbones.base import follow
+from harness.backbones.following import follow
 from harness.backbones.pixart import PixArt
 from harness.backbones.sd3 import SD3
 from harness.measure import flops
-from harness.measure.joint import sd3_macs
 from harness.measure.torch_counter import counting
 from harness.spec import Call
 from methods.tome import ToMe, ToMeSettings
+from tests.measure.hand_formulas_joint import sd3_macs
 
 TEXT = 9
 

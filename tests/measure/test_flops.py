@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.measure import analytic, flops, fvcore_counter
+from harness.measure import flops, fvcore_counter
 from harness.measure.torch_counter import check_attention, counting, matrix_like
 from harness.patching import wrapped
+from tests.measure import hand_formulas_pixart as analytic
 
 LATENT, TEXT = 16, 12
 

@@ -27,7 +27,7 @@ def make_record(method: str = "dense", ratio: float | None = None, **fields: Any
     key = hashlib.sha256(json.dumps([method, ratio, settings, fields.get("fingerprint")]).encode()).hexdigest()
     defaults = {
         "key": key, "method": method, "ratio": ratio, "ratio_reached": ratio, "task": "text_to_image",
-        "model": "shapes", "device": "cpu", "dtype": "float32", "steps": 20, "cases": CASES, "outcome": "ok",
+        "model": "shapes", "device": "cpu", "dtype": "float32", "steps": 20, "n_cases": CASES, "outcome": "ok",
         "fingerprint": {"weights": "abc"}, "started": "2025-01-01T00:00:00Z",
     }  # fmt: skip
     return Record(**defaults | fields)

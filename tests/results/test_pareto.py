@@ -83,10 +83,13 @@ def test_share_without_resamples_is_unknown():
 def test_records_that_differ_in_what_must_match_are_kept_apart(record):
     base = record("a")
     others = [
-        record("b", fingerprint={"weights": "other"}), record("c", cases=7), record("d", device="cuda"),
-        record("e", steps=7), record("f", dtype="bfloat16"), record("g", model="x"), record("h", task="inpainting"),
+        record("b", fingerprint={"weights": "other"}), record("c", n_cases=7), record("d", device="cuda"),
+        record("e", steps=7), record("f", dtype="bfloat16"), record("h", task="inpainting"),
     ]  # fmt: skip
-    twin = record("z", fingerprint=dict(base.fingerprint))
+    # where a copy of the weights lies, and on which machine and commit a record was made, keeps nothing apart
+    twin = record("z", fingerprint=dict(base.fingerprint), model="x", environment={"commit": "other", "device": "y"})
     groups = comparable([base, *others, twin])
     assert [[r.method for r in group] for group in groups] == [["a", "z"], *[[r.method] for r in others]]
+    unknown = [record("a", fingerprint={}), record("b", fingerprint={}, model="x")]
+    assert [len(group) for group in comparable(unknown)] == [1, 1]
     assert comparable([]) == []

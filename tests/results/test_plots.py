@@ -12,8 +12,10 @@ from PIL import Image
 
 from results import Table
 from results.files import slug
+from results.plots import pareto_plot
+from results.plots.image_grid import image_grid
 from results.plots.label_placement import along, place
-from results.plots.pareto_plot import DENSE, image_grid, looks, pareto_figure, pareto_plot, write_plots
+from results.plots.pareto_plot import DENSE, looks, pareto_figure, write_plots
 
 
 def only(table: Table, *metrics: str) -> Table:

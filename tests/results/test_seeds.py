@@ -7,6 +7,7 @@ from scipy import stats
 
 from results import Table
 from results.analysis.seeds import over_seeds, paired_over_seeds, pooled, several
+from results.outputs import write_tables
 from results.tables.markdown import summary
 
 
@@ -93,9 +94,9 @@ def test_what_has_no_answer_is_refused(call):
 
 
 def test_written_only_where_there_are_several(two, tmp_path):
-    Table(two).write(tmp_path / "both")
+    write_tables(Table(two), tmp_path / "both")
     assert (tmp_path / "both" / "tables" / "seeds.csv").is_file()
-    Table(two[:2]).write(tmp_path / "one")
+    write_tables(Table(two[:2]), tmp_path / "one")
     assert not (tmp_path / "one" / "tables" / "seeds.csv").exists()
 
 

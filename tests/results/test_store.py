@@ -21,7 +21,7 @@ from results import Record, Store
 with Store(sys.argv[1]) as store:
     for i in range(int(sys.argv[3])):
         store.put(Record(key=f"{sys.argv[2]}-{i:08d}", method="dense", task="t", model="m", device="cpu",
-                         dtype="float32", steps=1, cases=1, outcome="ok", reason="x" * 5000, started="now"))
+                         dtype="float32", steps=1, n_cases=1, outcome="ok", reason="x" * 5000, started="now"))
         print(i, flush=True)
 """
 
@@ -128,7 +128,9 @@ def test_another_schema_version_is_refused_with_the_remedy(path):
     other = sqlite3.connect(path)
     other.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     other.close()
-    with pytest.raises(StoreError, match=f"schema version {SCHEMA_VERSION + 1}.*move the file away") as refused:
+    with pytest.raises(
+        StoreError, match=f"schema version {SCHEMA_VERSION + 1}.*reads schema {SCHEMA_VERSION + 1}"
+    ) as refused:
         Store(path)
     assert str(path) in str(refused.value)
 
@@ -164,7 +166,7 @@ def test_an_unreadable_row_is_named(path, record, body):
     with Store(path) as store:
         store.put(record("good"))
         bad = record("bad")
-        store._db.execute("INSERT INTO record VALUES (?, 'ok', ?)", (bad.key, body))
+        store._db.execute("INSERT INTO record VALUES (?, 'ok', '', ?)", (bad.key, body))
         assert store.get(record("good").key) == record("good")
         with pytest.raises(StoreError, match="Move the file away") as refused:
             store.records()

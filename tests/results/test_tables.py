@@ -11,6 +11,8 @@ import pytest
 from rich.console import Console
 
 from results import Table
+from results.outputs import write_tables
+from results.tables import terminal
 from results.tables.formatting import interval, number, percent
 
 COLUMNS = [
@@ -23,7 +25,7 @@ COLUMNS = [
 
 def printed(table: Table, width: int = 120) -> str:
     stream = io.StringIO()
-    table.print(Console(file=stream, width=width))
+    terminal.show(table, Console(file=stream, width=width))
     return stream.getvalue()
 
 
@@ -142,7 +144,7 @@ def test_metrics_come_from_role_and_direction_alone(record, estimate):
 
 
 def test_written_files(table, tmp_path):
-    paths = table.write(tmp_path)
+    paths = write_tables(table, tmp_path)
     names = ("results.csv", "summary.md", "pareto.csv", "pareto.md")
     assert paths == [tmp_path / "tables" / name for name in names]
     summary = paths[1].read_text()
@@ -199,13 +201,13 @@ def test_an_empty_table_works(tmp_path):
     table = Table([])
     assert len(table) == 0 and table.frame.empty and list(table.frame.columns)[-1] == "key"
     assert repr(table) == "Table: no records"
-    assert all(path.exists() for path in table.write(tmp_path))
+    assert all(path.exists() for path in write_tables(table, tmp_path))
     assert printed(table) == ""
 
 
 def test_only_failures_work(record, tmp_path):
     table = Table([record("tome", 0.2, outcome="failed", reason="out of memory")])
-    text = table.write(tmp_path)[-1].read_text()
+    text = write_tables(table, tmp_path)[-1].read_text()
     assert "No point has both" in text and "out of memory" in text
     assert "out of memory" in printed(table)
 

@@ -17,7 +17,8 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
 from harness.models.inpainting.regions import GREY, Strategy, Window, covered, places, window
-from harness.models.lazy import LazyEncoder, LazyPixArt, at, pack, pick, unpack
+from harness.models.lazy import LazyEncoder, LazyPixArt, at, pack, pick
+from harness.tokens import unpack
 
 
 class LazyInpaintPipeline(PixArtSigmaPipeline):
@@ -46,6 +47,11 @@ class LazyInpaintPipeline(PixArtSigmaPipeline):
     def factor(self) -> int:
         """Pixels per token side."""
         return int(self.vae_scale_factor * self.transformer.config.patch_size)
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        """Whether the present call has both halves of guidance in its batches."""
+        return self._guidance_scale > 1
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
@@ -90,7 +96,8 @@ class LazyInpaintPipeline(PixArtSigmaPipeline):
             states = (
                 prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask
             )  # fmt: skip
-        guided = guidance_scale > 1
+        self._guidance_scale = guidance_scale
+        guided = self.do_classifier_free_guidance
         text = torch.cat([states[2], states[0]]) if guided else states[0]
         text_mask = torch.cat([states[3], states[1]]) if guided else states[1]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.fitting.data import Batch, drawn, encode, texts
+from harness.training.batches import Batch, drawn, encode, texts
 from harness.zoo.shapes import scene
 
 
@@ -31,6 +31,6 @@ class SceneData:
         return texts(self.model, [""])
 
     def batch(self, size: int, generator: torch.Generator) -> Batch:
-        """See `harness.fitting.data.Data`."""
+        """See `harness.training.batches.Data`."""
         pick = torch.randint(self.count, (size,), generator=generator, device=generator.device)
         return drawn(self.model, {name: rows[pick] for name, rows in self._rows.items()}, self._empty, generator)

@@ -116,6 +116,24 @@ def agreement(logits: dict[str, Tensor], scenes: scene.Scenes) -> dict[str, tupl
     return {name: (right.cpu(), asked.cpu()) for name, (right, asked) in out.items()}
 
 
+def log_likelihood(logits: dict[str, Tensor], scenes: scene.Scenes) -> Tensor:
+    """Log-probability (B,) in nats that the judge gives to all right answers to the questions of `agreement` together,
+    taken as independent."""
+    present = scenes.present.to(logits["presence"].device)
+    total = _of_right(logits["presence"], present.long()).sum(1)  # (B,)
+    for column, name in enumerate(scene.ATTRIBUTES):
+        right = scenes.objects[..., column].to(present.device).clamp(min=0)  # (B, 4)
+        total = total + (_of_right(logits[name], right) * present).sum(1)
+    for column, name in enumerate(BACKGROUND_HEADS):
+        total = total + _of_right(logits[name], scenes.background[:, column].to(present.device))
+    return total.cpu()
+
+
+def _of_right(logits: Tensor, right: Tensor) -> Tensor:
+    """Log-probabilities (...) of the classes `right` (...) under logits (..., K)."""
+    return logits.log_softmax(-1).gather(-1, right[..., None])[..., 0]
+
+
 WEIGHTS = Path(__file__).resolve().parent / "weights" / "judge.safetensors"
 
 

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness import checkpoints
-from harness.fitting.data import Batch, prompts, texts
 from harness.models.inpainting import masks
 from harness.models.inpainting.regions import GREY, Strategy, places, square
 from harness.models.lazy import pack, pick
+from harness.training.batches import Batch, prompts, texts
 from harness.zoo.shapes import scene
 
 AREAS = (0.02, 0.6)  # of the image; drawn log-uniformly
@@ -119,7 +119,7 @@ class LazyData:
         return texts(self.model, [""])
 
     def batch(self, size: int, generator: torch.Generator) -> Batch:
-        """See `harness.fitting.data.Data`. Samples with about as many masked tokens."""
+        """See `harness.training.batches.Data`. Samples with about as many masked tokens."""
         span, device = min(16 * size, self.count), generator.device
         first = int(torch.randint(self.count - span + 1, (1,), generator=generator, device=device))
         chosen = first + torch.randperm(span, generator=generator, device=device)[:size]

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from harness.measure import analytic, flops
+from harness.measure import flops
 from harness.measure.torch_counter import counting
+from tests.measure import hand_formulas_pixart as analytic
 
 LATENT, TEXT = 16, 12
 

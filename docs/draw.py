@@ -1,0 +1,101 @@
+"""Tables and pictures of README.md and docs/, drawn from the kept records in results/reference.
+
+    python docs/draw.py            # draw them
+    python docs/draw.py --check    # fail where a table is not what its records say
+
+A drawn table stands between `<!-- drawn: NAME -->` and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+
+from results import Run, open_run
+from results.analysis.paired import Difference
+from results.plots import pareto_plot
+from results.plots.png import write_png
+from results.tables.formatting import interval, number, percent, rows
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = ROOT / "results" / "reference"
+DEFAULT = REFERENCE / "default"
+_BLOCK = re.compile(r"<!-- drawn: ([\w-]+) -->\n(.*?)<!-- end -->", re.DOTALL)
+
+
+def default_run() -> str:
+    """The first table of the README: every point of the default run."""
+    run = open_run(DEFAULT)
+    columns = {
+        "gmacs": "GMACs", "latency_ratio": "latency ratio", "alignment": "alignment (higher)",
+        "distance_to_dense[shapes-judge]": "distance to dense, judge features (lower)",
+        "psnr_to_dense": "PSNR to dense, dB",
+    }  # fmt: skip
+    lines = []
+    for record in run.records:
+        cells = []
+        for name in columns:
+            estimate = record.estimates.get(name)
+            bounds = "" if estimate is None else interval(estimate.low, estimate.high)
+            cells.append("" if estimate is None else f"{number(estimate.value, 3)} {bounds}".strip())
+        lines.append([record.method, percent(record.ratio), *cells])
+    return rows(["method", "ratio", *columns.values()], lines)
+
+
+def default_differences() -> str:
+    """What the same run says of DiffCR against ToMe at each ratio, and of both against dense, paired by prompt."""
+    run = open_run(DEFAULT)
+    head = ["difference", "alignment", "p", "distance to dense, judge features", "p"]
+    lines = []
+    for ratio in (10, 20, 30):
+        for one, other in ((f"diffcr {ratio} %", f"tome {ratio} %"), (f"diffcr {ratio} %", "dense")):
+            found = run.compare(one, other, "alignment")
+            apart = ["", ""]
+            if other != "dense":
+                apart = _cells(run.compare(one, other, "distance_to_dense[shapes-judge]"))
+            lines.append([f"{one} - {other}", *_cells(found), *apart])
+    return rows(head, lines)
+
+
+def _cells(found: Difference) -> list[str]:
+    return [f"{found.value:+.3f} {interval(found.low, found.high)}", "" if found.p is None else number(found.p, 2)]
+
+
+BLOCKS: dict[str, Callable[[], str]] = {"default-run": default_run, "default-differences": default_differences}
+
+
+def drawn(text: str) -> str:
+    """The document with its tables as the records have them."""
+    return _BLOCK.sub(lambda m: f"<!-- drawn: {m[1]} -->\n{BLOCKS[m[1]]()}\n<!-- end -->", text)
+
+
+def picture(run: Run, cost: str, quality: str, path: Path) -> Path:
+    points = next(points for c, q, points in run.fronts() if (c, q) == (cost, quality))
+    with mpl.rc_context(pareto_plot.STYLE):
+        return write_png(pareto_plot.pareto_figure(run, cost, quality, points), path, dpi=pareto_plot.DPI)
+
+
+def documents() -> list[Path]:
+    found = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [path for path in found if _BLOCK.search(path.read_text(encoding="utf-8"))]
+
+
+def main() -> None:
+    for path in documents():
+        text = path.read_text(encoding="utf-8")
+        if drawn(text) != text:
+            if "--check" in sys.argv:
+                sys.exit(f"{path.relative_to(ROOT)} is not what its records say: python docs/draw.py")
+            path.write_text(drawn(text), encoding="utf-8")
+            print(f"written to {path.relative_to(ROOT)}")
+    if "--check" not in sys.argv:
+        quality = "distance_to_dense[shapes-judge]"
+        print(f"written to {picture(open_run(DEFAULT), 'gmacs', quality, ROOT / 'docs' / 'pareto.png').name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""`python -m harness attribute`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness.cli.options import Plugins, options_of, pair
+from harness.sweep import Sweep
+
+_LEFT_OUT = {"methods", "ratios", "match", "budgets", "task_settings", "metric_settings"}
+
+
+@options_of(Sweep, skip=_LEFT_OUT)
+def attribute(
+    given: dict[str, Any],
+    *,
+    method: Annotated[str, typer.Argument(help="A method that routes: diffcr, uniform.")],
+    ratio: Annotated[str, typer.Option(help="Compression ratios, comma-separated.")] = "0.3",
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=VALUE of the method; may be repeated.")
+    ] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Also controls that are fitted as such; missing adapters are fitted first.")
+    ] = False,
+    plugin: Plugins = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder. [default: results/runs/attribute-METHOD-...]", show_default=False)
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the run folder below results/runs.", show_default=False)
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Take no finished points over from the run folders beside this one.")
+    ] = False,
+    isolate: Annotated[bool, typer.Option("--isolate", help="Run every point in a process of its own.")] = False,
+) -> None:
+    """Say what each axis of a method (tokens, layers, timesteps, training) is worth: the method beside controls of
+    equal cost that destroy one axis each, paired by image."""
+    from harness import api
+    from harness.attribution import run_attribution, run_folder
+    from harness.cli.progress import Bar
+
+    settings = dict(pair(text) for text in setting or [])
+    given |= {"methods": [{"name": method, "settings": settings}], "ratios": ratio}
+    sweep = api.sweep_of(given, plugins=plugin or ())
+    folder = run_folder(sweep, out, name)
+    with Bar() as bar:
+        found = run_attribution(sweep, folder, refit=refit, isolate=isolate, fresh=fresh, listener=bar)
+    print((folder / "tables" / "attribution.md").read_text(encoding="utf-8"))
+    print(f"written to {folder}: tables/attribution.csv, tables/attribution.md, plots/attribution.png")
+    if found.failed() or found.not_run:
+        raise typer.Exit(1)

@@ -1,0 +1,158 @@
+"""What a method costs on a workload: FLOPs, latency and memory of one image, each in a pass of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from harness import attach
+from harness.measure import flops, latency, memory
+from harness.method import Method
+from harness.spec import Progress, State
+from results.analysis.statistics import bootstrap, paired_ratio
+from results.record import Estimate
+
+if TYPE_CHECKING:
+    from harness.models.model import Model
+    from harness.spec import Case
+    from harness.task import Task
+
+
+_WARM_BATCHES = 3
+"""As many as it takes for a throughput."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured on: a model, a task and its cases."""
+
+    model: Model
+    task: Task
+    cases: tuple[Case, ...]
+
+
+def timed(own: Sequence[float], dense: Sequence[float], about: str, *, runs: int = 1) -> dict[str, Estimate]:
+    """Latency and its ratio to dense from interleaved pairs of seconds. about: what ran and the clock. runs: how often
+    it ran in each sample."""
+    whole = bootstrap(np.array(own) / runs, np.median)
+    ratio = paired_ratio(np.array(own), np.array(dense))
+    return {
+        "latency_s": Estimate(
+            **whole._asdict(), n=len(own), unit="s", role="cost", better="lower", convention=f"median, {about}"
+        ),
+        "latency_ratio": Estimate(
+            **ratio._asdict(), n=len(own), unit="method / dense", role="cost", better="lower",
+            convention=f"median of ratios of interleaved pairs, {about}",
+        ),
+    }  # fmt: skip
+
+
+def throughput(seconds: Sequence[float], images: int, batch: int) -> dict[str, Estimate]:
+    """Images per second in the generation pass, from its full batches but the first, which warms up; none from fewer
+    than three. seconds: of every batch."""
+    warm = np.array(seconds[1 : images // batch])
+    if len(warm) < _WARM_BATCHES:
+        return {}
+    spread = bootstrap(batch / warm, np.median)
+    about = f"median over full batches of {batch} in the generation pass but the first, not interleaved with dense"
+    return {"throughput_images_s": Estimate(**spread._asdict(), n=len(warm), unit="images/s", convention=about)}
+
+
+def counted(on: Subject, method: Method, state: State | None) -> flops.FlopCount:
+    """What the denoiser costs on the typical case, per image and step of the sweep."""
+    case = (on.task.typical(on.cases)[0],)
+    encoder = _encoder(on.model)
+    with attach.running(on.model, method, state, guided=on.task.guided):
+        return flops.count(
+            on.model.backbone.transformer,
+            lambda: on.task.generate(case),
+            images=1,
+            steps=on.task.steps,
+            beside={} if encoder is None else {"encoder": encoder},
+        )
+
+
+def _encoder(model: Model) -> torch.nn.Module | None:
+    """What some models run once per image."""
+    return getattr(model.pipeline, "encoder", None)
+
+
+def times(
+    on: Subject, method: Method, state: State | None, dense: Method, rounds: int
+) -> tuple[list[float], list[float]]:
+    """Seconds of whole images of the typical case, dense's and the method's, interleaved."""
+    case = (on.task.typical(on.cases)[0],)
+    guided = on.task.guided
+
+    def generate() -> None:
+        on.task.generate(case)
+
+    with attach.ready(on.model, method, state, guided=guided) as put_on:
+        dense_s, own_s = latency.interleave(
+            [generate, generate],
+            device=on.model.device,
+            warmup=1,
+            repeats=rounds,
+            inside=[lambda: attach.running(on.model, dense, None, guided=guided), put_on],
+        )
+    return dense_s, own_s
+
+
+def measured(
+    on: Subject, method: Method, state: State | None, dense: Method, rounds: int, progress: Progress
+) -> tuple[dict[str, Estimate], dict[str, list[float]]]:
+    """Estimates of every cost, and the raw seconds behind the latency."""
+    typical, chosen = on.task.typical(on.cases)
+    one, model, device = (typical,), on.model, on.model.device
+
+    def generate() -> None:
+        on.task.generate(one)
+
+    counts = counted(on, method, state)
+    progress("memory", 3)
+    with attach.running(model, method, state, guided=on.task.guided):
+        peak = memory.peak(generate, device)
+        encoder = _encoder(model)
+        vae = model.pipeline.vae
+        named: dict[str, latency.Part] = {"denoiser": model.backbone.transformer, "vae": (vae, "decode")}
+        with latency.PartTimer(named | ({"encoder": encoder} if encoder is not None else {}), device) as parts:
+            generate()
+        text = latency.interleave([lambda: on.task.encode(one)], device=device, warmup=1, repeats=3)[0]
+        progress("latency", 2)
+    dense_s, own_s = times(on, method, state, dense, rounds)
+    progress("latency", 2 * (rounds + 1))
+    kind = latency.clock(device)
+    total = memory.weights_bytes(model.modules) + peak.bytes
+    about = f"; {chosen}" if chosen else ""
+    per = f"per image and sampling step, both CFG halves, mean over the steps{about}"
+    notes = f"; not counted: {', '.join(counts.unknown)}" if counts.unknown else ""
+    estimates = {
+        "gmacs": Estimate(
+            value=counts.gmacs, n=counts.calls, unit="GMACs", role="cost", better="lower",
+            convention=f"every matrix product, fused attention included, {per}{notes}",
+        ),
+        **timed(own_s, dense_s, f"whole image at batch 1, prompt states given, {kind}{about}"),
+        "peak_memory_mb": Estimate(
+            value=total / 2**20, n=1, unit="MiB", role="cost", better="lower",
+            convention=f"weights, and {peak.convention}; one image{about}",
+        ),
+    }  # fmt: skip
+    if counts.gmacs_paper is not None:
+        estimates["gmacs_paper"] = Estimate(
+            value=counts.gmacs_paper, n=counts.calls, unit="GMACs", role="cost", better="lower",
+            convention=f"fvcore's count, without products inside fused attention, {per}",
+        )  # fmt: skip
+    if "encoder" in counts.beside:
+        estimates["gmacs_encoder"] = Estimate(
+            value=counts.beside["encoder"], n=1, unit="GMACs",
+            convention=f"of the image encoder, per image, once; every matrix product{about}",
+        )  # fmt: skip
+    shares = {f"latency_{name}_s": seconds for name, seconds in parts.seconds.items()}
+    shares["latency_text_s"] = float(np.median(text))
+    for name, value in shares.items():
+        estimates[name] = Estimate(value=value, n=1, unit="s", convention=f"one image, {kind}")
+    return estimates, {"latency_dense_s": dense_s, "latency_method_s": own_s}

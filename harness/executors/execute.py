@@ -1,0 +1,114 @@
+"""Run what is missing of a plan, in a run folder, and draw its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
+from harness.executors import isolated, local
+from harness.executors.worker import Opened
+from harness.workload import Point
+from results import outputs
+from results.record import Record
+from results.run import Run
+from results.run_folder import STORE, RunFolder, beside
+from results.store import StoreError
+
+Part = tuple[Opened, tuple[Point, ...]]
+"""A workload at hand, and its points, dense first."""
+
+
+class Listener:
+    """Hears how a run goes; does nothing with it. work: images, or steps of a profile."""
+
+    def begin(self, work: int) -> None:
+        """So much is to do."""
+
+    def progress(self, what: str, work: int) -> None:
+        """This is being done, and so much more has been."""
+
+    def finished(self, record: Record) -> None:
+        """A point is done."""
+
+    def say(self, line: str) -> None:
+        """Something that a person should know."""
+
+    def end(self) -> None:
+        """All points are done; outputs are drawn now."""
+
+
+class Told(Listener):
+    """A listener that hands progress on to a function."""
+
+    def __init__(self, progress: Callable[[str, int], None]) -> None:
+        self._progress = progress
+
+    def progress(self, what: str, work: int) -> None:
+        self._progress(what, work)
+
+
+def missing(parts: Sequence[Part], out: Path) -> list[list[Point]]:
+    """The points of every workload that have no complete record in the folder yet; failed and incomplete ones are tried
+    again. Dense is among them where others need its images and they are gone. Raises UserError."""
+    if not (out / STORE).is_file():
+        return [list(points) for _, points in parts]
+    try:
+        with RunFolder.open(out) as folder:
+            return [_missing(points, folder) for _, points in parts]
+    except StoreError as error:
+        raise UserError(str(error)) from error
+
+
+def _missing(points: Sequence[Point], folder: RunFolder) -> list[Point]:
+    done = folder.store.keys("ok")
+    todo = [point for point in points if point.key not in done]
+    if todo and points[0] not in todo:
+        dense = folder.store.get(points[0].key)
+        if dense is None or not folder.complete(dense):
+            todo.insert(0, points[0])
+    return todo
+
+
+def execute(
+    parts: Sequence[Part],
+    shared: Mapping[str, Any],
+    out: Path,
+    *,
+    listener: Listener | None = None,
+    isolate: bool = False,
+    fresh: bool = False,
+) -> Run:
+    """Run what the folder `out` and, unless `fresh`, the run folders beside it do not hold, then draw what is not
+    drawn. shared: what all points of the folder share. Returns the table of these points.
+
+    Raises UserError before anything is written: for a folder of another workload, and for weights that do not load.
+    """
+    hear = listener or Listener()
+    try:
+        todo = missing(parts, out)
+        found = {} if fresh else beside(out, {point.key for points in todo for point in points})
+        todo = [[point for point in points if point.key not in found] for points in todo]
+        if (out / STORE).is_file():
+            RunFolder.grow(out, shared).close()  # another workload is refused before weights load
+        for (opened, _), points in zip(parts, todo, strict=True):
+            if points:
+                opened.load()
+        with RunFolder.grow(out, shared) as folder:
+            if found:
+                folder.take(found)
+                places = ", ".join(sorted({str(place.name) for place in found.values()}))
+                hear.say(f"{len(found)} finished points are taken over from {places} (--fresh runs them anew)")
+            hear.begin(sum(opened.work_per_point * len(some) for (opened, _), some in zip(parts, todo, strict=True)))
+            run_point = isolated.run_point if isolate else local.run_point
+            for (opened, _), points in zip(parts, todo, strict=True):
+                local.run(opened, points, folder, hear.progress, hear.finished, run_point)
+            hear.end()
+            if not outputs.drawn(folder):
+                outputs.write(folder)
+            keys = [point.key for _, points in parts for point in points]
+            records = folder.store.records(keys)
+            return Run(records, out, not_run=len(keys) - len(records))
+    except StoreError as error:
+        raise UserError(str(error)) from error

@@ -1,0 +1,120 @@
+"""A loaded model: its pipeline, what is known of it without loading the weights, and its adapters."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness import checkpoints
+from harness.backbones.base import Backbone
+from harness.errors import UserError
+from harness.registry import methods
+from harness.spec import State
+
+
+@dataclass
+class Model:
+    """A pipeline, loaded when it is first needed: a finished sweep is drawn again without it.
+
+    digest: sha256 over all weight and config files, "" where there is no folder to read. kind, scheduler: the names of
+    the pipeline's and the scheduler's class. labels: names of the classes that the pipeline is conditioned on, if any.
+    `pipeline` raises UserError for weights that cannot be loaded.
+    """
+
+    name: str
+    open: Callable[[], Any]
+    family: type[Backbone]
+    digest: str
+    scheduler: str = ""
+    kind: str = ""
+    labels: dict[int, str] = field(default_factory=dict)
+    device: torch.device = torch.device("cpu")
+    facts: dict[str, Any] = field(default_factory=dict)
+    adapters: tuple[Path, ...] = ()
+    _digests: dict[tuple[Path, int, int], str] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def pipeline(self) -> Any:
+        return self.open()
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        return self.family(self.pipeline.transformer)
+
+    @property
+    def modules(self) -> list[torch.nn.Module]:
+        return [c for c in self.pipeline.components.values() if isinstance(c, torch.nn.Module)]
+
+    @cached_property
+    def call(self) -> dict[str, Any]:
+        """Extra arguments of the pipeline's call."""
+        return dict(self.facts.get("call", {}))
+
+    @torch.no_grad()
+    def encode(self, prompts: list[str], guided: bool = False) -> dict[str, torch.Tensor]:
+        """Prompt states by the names of the pipeline's arguments, see `harness.models.prompting.encode`."""
+        from harness.models import prompting
+
+        return prompting.encode(self.pipeline, prompts, self.call, guided)
+
+    def adapter_files(self) -> dict[str, Path]:
+        """Adapter states by name; an earlier folder wins. Folders that are not there yet hold none."""
+        found: dict[str, Path] = {}
+        for folder in self.adapters:
+            for path in sorted(folder.glob("*.safetensors")):
+                found.setdefault(path.stem, path)
+        return found
+
+    def fitted(self, method: str) -> list[dict[str, Any]]:
+        """The settings of every adapter that this method has here. Raises UserError for a damaged file."""
+        found = [self._facts(path) for path in self.adapter_files().values()]
+        saved = [facts["settings"] for facts in found if facts.get("method") == method and "settings" in facts]
+        # settings that came after a fit have their defaults
+        return [methods.get(method).Settings.model_validate(one).model_dump(mode="json") for one in saved]
+
+    def adapter_digest(self, name: str) -> str:
+        """The digest of an adapter state, whose tensors are not read. Raises UserError as `adapter` does."""
+        path = self._adapter_path(name)
+        status = path.stat()
+        told = (path, status.st_mtime_ns, status.st_size)
+        if told not in self._digests:
+            self._check(path, self._facts(path))
+            self._digests[told] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return self._digests[told]
+
+    def adapter(self, name: str) -> State:
+        """An adapter state. Raises UserError where there is none, or where it was fitted on another model."""
+        path = self._adapter_path(name)
+        try:
+            tensors, facts = checkpoints.load(path)
+        except checkpoints.CheckpointError as error:
+            raise UserError(str(error)) from error
+        self._check(path, facts)
+        return State(tensors, facts)
+
+    def _adapter_path(self, name: str) -> Path:
+        path = next((p for folder in self.adapters if (p := folder / f"{name}.safetensors").is_file()), None)
+        if path is None:
+            known = ", ".join(self.adapter_files()) or "none"
+            raise UserError(f"model {self.name!r} has no adapter {name!r}; fitted ones: {known}")
+        return path
+
+    def _facts(self, path: Path) -> dict[str, Any]:
+        try:
+            return checkpoints.facts(path)
+        except checkpoints.CheckpointError as error:
+            raise UserError(str(error)) from error
+
+    def _check(self, path: Path, facts: dict[str, Any]) -> None:
+        made_for = facts.get("model_digest")
+        if self.digest and made_for not in (None, self.digest):
+            raise UserError(
+                f"adapter {path} was fitted on another model (digest {str(made_for)[:12]}, this one is "
+                f"{self.digest[:12]}); fit it again with `python -m harness fit`"
+            )

@@ -1,0 +1,72 @@
+"""A method on a pipeline of the user's own: `harness.apply`, `harness.remove`, `harness.applied`."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from harness import config
+from harness.attach import attached, check
+from harness.backbones.following import follow
+from harness.compose import method_class
+from harness.errors import UserError
+from harness.models import adapters
+from harness.models.loading import digest_of, wrap
+from harness.models.model import Model
+from harness.sweep import MethodSpec
+
+_ON: weakref.WeakKeyDictionary[Any, weakref.finalize[Any, Any]] = weakref.WeakKeyDictionary()
+"""What takes the method off each pipeline that carries one: called by `remove`, or when the pipeline is dropped."""
+
+
+def apply(pipeline: Any, method: str, *, adapter: str | Path | None = None, **settings: Any) -> None:
+    """Make a diffusers pipeline cheaper, in place: `harness.apply(pipeline, "diffcr", ratio=0.2)`.
+
+    Adapter states are looked for beside the pipeline's own folder, or in the folder `adapter`. `remove` takes the
+    method back, bit for bit. Raises UserError for an unknown method or setting, a pipeline that no backbone serves, a
+    missing adapter, or a pipeline that carries a method already.
+    """
+    if pipeline in _ON:
+        raise UserError("this pipeline carries a method already; call harness.remove(pipeline) first")
+    spec = MethodSpec(name=method, settings=settings)
+    cls = method_class(method)
+    (chosen,) = config.settings_of(spec, (settings.get("ratio", cls.Settings().model_dump().get("ratio", 0.0)),))
+    model = _wrapped(pipeline, adapter)
+    if refusal := check(chosen, model.family):
+        raise UserError(f"method {method!r} cannot run on this pipeline: {refusal}")
+    state = adapters.state_of(chosen, model)
+    with ExitStack() as stack:
+        stack.enter_context(follow(model.backbone, weakref.ref(pipeline)))
+        stack.enter_context(attached(model.backbone, chosen, state))
+        take_off = weakref.finalize(pipeline, stack.pop_all().close)
+        take_off.atexit = False
+        _ON[pipeline] = take_off
+
+
+def remove(pipeline: Any) -> None:
+    """Take back what `apply` did; nothing happens where nothing was applied."""
+    if take_off := _ON.pop(pipeline, None):
+        take_off()
+
+
+@contextmanager
+def applied(pipeline: Any, method: str, **settings: Any) -> Iterator[None]:
+    """`apply` inside a `with` block."""
+    apply(pipeline, method, **settings)
+    try:
+        yield
+    finally:
+        remove(pipeline)
+
+
+def _wrapped(pipeline: Any, folder: str | Path | None) -> Model:
+    """The pipeline with the adapter folders that belong to it."""
+    home = str(getattr(pipeline, "name_or_path", None) or pipeline.config.get("_name_or_path") or "")
+    places = [Path(folder)] if folder is not None else []
+    if home:
+        places += [Path(home) / "adapters", Path(home).parent.parent / "adapters"]
+    digest = digest_of(Path(home)) if home and Path(home).is_dir() else ""
+    return wrap(home or "pipeline", pipeline, digest, tuple(place for place in places if place.is_dir()))

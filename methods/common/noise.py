@@ -1,0 +1,119 @@
+"""Gumbel noise on the logits of token routing: which tokens go through a block is drawn anew at every sampling step.
+
+The k highest of (logit + temperature * Gumbel) are a sample without replacement in which the next token is always
+drawn with probability proportional to exp(logit / temperature) among those left (Gumbel top-k; Kool et al., 2019,
+Stochastic Beams and Where to Find Them). At temperature 0 the router decides alone; at a temperature far above the
+spread of the logits the tokens are random.
+
+Letters: B batch, N tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.backbones.base import Backbone
+from harness.spec import Call
+
+Source = Callable[[Call], Tensor]
+"""What is added to the logits (B, N) of a block's router."""
+
+_GOLDEN = 0x9E3779B97F4A7C15  # Weyl sequence of the seeds of one image's steps
+
+
+def gumbel(*shape: int, generator: torch.Generator) -> Tensor:
+    """Standard Gumbel noise, float32, on the generator's device."""
+    uniform = torch.empty(shape, device=generator.device).exponential_(generator=generator)
+    return uniform.clamp_(min=1e-30).log_().neg_()
+
+
+def seeds_of(latents: Tensor) -> list[int]:
+    """One seed per row of latents (B, ...): a digest of their signs, which are the same on every device, in every
+    precision and in every batch; both halves of classifier-free guidance share them."""
+    signs = (latents > 0).flatten(1).cpu().numpy()
+    return [int.from_bytes(hashlib.sha256(np.packbits(row).tobytes()).digest()[:8], "little") for row in signs]
+
+
+class SeededNoise:
+    """Noise at inference, seeded by each image's own initial latents, the step and the layer: a case gets the same
+    noise in any batch and on any device.
+
+    It is drawn for all layers before the first block of a step runs, into a tensor that keeps its place, so that a
+    block does no more than add its part: blocks can be compiled, or captured in a CUDA graph that is replayed after
+    the tensor was filled anew.
+    """
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature
+        self._seeds: list[int] = []
+        self._step = -1
+        self._values: Tensor | None = None  # (layers, B, N)
+
+    @contextmanager
+    def on(self, backbone: Backbone) -> Iterator[None]:
+        """Draw before every step of this backbone."""
+
+        @torch.compiler.disable
+        def enter(latents: Tensor) -> None:
+            if len(latents) > len(self._seeds):
+                self._forget()
+                self._seeds = [0] * len(latents) if latents.is_meta else seeds_of(latents)
+            shape = (backbone.layers, len(self._seeds), backbone.grid.tokens)
+            fits = self._values is not None and self._values.shape == shape and self._values.device == latents.device
+            if fits and self._step == backbone.step.index:
+                return
+            self._step = backbone.step.index
+            drawn = self._drawn(shape)
+            if latents.is_cuda:
+                drawn = drawn.pin_memory()  # a copy that does not wait for the device
+            if fits and self._values is not None:
+                self._values.copy_(drawn, non_blocking=True)
+            else:
+                self._values = drawn.to(latents.device, non_blocking=True)
+
+        with backbone.on_begin(self._forget), backbone.on_call(enter):
+            yield
+
+    def __call__(self, call: Call) -> Tensor:
+        """(B, N) float32. A batch without its unconditional half holds the last rows."""
+        assert self._values is not None
+        return self._values[call.layer, -len(call.x) :, : call.x.shape[1]]
+
+    def _forget(self) -> None:
+        self._seeds, self._step = [], -1
+
+    def _drawn(self, shape: tuple[int, int, int]) -> Tensor:
+        layers, _, tokens = shape
+        made: dict[int, Tensor] = {}
+        for seed in self._seeds:
+            if seed not in made:
+                generator = torch.Generator().manual_seed((seed + (self._step + 1) * _GOLDEN) % 2**63)
+                made[seed] = gumbel(layers, tokens, generator=generator) * self.temperature
+        return torch.stack([made[seed] for seed in self._seeds], 1)
+
+
+class FreshNoise:
+    """Noise in training: new in every step, from the step's own generator. Both runs of a block in one step (two bins)
+    see the same."""
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature
+        self._generator = torch.Generator()
+        self._values: dict[int, Tensor] = {}
+
+    def renew(self, generator: torch.Generator) -> None:
+        """A new training step begins."""
+        self._generator, self._values = generator, {}
+
+    def __call__(self, call: Call) -> Tensor:
+        """(B, N) float32."""
+        if call.layer not in self._values:
+            drawn = gumbel(*call.x.shape[:2], generator=self._generator) * self.temperature
+            self._values[call.layer] = drawn.to(call.x.device)
+        return self._values[call.layer]

@@ -1,0 +1,32 @@
+"""Tokens that a block did not run on get what the most similar ones got that it did run on (AT-EDM, Sec. 3.3; here with
+updates in place of tokens).
+
+Letters: B batch, N tokens, K kept tokens, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harness.tokens import scatter, take, top_k
+
+What = Literal["update", "token"]
+
+
+def recovered(start: Tensor, out: Tensor, index: Tensor, what: What = "update") -> Tensor:
+    """Tokens (B, N, D) of which those at index (B, K) went on to `out` (B, N, D): each of the others gets what the kept
+    one had that was most similar to it (cosine) at `start` (B, N, D): its update, or the token itself."""
+    pruned = torch.ones(start.shape[:2], dtype=torch.bool, device=start.device).scatter(1, index, False)
+    others = top_k(pruned.float(), start.shape[1] - index.shape[1])  # (B, N - K); nonzero would wait for the device
+    if not others.shape[1]:
+        return out
+    own, kept = take(start, others), take(start, index)  # (B, N - K, D), (B, K, D)
+    like = F.normalize(own, dim=-1) @ F.normalize(kept, dim=-1).transpose(1, 2)  # (B, N - K, K)
+    nearest = like.argmax(-1)  # (B, N - K), places among the kept ones
+    moved = take(out, index)  # (B, K, D)
+    given = take(moved, nearest) if what == "token" else own + take(moved - kept, nearest)
+    return scatter(out, others, given)

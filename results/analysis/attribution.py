@@ -1,0 +1,19 @@
+"""Pairs of a method and a control of equal cost that destroys one of its axes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from results.record import Record
+
+
+@dataclass(frozen=True)
+class Pair:
+    """method less control_record is what the axis is worth. form: "swapped", the same weights under the control, or
+    "refitted", weights that were fitted under it."""
+
+    method: Record
+    control_record: Record
+    axis: str
+    control: str
+    form: str

@@ -1,0 +1,110 @@
+"""The paired difference of two records in one metric, from the records alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from results.analysis.distribution import fid_difference, kid_difference
+from results.analysis.paired import Difference, paired
+from results.analysis.seeds import SeedDifference, paired_over_seeds
+from results.record import CaseFacts, Record
+
+Features = Callable[[Record, str], NDArray[np.float64] | None]
+"""Features (N, D) of a record, or of what its distances compare with (M, D), by extractor; None: not kept."""
+
+
+class NotComparable(ValueError):
+    """Two records that no difference can be drawn from. The message says why."""
+
+
+def difference(method: Record, comparator: Record, metric: str, features: Features, references: Features) -> Difference:
+    """Method less comparator on the cases that both have, which are resampled alike: the mean of the differences by
+    image, or, for a distance between sets, the difference of the two distances to the same reference set.
+
+    Prompts with several seeds are clusters. Raises NotComparable where a record lacks the metric or values per image
+    (records of schema 1), where no case is in common, or where features were not kept.
+    """
+    for record in (method, comparator):
+        if metric not in record.estimates:
+            known = ", ".join(sorted(record.estimates)) or "none"
+            raise NotComparable(f"{_name(record)} has no {metric!r}; its estimates: {known}")
+    rows = in_common(method, comparator)
+    own, other = method.estimates[metric], comparator.estimates[metric]
+    if own.set_distance and own.set_distance == other.set_distance:
+        return _of_sets(method, comparator, metric, rows, features, references)
+    if not own.values or not other.values:
+        lacking = [record for record in (method, comparator) if not record.estimates[metric].values]
+        old = " (records of schema 1 hold none)" if any(r.schema_version == 1 for r in lacking) else ""
+        raise NotComparable(f"{' and '.join(map(_name, lacking))}: no values per image of {metric!r}{old}")
+    x, y = np.array(own.values)[rows[:, 0]], np.array(other.values)[rows[:, 1]]
+    both = ~(np.isnan(x) | np.isnan(y))  # images that the metric does not apply to
+    if not both.any():
+        raise NotComparable(f"no image that {metric!r} applies to in both")
+    prompts = [method.cases[row].prompt for row in rows[both, 0]]
+    return paired(x[both], y[both], _clusters(prompts))
+
+
+def seed_difference(methods: Sequence[Record], comparators: Sequence[Record], metric: str) -> SeedDifference:
+    """The same over training seeds, which are the unit: a t-interval over the seeds' mean differences, for a metric
+    that is a mean over images. methods: one record per seed. comparators: one per seed in the same order, or one for
+    all. Raises NotComparable where the records do not share all their cases, and as `difference`."""
+    others = list(comparators) if len(comparators) == len(methods) else [comparators[0]] * len(methods)
+    if len(comparators) not in (1, len(methods)):
+        raise NotComparable(f"{len(methods)} seeds against {len(comparators)}: give as many, or one")
+    for one, other in zip(methods, others, strict=True):
+        rows = in_common(one, other)
+        if len(rows) != len(one.cases) or (rows[:, 0] != rows[:, 1]).any():
+            raise NotComparable(f"{_name(one)} and {_name(other)} do not share all their cases")
+    arms = [
+        [record.estimates[metric].values for record in some if metric in record.estimates] for some in (methods, others)
+    ]
+    if any(len(arm) < len(methods) or not all(arm) for arm in arms):
+        raise NotComparable(f"some records have no values per image of {metric!r}")
+    return paired_over_seeds(np.array(arms[0]), np.array(arms[1]))
+
+
+def in_common(method: Record, comparator: Record) -> NDArray[np.int64]:
+    """The rows (K, 2) of the cases that both records have: equal prompt, seed and facts. Raises NotComparable where
+    there are none, or where a record holds no cases."""
+    for record in (method, comparator):
+        if not record.cases:
+            raise NotComparable(f"{_name(record)} holds no cases (schema {record.schema_version}): nothing to pair")
+    if method.cases == comparator.cases:
+        return np.repeat(np.arange(len(method.cases))[:, None], 2, axis=1)
+    places = {_case(case): row for row, case in enumerate(comparator.cases)}
+    rows = [(row, places[key]) for row, case in enumerate(method.cases) if (key := _case(case)) in places]
+    if not rows:
+        raise NotComparable(f"{_name(method)} and {_name(comparator)} have no case in common")
+    return np.array(rows)
+
+
+def _of_sets(
+    method: Record, comparator: Record, metric: str, rows: NDArray[np.int64], features: Features, references: Features
+) -> Difference:
+    kind, extractor = method.estimates[metric].set_distance.split(" ", 1)
+    x, y, reference = features(method, extractor), features(comparator, extractor), references(method, extractor)
+    if x is None or y is None or reference is None:
+        raise NotComparable(f"features of {extractor!r} were not kept, or are gone: no paired difference of {metric!r}")
+    other = references(comparator, extractor)
+    if other is None or not np.array_equal(reference, other):
+        raise NotComparable(f"{_name(method)} and {_name(comparator)} were compared with different reference sets")
+    one = {"frechet": fid_difference, "kernel": kid_difference}[kind]
+    return one(x[rows[:, 0]], y[rows[:, 1]], reference)
+
+
+def _clusters(prompts: Sequence[str]) -> NDArray[np.int64] | None:
+    """Cases of one prompt are one cluster; None where every prompt stands there once."""
+    labels = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
+    return None if len(labels) in (1, len(prompts)) else np.array([labels[prompt] for prompt in prompts])
+
+
+def _case(case: CaseFacts) -> str:
+    return json.dumps([case.prompt, case.seed, case.facts], sort_keys=True)
+
+
+def _name(record: Record) -> str:
+    return f"{record.method} {record.key[:8]}"

@@ -1,0 +1,107 @@
+"""Everything that people look at, drawn from a run folder alone: tables, plots, token maps and image grids."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from results.analysis import seeds
+from results.analysis.point_names import point_names, variants
+from results.files import slug, write_atomic
+from results.record import Record
+from results.run_folder import RunFolder
+from results.tables import markdown, step_costs
+from results.tables.budgets import write_matched
+from results.tables.formatting import csv
+from results.tables.table import PARETO, Table
+
+MATCHES = "matched.json"
+_MARK = "drawn"
+_VERSION = 1  # of what is drawn: a new one draws old folders again
+
+
+def write(folder: RunFolder) -> None:
+    """Draw the folder's outputs and then mark them as drawn, so that a process that dies before leaves no mark."""
+    records = folder.records()
+    table = Table(records)
+    if any(record.task == step_costs.TASK for record in records):
+        step_costs.to_csv(table, folder.path / "tables" / "profile.csv")
+    else:
+        write_tables(table, folder.path)
+        if (matches := folder.read_json(MATCHES)) and any(r.method == "dense" and r.usable for r in records):
+            write_matched(records, matches, folder.path)
+        _plots(table, folder)
+    folder.write_json(f"tables/{_MARK}.json", _state(records))
+
+
+def drawn(folder: RunFolder) -> bool:
+    """Whether the outputs of the folder's present records are there."""
+    mark = folder.path / "tables" / f"{_MARK}.json"
+    return mark.is_file() and mark.read_text(encoding="utf-8") == json.dumps(_state(folder.records()), indent=1)
+
+
+def _state(records: Sequence[Record]) -> dict[str, object]:
+    keys = "".join(f"{record.key} {record.started} {record.outcome}" for record in records)
+    return {"version": _VERSION, "records": hashlib.sha256(keys.encode()).hexdigest()}
+
+
+def write_tables(table: Table, folder: str | Path) -> list[Path]:
+    """Write tables/results.csv, summary.md, pareto.csv and pareto.md below `folder`, and tables/seeds.csv where a
+    method stands there with several training seeds; returns their paths."""
+    tables = Path(folder) / "tables"
+    parts = [points.assign(cost_axis=cost, metric=quality) for cost, quality, points in table.fronts()]
+    columns = ["cost_axis", "metric", *PARETO]
+    fronts = pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns)
+    written = [
+        table.to_csv(tables / "results.csv"),
+        write_atomic(tables / "summary.md", markdown.summary(table)),
+        write_atomic(tables / "pareto.csv", csv(fronts)),
+        write_atomic(tables / "pareto.md", markdown.render(table)),
+    ]
+    if seeds.several(table.records):
+        written.append(write_atomic(tables / "seeds.csv", csv(seeds.pooled(table.records))))
+    return written
+
+
+def _plots(table: Table, folder: RunFolder) -> None:
+    from results.plots.cost_plot import cost_by, swept  # matplotlib is slow to import, and tables do without
+    from results.plots.pareto_plot import write_plots
+    from results.plots.token_maps import draw
+
+    plots, names = folder.path / "plots", point_names(table.records)
+    write_plots(table, plots)
+    for setting in swept(table.records):
+        cost_by(table.records, setting, plots / f"cost_by_{slug(setting)}.png")
+    for record in _strongest(table.records):
+        if (maps := folder.token_maps(record)) is not None:
+            draw(maps, names[record.key], plots / "maps")
+    alike: dict[str, list[Record]] = {}  # records whose cases are the same share a grid
+    for record in table.records:
+        if record.images:
+            alike.setdefault(record.fingerprint.get("cases", ""), []).append(record)
+    for place, members in enumerate(alike.values()):
+        _grid(members, names, folder, plots / ("images.png" if place == 0 else f"images-{place + 1}.png"))
+
+
+def _strongest(records: Sequence[Record]) -> list[Record]:
+    """The record of the highest ratio of each variant and setting of the task."""
+    kinds = variants(records)
+    highest: dict[str, Record] = {}
+    for record in sorted(records, key=lambda r: r.ratio or 0):
+        if record.usable and record.ratio:
+            highest[kinds[record.key]] = record
+    return list(highest.values())
+
+
+def _grid(members: Sequence[Record], names: dict[str, str], folder: RunFolder, path: Path) -> None:
+    from results.plots.image_grid import image_grid
+
+    beside = {label: paths for record in members for label, paths in record.shown.items()}
+    rows = [(label, [folder.path / name for name in paths]) for label, paths in beside.items()]
+    rows += [(names[record.key], [folder.path / name for name in record.images]) for record in members]
+    prompts = [case.prompt for case in members[0].cases] or [""] * len(members[0].images)
+    image_grid(rows, prompts, path)

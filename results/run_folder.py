@@ -1,0 +1,303 @@
+"""A run folder: the store, and beside it what is too large for a database row.
+
+    store.sqlite  log.jsonl
+    images/<sample key>/00000.png ...          generated images, one per case
+    images/<sample key>/shown/<label>/...      what the task shows beside them
+    images/<sample key>/features-<name>.npy    features (N, D), float16
+    images/<sample key>/token-maps.npz         see `TokenMaps`
+    references/<name>-<digest>.npy             features (M, D) of what distances compare with, float16
+    tables/  plots/                            drawn from the above, at any time
+
+Nothing here needs torch or a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image
+
+from results.files import slug, write_atomic
+from results.record import SCHEMA_VERSION, Record
+from results.store import Store, StoreError
+
+STORE = "store.sqlite"
+
+
+class RunError(StoreError):
+    """A folder that is no run, or one of another workload. The message names it and the remedy."""
+
+
+@dataclass(frozen=True)
+class TokenMaps:
+    """Which tokens a point kept while one image formed. T sampling steps, L layers, H W token grid.
+
+    keep: (T, L, H, W), the share of the CFG halves in which a token went through the layer, NaN where the model
+    generates none. scores: (T, L, H, W), router scores in 0..1, None without routers. ratios: (L, R), compression
+    ratios by layer and timestep region, None where the method has no such table. images: (T, h, w, 3) uint8, the clean
+    image that the sampler expects after each step.
+    """
+
+    keep: np.ndarray
+    images: np.ndarray
+    scores: np.ndarray | None = None
+    ratios: np.ndarray | None = None
+
+
+class RunFolder:
+    """One run folder, open. Use it as a context manager, or call `close`.
+
+    Raises RunError for a folder that is no run, and StoreError as the store does.
+    """
+
+    def __init__(self, path: str | Path, store: Store) -> None:
+        self.path, self.store = Path(path), store
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """An existing run, read-only; one of schema 1 too."""
+        path = Path(path)
+        if not path.is_dir():
+            raise RunError(f"no run folder at {path}; expected a folder that holds {STORE}")
+        if not (path / STORE).is_file():
+            raise RunError(f"{path} is no run folder: it holds no {STORE}")
+        return cls(path, Store(path / STORE, read_only=True))
+
+    @classmethod
+    def grow(cls, path: str | Path, workload: Mapping[str, Any]) -> Self:
+        """A run to add points to, made where there is none. workload: what all of its points share, as JSON; a folder
+        of another one is refused, with what differs."""
+        path = Path(path)
+        store = Store(path / STORE)
+        try:
+            found, mine = store.get_meta("workload"), json.loads(json.dumps(workload))
+            if found is None:
+                store.set_meta("workload", json.dumps(mine, sort_keys=True))
+            elif (other := json.loads(found)) != mine:
+                changed = [
+                    f"{name}: {json.dumps(other.get(name))} there, {json.dumps(mine.get(name))} asked for"
+                    for name in sorted({*mine, *other})
+                    if other.get(name) != mine.get(name)
+                ]
+                raise RunError(
+                    f"run folder {path} holds another workload ({'; '.join(changed)}); give another --out, or none"
+                )
+        except BaseException:
+            store.close()
+            raise
+        return cls(path, store)
+
+    @classmethod
+    def reach(cls, path: str | Path) -> Self:
+        """An existing run of this schema, to put records into, for a worker that somebody else's run has sent."""
+        path = Path(path)
+        if not (path / STORE).is_file():
+            raise RunError(f"{path} is no run folder: it holds no {STORE}")
+        return cls(path, Store(path / STORE))
+
+    # -- records ---------------------------------------------------------------------------------------------
+
+    def put(self, record: Record) -> None:
+        """Keep the record and write a line to the log."""
+        self.store.put(record)
+        line = record.model_dump(mode="json", include={"key", "method", "settings", "outcome", "reason", "seconds"})
+        line["time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        with open(self.path / "log.jsonl", "a", encoding="utf-8") as handle:
+            handle.write(json.dumps(line) + "\n")
+
+    def records(self) -> list[Record]:
+        """The newest record of every point, in the order in which the points came. A point that ran again after a part
+        of the program changed has a new key; its old record stays in the store."""
+        newest: dict[str, Record] = {}
+        for record in self.store.records():
+            point = json.dumps([record.method, record.settings, record.task_settings, record.device], sort_keys=True)
+            known = newest.get(point)
+            if known is None or (record.usable, record.started) >= (known.usable, known.started):
+                newest[point] = record
+        return list(newest.values())
+
+    def take(self, found: Mapping[str, Path]) -> None:
+        """Take over finished records from other run folders, their images included. found: see `beside`."""
+        for path in dict.fromkeys(found.values()):
+            with RunFolder.open(path) as other:
+                for record in other.store.records([key for key, where in found.items() if where == path]):
+                    self._take(other, record)
+
+    def _take(self, other: RunFolder, record: Record) -> None:
+        source, target = other._place(record.sample_key), self._place(record.sample_key)
+        if not target.exists():
+            part = target.with_name(f"{target.name}.{os.getpid()}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            part.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(source, part, copy_function=_link)
+            part.rename(target)
+        for name in record.references.values():
+            if not (self.path / name).is_file():
+                (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+                _link(str(other.path / name), str(self.path / name))
+        self.put(record)
+
+    # -- images and arrays -----------------------------------------------------------------------------------
+
+    def _place(self, sample_key: str) -> Path:
+        return self.path / "images" / sample_key
+
+    def save_images(self, images: np.ndarray, sample_key: str, shown: str = "") -> list[str]:
+        """Write (N, H, W, 3) uint8 as PNG files; returns their paths relative to the folder. shown: the label of
+        what the task shows beside the generated ones."""
+        place = self._place(sample_key) / (f"shown/{slug(shown)}" if shown else "")
+        place.mkdir(parents=True, exist_ok=True)
+        names = []
+        for row, image in enumerate(images):
+            path = place / f"{row:05d}.png"
+            part = path.with_suffix(f".{os.getpid()}.part")
+            Image.fromarray(image).save(part, format="PNG")
+            part.replace(path)
+            names.append(path.relative_to(self.path).as_posix())
+        return names
+
+    def images(self, record: Record) -> np.ndarray | None:
+        """The record's images, (N, H, W, 3) uint8; None where some are gone."""
+        if not record.images:
+            return None
+        try:
+            return np.stack([np.asarray(Image.open(self.path / name).convert("RGB")) for name in record.images])
+        except (OSError, ValueError):
+            return None
+
+    def complete(self, record: Record) -> bool:
+        """Whether every file that the record names is there."""
+        shown = [path for paths in record.shown.values() for path in paths]
+        names = [*record.images, *shown, *record.features.values(), *record.references.values()]
+        names += [record.token_maps] if record.token_maps else []
+        return all((self.path / name).is_file() for name in names)
+
+    def save_features(self, features: Mapping[str, np.ndarray], sample_key: str) -> dict[str, str]:
+        """Write features (N, D) by extractor in half precision; returns paths by extractor."""
+        return {
+            name: self._save(sample_key, f"features-{slug(name)}.npy", np.asarray(x, dtype=np.float16))
+            for name, x in features.items()
+        }
+
+    def save_references(self, features: Mapping[str, np.ndarray]) -> dict[str, str]:
+        """Write reference features (M, D) by extractor, each set once; returns paths by extractor."""
+        paths = {}
+        for name, x in features.items():
+            half = np.ascontiguousarray(x, dtype=np.float16)
+            file = f"{slug(name)}-{hashlib.sha256(half.tobytes()).hexdigest()[:12]}.npy"
+            paths[name] = f"references/{file}"
+            if not (self.path / paths[name]).is_file():
+                self._save_at(self.path / paths[name], half)
+        return paths
+
+    def features(self, record: Record, extractor: str) -> np.ndarray | None:
+        """Features (N, D), float64; None where the record has none of this extractor, or the file is gone."""
+        return self._array(record.features.get(extractor))
+
+    def reference(self, record: Record, extractor: str) -> np.ndarray | None:
+        """The features (M, D) that the record's distances compare with; None as for `features`."""
+        return self._array(record.references.get(extractor))
+
+    def _array(self, name: str | None) -> np.ndarray | None:
+        try:
+            return None if name is None else np.load(self.path / name, allow_pickle=False).astype(np.float64)
+        except (OSError, ValueError):
+            return None
+
+    def save_token_maps(self, maps: TokenMaps, sample_key: str) -> str:
+        """Returns the path."""
+        arrays = {"keep": maps.keep.astype(np.float16), "images": maps.images}
+        if maps.scores is not None:
+            arrays["scores"] = maps.scores.astype(np.float16)
+        if maps.ratios is not None:
+            arrays["ratios"] = maps.ratios.astype(np.float32)
+        return self._save(sample_key, "token-maps.npz", arrays)
+
+    def token_maps(self, record: Record) -> TokenMaps | None:
+        """None where the record has none, or the file is gone."""
+        if not record.token_maps:
+            return None
+        try:
+            with np.load(self.path / record.token_maps, allow_pickle=False) as held:
+                found = {name: held[name] for name in held.files}
+        except (OSError, ValueError):
+            return None
+        return TokenMaps(found["keep"], found["images"], found.get("scores"), found.get("ratios"))
+
+    def _save(self, sample_key: str, name: str, arrays: np.ndarray | Mapping[str, np.ndarray]) -> str:
+        return self._save_at(self._place(sample_key) / name, arrays)
+
+    def _save_at(self, path: Path, arrays: np.ndarray | Mapping[str, np.ndarray]) -> str:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        with open(part, "wb") as handle:
+            if isinstance(arrays, np.ndarray):
+                np.save(handle, arrays, allow_pickle=False)
+            else:
+                np.savez_compressed(handle, **arrays)  # type: ignore[arg-type]
+        part.replace(path)
+        return path.relative_to(self.path).as_posix()
+
+    # -- small files -----------------------------------------------------------------------------------------
+
+    def read_json(self, name: str) -> Any:
+        """A JSON file of this folder; None where there is none. Raises RunError where it is damaged."""
+        path = self.path / name
+        if not path.is_file():
+            return None
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} cannot be read ({error}); delete it and start again") from error
+
+    def write_json(self, name: str, value: Any) -> Path:
+        return write_atomic(self.path / name, json.dumps(value, indent=1))
+
+    def close(self) -> None:
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _link(source: str, target: str) -> str:
+    """A hard link where the file system has them: images are never changed in place."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
+
+
+def beside(path: Path, keys: Collection[str]) -> dict[str, Path]:
+    """Which of these points other run folders in the same place hold, finished and whole, by key. A folder that cannot
+    be read is passed over."""
+    found: dict[str, Path] = {}
+    here = path.resolve()
+    places = sorted(here.parent.iterdir()) if keys and here.parent.is_dir() else []
+    for place in places:
+        if place == here or not (place / STORE).is_file():
+            continue
+        try:
+            with RunFolder.open(place) as other:
+                if other.store.schema == SCHEMA_VERSION:
+                    held = other.store.keys("ok") & set(keys) - found.keys()
+                    found |= {r.key: place for r in other.store.records(sorted(held)) if other.complete(r)}
+        except (StoreError, OSError):
+            continue
+    return found

@@ -1,0 +1,96 @@
+"""What each axis of a method is worth: CSV, Markdown and a picture, from records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from results.analysis.attribution import Pair
+from results.analysis.differences import NotComparable
+from results.analysis.multiplicity import holm
+from results.files import write_atomic
+from results.plots.attribution import bars
+from results.run import Run
+from results.tables.formatting import DIRECTIONS, interval, number, percent, setup
+from results.tables.markdown import rows
+
+COLUMNS = (
+    "method", "settings", "ratio", "model", "axis", "control", "form", "metric", "difference", "low", "high", "p", "n",
+    "detectable", "better", "unit", "gmacs_method", "gmacs_control", "key_method", "key_control",
+)  # fmt: skip
+
+
+def frame(run: Run, pairs: Sequence[Pair]) -> pd.DataFrame:
+    """One row per pair and quality metric that both have: difference = method - control, paired by case."""
+    lines = []
+    for pair in pairs:
+        for metric, estimate in run.qualities.items():
+            try:
+                found = run.compare(pair.method, pair.control_record, metric)
+            except NotComparable:
+                continue  # distances to dense do not exist for dense itself
+            lines.append(
+                {
+                    "method": pair.method.method, "settings": str(pair.method.settings), "ratio": pair.method.ratio,
+                    "model": pair.method.model, "axis": pair.axis, "control": pair.control, "form": pair.form,
+                    "metric": metric, "difference": found.value, "low": found.low, "high": found.high, "p": found.p,
+                    "n": found.n, "detectable": found.detectable, "better": estimate.better, "unit": estimate.unit,
+                    "gmacs_method": pair.method.estimates["gmacs"].value,
+                    "gmacs_control": pair.control_record.estimates["gmacs"].value,
+                    "key_method": pair.method.key, "key_control": pair.control_record.key,
+                }
+            )  # fmt: skip
+    return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def write(run: Run, table: pd.DataFrame, folder: Path) -> list[Path]:
+    """tables/attribution.csv and attribution.md, and plots/attribution.png where there is something to draw."""
+    written = [
+        write_atomic(folder / "tables" / "attribution.csv", table.to_csv(index=False, lineterminator="\n")),
+        write_atomic(folder / "tables" / "attribution.md", document(run, table)),
+    ]
+    if len(table):
+        written.append(bars(table, headline(table), folder / "plots" / "attribution.png"))
+    return written
+
+
+def headline(table: pd.DataFrame) -> str:
+    """The metric that the picture shows: the distance to the true picture where there is one, else in features to
+    dense, else the first."""
+    names = list(dict.fromkeys(table["metric"]))
+    ranked = [name for start in ("truth[", "distance_to_dense[") for name in names if name.startswith(start)]
+    return (ranked or names)[0]
+
+
+def document(run: Run, table: pd.DataFrame) -> str:
+    """A section per metric, the headline metric first, its p-values corrected for the number of controls (Holm)."""
+    parts = [
+        "# What each axis is worth",
+        f"{setup(run.records[0])}. difference = method - control, paired by image; [low, high]: 95 % bootstrap "
+        "interval; p: sign-flip permutation. *swapped*: the method's own weights under the control; *refitted*: a fit "
+        "as long, with the axis destroyed from its start. The headline metric's p-values are corrected for the number "
+        "of its rows (Holm); all other sections are exploratory.",
+    ]
+    first = headline(table) if len(table) else ""
+    for metric in sorted(dict.fromkeys(table["metric"]), key=lambda name: name != first):
+        some = table[table["metric"] == metric]
+        corrected = holm([None if pd.isna(p) else float(p) for p in some["p"]]) if metric == first else None
+        head = ["method", "ratio", "axis", "control", "form", "difference", "p", "GMACs / control"]
+        head += ["p, Holm"] if corrected is not None else []
+        lines = []
+        for index, row in enumerate(some.to_dict("records")):
+            cells = [
+                row["method"], percent(row["ratio"]), row["axis"], row["control"], row["form"],
+                f"{row['difference']:+.4g} {interval(row['low'], row['high'])}", number(row["p"], 2),
+                f"{row['gmacs_method'] / row['gmacs_control']:.3f}",
+            ]  # fmt: skip
+            if corrected is not None:
+                p = corrected[index]
+                cells.append("" if p is None else number(p, 2))
+            lines.append(cells)
+        better = some["better"].iloc[0]
+        about = f"{some['unit'].iloc[0]}; {DIRECTIONS[better]}; n = {some['n'].iloc[0]}"
+        parts += [f"## {metric}", about, rows(head, lines)]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,120 @@
+"""`harness.apply` on pipelines as users have them: fused, with LoRA of their own, dropped."""
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from diffusers import PixArtSigmaPipeline
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor
+
+import harness
+from harness.errors import UserError
+from harness.models import Model, load
+
+LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"]
+
+
+@pytest.fixture
+def shapes() -> Any:
+    return load("shapes").pipeline
+
+
+def draw(pipeline: Any) -> Tensor:
+    return pipeline(
+        "a large red plain circle top left", num_inference_steps=2, guidance_scale=4.5, output_type="latent",
+        generator=torch.Generator().manual_seed(0), height=64, width=64, clean_caption=False,
+        use_resolution_binning=False, max_sequence_length=32,
+    ).images  # fmt: skip
+
+
+def fuse(pipeline: Any) -> None:
+    with torch.no_grad():
+        pipeline.transformer.fuse_qkv_projections()
+
+
+def add_lora(pipeline: Any) -> None:
+    """Without any effect yet, B being 0."""
+    with torch.random.fork_rng():
+        inject_adapter_in_model(LoraConfig(r=4, target_modules=LAYERS), pipeline.transformer)
+
+
+@pytest.mark.parametrize("change", [fuse, add_lora])
+def test_methods_that_change_weights_by_name_are_refused_and_others_as_ever(
+    shapes: Any, change: Callable[[Any], None]
+) -> None:
+    plain = {}
+    for method in ("static", "tome", "uniform"):
+        with harness.applied(shapes, method, ratio=0.2):
+            plain[method] = draw(shapes)
+    change(shapes)
+    dense = draw(shapes)
+    reason = "fused projections.*unfuse_qkv_projections" if change is fuse else "LoRA layers of somebody else"
+    for method in ("uniform", "diffcr", "width", "width-ft", "depth-ft", "dense-ft"):
+        with pytest.raises(UserError, match=reason):
+            harness.apply(shapes, method, **({} if method == "dense-ft" else {"ratio": 0.2}))
+        assert torch.equal(draw(shapes), dense)  # and nothing is left of it
+    for method in ("static", "tome"):
+        with harness.applied(shapes, method, ratio=0.2):
+            assert torch.allclose(draw(shapes), plain[method], atol=1e-4)
+    if change is fuse:
+        shapes.transformer.unfuse_qkv_projections()
+        with harness.applied(shapes, "uniform", ratio=0.2):
+            assert torch.allclose(draw(shapes), plain["uniform"], atol=1e-4)
+
+
+def test_flux_refuses_what_its_flag_says(model: Model) -> None:
+    from diffusers import FluxTransformer2DModel
+
+    from harness.backbones.weights import require_own_layers
+
+    tiny = FluxTransformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=24, pooled_projection_dim=20, axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+    with torch.no_grad():
+        tiny.fuse_qkv_projections()
+    with pytest.raises(UserError, match="fused projections"):
+        require_own_layers(tiny)
+    tiny.unfuse_qkv_projections()
+    require_own_layers(tiny)
+
+
+# -- pipelines that are dropped ------------------------------------------------------------------------------------
+
+
+def test_a_dropped_pipeline_is_freed_and_its_denoiser_restored(model: Model) -> None:
+    parts = model.pipeline.components
+    names = sorted(vars(parts["transformer"].transformer_blocks[0]))
+    settings: dict[str, dict[str, Any]] = {
+        "tome": {"ratio": 0.3}, "tgate": {}, "fewer-steps": {}, "precision": {}, "fbcache": {}
+    }  # fmt: skip
+    for method, values in settings.items():
+        pipeline = PixArtSigmaPipeline(**parts)
+        pipeline.set_progress_bar_config(disable=True)
+        harness.apply(pipeline, method, **values)
+        draw(pipeline)
+        dead = weakref.ref(pipeline)
+        del pipeline
+        gc.collect()
+        assert dead() is None, method
+        assert "set_timesteps" not in vars(parts["scheduler"])
+        assert "forward" not in vars(parts["transformer"]) and not parts["transformer"]._forward_pre_hooks
+        assert sorted(vars(parts["transformer"].transformer_blocks[0])) == names
+        assert next(parts["transformer"].parameters()).dtype == torch.float32
+
+
+def test_a_new_pipeline_at_an_old_address_carries_nothing(model: Model) -> None:
+    parts, places = model.pipeline.components, set()
+    for _ in range(10):
+        pipeline = PixArtSigmaPipeline(**parts)
+        places.add(id(pipeline))
+        harness.apply(pipeline, "tome", ratio=0.3)
+        with pytest.raises(UserError, match="carries a method already"):
+            harness.apply(pipeline, "tome", ratio=0.3)
+        del pipeline
+        gc.collect()
+    harness.remove(model.pipeline)  # nothing to take back
