@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from results.analysis.frechet import Moments, distance_to, influence, moments
-from results.analysis.paired import DETECTABLE, FEWEST, Difference, expanded_tail
+from results.analysis.paired import FEWEST, Difference, expanded_tail, standard_errors
 from results.analysis.statistics import resample_counts
 
 RESAMPLES = 1000
@@ -100,7 +100,7 @@ def _difference(statistic: Callable[[Array], Array], linear: Array, resamples: i
     reached = abs(value) * (1 - 1e-9)
     p = float((1 + (np.abs(around) * factor >= reached).sum()) / (1 + resamples)) if n >= FEWEST else None
     error = float(drawn.std()) * factor
-    return Difference(value, low, high, p, n, n, error * n**0.5, DETECTABLE * error)
+    return Difference(value, low, high, p, n, n, error * n**0.5, standard_errors(n) * error)
 
 
 def _shrinkage(whole: float, linear: float) -> float:

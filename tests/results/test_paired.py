@@ -38,7 +38,7 @@ def test_value_spread_and_detectable_difference_by_hand():
     found = paired([1.0, 3.0] * 4, np.zeros(8))
     assert found.value == 2 and (found.n, found.clusters) == (8, 8)
     assert found.sd == pytest.approx((8 / 7) ** 0.5)
-    assert found.detectable == pytest.approx(2.80 * (8 / 7) ** 0.5 / 8**0.5)
+    assert found.detectable == pytest.approx((2.36462 + 0.89603) * (8 / 7) ** 0.5 / 8**0.5, rel=1e-5)  # t with 7 df
     assert found.p == 2 / 2**8  # only all signs as they are, or all turned, come as far
 
 
