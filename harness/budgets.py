@@ -31,7 +31,7 @@ TOLERANCE = 0.01
 NEAR = 0.05
 """Relative distance within which the closest setting still runs, marked as not met."""
 _TRIES = 9
-_CASES = 4
+_CASES = 16
 _ROUNDS = 6
 
 
@@ -247,10 +247,11 @@ def _between(ladder: Sequence[float | int], low: int, high: int, costs: dict[flo
 
 
 def relative_cost(on: cost.Subject, method: Method, dense: Method, dense_gmacs: float | None) -> float:
-    """A method's cost over dense's on the typical case: GMACs where dense's are given, else the median ratio of
-    interleaved latencies. Raises UserError for a missing adapter."""
+    """A method's cost over dense's on the typical case, of an adaptive method on all: GMACs where dense's are
+    given, else the median ratio of interleaved latencies. Raises UserError for a missing adapter."""
     state = adapters.state_of(method, on.model)
+    on = cost.looked_at(on, method, state)
     if dense_gmacs is not None:
-        return cost.counted(on, method, state).gmacs / dense_gmacs
+        return (float(on.counts.mean()) if on.spent else cost.counted(on, method, state).gmacs) / dense_gmacs
     dense_s, own_s = cost.times(on, method, state, dense, _ROUNDS)
     return paired_ratio(np.array(own_s), np.array(dense_s)).value

@@ -124,6 +124,7 @@ def _composition(classes: tuple[type[Method], ...]) -> type[Method]:
         "compresses": any(cls.compresses for cls in classes),
         "lasting": any(cls.lasting for cls in classes),
         "least_steps": max(cls.least_steps for cls in classes),
+        "adaptive": any(cls.adaptive for cls in classes),
         "training": max((cls.training for cls in classes), key=("free", "calibrated", "trained").index),
         "strength": _field(classes, stronger, stronger.strength) if stronger.strength else "",
         "sweep": stronger.sweep,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from harness import attach
 from harness.measure import flops, latency, memory
@@ -28,11 +29,26 @@ _WARM_BATCHES = 3
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured on: a model, a task and its cases."""
+    """What is measured on: a model, a task and its cases. spent: for an adaptive method, GMACs of each case's image per
+    sampling step."""
 
     model: Model
     task: Task
     cases: tuple[Case, ...]
+    spent: tuple[float, ...] = ()
+
+    @property
+    def counts(self) -> np.ndarray:
+        """`spent` by the cases that would cost the same if the method did not look at the image."""
+        return np.array([self.spent[row] for row in self.task.alike(self.cases)])
+
+    @property
+    def typical(self) -> tuple[Case, str]:
+        """The case that costs are measured on, and how it was chosen."""
+        if not self.spent:
+            return self.task.typical(self.cases)
+        rows, counts = self.task.alike(self.cases), self.counts
+        return self.cases[rows[int(np.abs(counts - counts.mean()).argmin())]], "of the image nearest to the mean"
 
 
 def timed(own: Sequence[float], dense: Sequence[float], about: str, *, runs: int = 1) -> dict[str, Estimate]:
@@ -62,9 +78,24 @@ def throughput(seconds: Sequence[float], images: int, batch: int) -> dict[str, E
     return {"throughput_images_s": Estimate(**spread._asdict(), n=len(warm), unit="images/s", convention=about)}
 
 
+def with_products(on: Subject, case: Case) -> tuple[Tensor, float]:
+    """The image of one case, (1, 3, H, W), and the GMACs of its denoiser per sampling step; a method may be on."""
+    with flops.tallied(on.model.backbone.transformer) as calls:
+        images = on.task.generate((case,))
+    return images, sum(calls) / on.task.steps / 1e9
+
+
+def looked_at(on: Subject, method: Method, state: State | None) -> Subject:
+    """The subject with what an adaptive method spends on each case; as it is for any other method."""
+    if not method.adaptive:
+        return on
+    with attach.running(on.model, method, state, guided=on.task.guided):
+        return replace(on, spent=tuple(with_products(on, case)[1] for case in on.cases))
+
+
 def counted(on: Subject, method: Method, state: State | None) -> flops.FlopCount:
     """What the denoiser costs on the typical case, per image and step of the sweep."""
-    case = (on.task.typical(on.cases)[0],)
+    case = (on.typical[0],)
     encoder = _encoder(on.model)
     with attach.running(on.model, method, state, guided=on.task.guided):
         return flops.count(
@@ -76,6 +107,18 @@ def counted(on: Subject, method: Method, state: State | None) -> flops.FlopCount
         )
 
 
+def _products(on: Subject, counts: flops.FlopCount, convention: str) -> Estimate:
+    """GMACs of the typical case; of an adaptive method, the mean over the cases."""
+    about: dict[str, Any] = {"value": counts.gmacs, "n": counts.calls}
+    if on.spent:
+        about = bootstrap(on.counts)._asdict() | {"n": len(on.counts)}
+        if len(on.counts) == len(on.cases):
+            about["values"] = on.spent
+        else:  # resampled otherwise than the images
+            about["replicates"] = ()
+    return Estimate(unit="GMACs", role="cost", better="lower", convention=convention, **about)
+
+
 def _encoder(model: Model) -> torch.nn.Module | None:
     """What some models run once per image."""
     return getattr(model.pipeline, "encoder", None)
@@ -85,7 +128,7 @@ def times(
     on: Subject, method: Method, state: State | None, dense: Method, rounds: int
 ) -> tuple[list[float], list[float]]:
     """Seconds of whole images of the typical case, dense's and the method's, interleaved."""
-    case = (on.task.typical(on.cases)[0],)
+    case = (on.typical[0],)
     guided = on.task.guided
 
     def generate() -> None:
@@ -106,15 +149,17 @@ def measured(
     on: Subject, method: Method, state: State | None, dense: Method, rounds: int, progress: Progress
 ) -> tuple[dict[str, Estimate], dict[str, list[float]]]:
     """Estimates of every cost, and the raw seconds behind the latency."""
-    typical, chosen = on.task.typical(on.cases)
+    typical, chosen = on.typical
     one, model, device = (typical,), on.model, on.model.device
 
     def generate() -> None:
         on.task.generate(one)
 
-    counts = counted(on, method, state)
+    with memory.idle(model.backbone.blocks) as idle:
+        counts = counted(on, method, state)
     progress("memory", 3)
     with attach.running(model, method, state, guided=on.task.guided):
+        weights = memory.weights_bytes(model.modules, idle)
         peak = memory.peak(generate, device)
         encoder = _encoder(model)
         vae = model.pipeline.vae
@@ -126,19 +171,19 @@ def measured(
     dense_s, own_s = times(on, method, state, dense, rounds)
     progress("latency", 2 * (rounds + 1))
     kind = latency.clock(device)
-    total = memory.weights_bytes(model.modules) + peak.bytes
+    total = weights + peak.bytes
     about = f"; {chosen}" if chosen else ""
-    per = f"per image and sampling step, both CFG halves, mean over the steps{about}"
+    step = "per image and sampling step, both CFG halves, mean over the steps"
+    per = f"{step}{about}"
+    each = f"{step} and over images made one at a time" if on.spent else per
     notes = f"; not counted: {', '.join(counts.unknown)}" if counts.unknown else ""
     estimates = {
-        "gmacs": Estimate(
-            value=counts.gmacs, n=counts.calls, unit="GMACs", role="cost", better="lower",
-            convention=f"every matrix product, fused attention included, {per}{notes}",
-        ),
+        "gmacs": _products(on, counts, f"every matrix product, fused attention included, {each}{notes}"),
         **timed(own_s, dense_s, f"whole image at batch 1, prompt states given, {kind}{about}"),
         "peak_memory_mb": Estimate(
             value=total / 2**20, n=1, unit="MiB", role="cost", better="lower",
-            convention=f"weights, and {peak.convention}; one image{about}",
+            convention=f"weights with the method on, but for blocks that never run, and {peak.convention}; one image"
+            f"{about}",
         ),
     }  # fmt: skip
     if counts.gmacs_paper is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, ClassVar
@@ -169,10 +169,10 @@ class OpenWorkload:
     def _measure(
         self, point: Point, method: Method, state: State | None, folder: RunFolder, made: _Made, progress: Progress
     ) -> Sample:
-        images, seconds = self.generate(method, state, progress)
+        images, seconds, subject = self.generate(method, state, progress)
         sample = Sample(self.cases, images)
         progress("cost", 0)
-        made.estimates, made.samples = cost.measured(self.subject, method, state, self.dense, self.rounds, progress)
+        made.estimates, made.samples = cost.measured(subject, method, state, self.dense, self.rounds, progress)
         made.estimates |= cost.throughput(seconds, len(self.cases), self.batch) | self.task.facts(self.cases)
         self._check_effect(point, method, sample, made.estimates["gmacs"].value)
         if point.reference and point.ratio:
@@ -188,16 +188,23 @@ class OpenWorkload:
         made.paths["images"] = folder.save_images(sample.images, point.sample_key)
         return sample
 
-    def generate(self, method: Method, state: State | None, progress: Progress) -> tuple[np.ndarray, list[float]]:
-        """All cases' images, (N, H, W, 3) uint8, and the seconds that each batch took."""
+    def generate(
+        self, method: Method, state: State | None, progress: Progress
+    ) -> tuple[np.ndarray, list[float], cost.Subject]:
+        """All cases' images, (N, H, W, 3) uint8, the seconds that each batch took, and what costs are measured on."""
         made: dict[int, np.ndarray] = {}
-        seconds = []
+        seconds, spent = [], []
+        alone = [[row] for row in range(len(self.cases))]
         with attach.running(self.model, method, state, guided=self.task.guided):
-            for rows in self.task.batches(self.cases, self.batch):
+            for rows in alone if method.adaptive else self.task.batches(self.cases, self.batch):
                 cases = [self.cases[row] for row in rows]
                 progress("images", 0)
                 began = time.monotonic()
-                images = self.task.generate(cases)
+                if method.adaptive:
+                    images, gmacs = cost.with_products(self.subject, cases[0])
+                    spent.append(gmacs)
+                else:
+                    images = self.task.generate(cases)
                 if images.ndim != 4 or len(images) != len(cases) or images.shape[1] != 3:
                     raise MethodFailure(f"expected images of shape ({len(cases)}, 3, H, W), got {tuple(images.shape)}")
                 if not torch.isfinite(images).all():
@@ -205,7 +212,8 @@ class OpenWorkload:
                 made |= dict(zip(rows, images_to_uint8(images), strict=True))  # waits for the device
                 seconds.append(time.monotonic() - began)
                 progress("images", len(cases))
-        return np.stack([made[row] for row in range(len(self.cases))]), seconds
+        every = np.stack([made[row] for row in range(len(self.cases))])
+        return every, [] if spent else seconds, replace(self.subject, spent=tuple(spent))
 
     def _reference(self, point: Point, folder: RunFolder) -> Sample | None:
         """The dense images that a point is compared with; None for dense itself."""

@@ -130,7 +130,8 @@ class Method(ABC):
     then in the order written; above 0 it is outside of any part. refuses: methods that it cannot work with, and why,
     beyond what follows from selects, reuses and training. lasting: putting it on is slow, so that it stays on (a copy
     of the model) while latency is measured. strength: the setting that makes it cheaper as it grows. sweep: its default
-    values, for a strength that is no ratio. least_steps: how few sampling steps it works with. tabled: its ratios are a
+    values, for a strength that is no ratio. least_steps: how few sampling steps it works with. adaptive: how much it
+    computes depends on the image, so that images are made one at a time and each is costed. tabled: its ratios are a
     table by layer and timestep region. host: names of the state's tensors whose values Python reads, so that they stay
     in main memory.
     """
@@ -151,6 +152,7 @@ class Method(ABC):
     refuses: ClassVar[Mapping[str, str]] = {}
     lasting: ClassVar[bool] = False
     least_steps: ClassVar[int] = 1
+    adaptive: ClassVar[bool] = False
     tabled: ClassVar[bool] = False
     host: ClassVar[frozenset[str]] = frozenset()
     strength: ClassVar[str] = "ratio"

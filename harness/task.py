@@ -89,6 +89,10 @@ class Task(ABC):
         """The case that costs are measured on, and how it was chosen ("" where all cost the same)."""
         return cases[0], ""
 
+    def alike(self, cases: Sequence[Case]) -> list[int]:
+        """Which cases cost as much as the typical one, unless a method looks at the image: all."""
+        return list(range(len(cases)))
+
     def mapped(self, cases: Sequence[Case]) -> Case:
         """The case whose kept tokens are recorded: the first one that generates any."""
         return cases[0]

@@ -139,6 +139,10 @@ class Inpainting(Task):
         aside = "" if len(order) == len(cases) else ", empty masks aside"
         return order[(len(order) - 1) // 2], f"on the case with the median number of tokens to generate{aside}"
 
+    def alike(self, cases: Sequence[Case]) -> list[int]:
+        tokens = self.tokens(self.typical(cases)[0])
+        return [row for row, case in enumerate(cases) if self.tokens(case) == tokens]
+
     def mapped(self, cases: Sequence[Case]) -> Case:
         return _masked(cases)[0]
 

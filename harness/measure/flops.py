@@ -9,8 +9,8 @@ CFG halves are included in both, and both are averages over the steps.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -73,6 +73,22 @@ def count(
         raise ValueError(f"images must be at least 1, not {images}")
     with torch.compiler.set_stance("force_eager"):
         return _count(module, run, images, steps, beside or {})
+
+
+@contextmanager
+def tallied(module: nn.Module) -> Iterator[list[int]]:
+    """The multiply-accumulates that `module.forward` executes inside this context, call by call, for all images of its
+    batch together. Slows it down: never time it meanwhile."""
+    calls: list[int] = []
+
+    def counted(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with counting() as executed:
+            output = forward(*args, **kwargs)
+        calls.append(executed.total)
+        return output
+
+    with torch.compiler.set_stance("force_eager"), wrapped(module, "forward", counted):
+        yield calls
 
 
 def _count(

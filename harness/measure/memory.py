@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 
 import psutil
@@ -59,15 +61,39 @@ def resident(run: Callable[[], object], every: float = 0.005) -> int:
     return max(most[0], process.memory_info().rss)
 
 
-def weights_bytes(modules: Iterable[nn.Module]) -> int:
-    """Bytes of all parameters and buffers; storage that several of them share counts once."""
+def weights_bytes(modules: Iterable[nn.Module], without: Iterable[nn.Module] = ()) -> int:
+    """Bytes of all parameters and buffers but those of the modules `without`; storage that several of them share counts
+    once."""
     storages = {}
+    left_out = {id(tensor) for module in without for tensor in (*module.parameters(), *module.buffers())}
     for module in modules:
         for tensor in (*module.parameters(), *module.buffers()):
+            if id(tensor) in left_out:
+                continue
             storage = tensor.untyped_storage()
             # Storage on the meta device has no address: there every tensor stands for itself.
             storages[storage.data_ptr() or id(tensor), tensor.device] = storage.nbytes()
     return sum(storages.values())
+
+
+@contextmanager
+def idle(modules: Sequence[nn.Module]) -> Iterator[list[nn.Module]]:
+    """Filled on leaving: those of the modules no part of which ran inside this context. What torch.compile has made has
+    to run eagerly meanwhile."""
+    ran: set[int] = set()
+    found: list[nn.Module] = []
+    with ExitStack() as stack:
+        for module in modules:
+            for part in module.modules():
+                if next(part.children(), None) is None:
+                    mark = partial(_mark, ran, id(module))
+                    stack.callback(part.register_forward_pre_hook(mark).remove)
+        yield found
+    found += [module for module in modules if id(module) not in ran]
+
+
+def _mark(ran: set[int], which: int, _module: nn.Module, _inputs: object) -> None:
+    ran.add(which)
 
 
 def _cuda(run: Callable[[], object], device: torch.device) -> int:

@@ -28,14 +28,15 @@ class FBCacheSettings(MethodSettings):
 
 class FBCache(Cache):
     """First-Block-Cache: what the first block adds tells whether the other blocks run. If it has hardly changed since
-    they last did, their joint update of then is added again. One decision serves the whole batch: images made in
-    batches differ a little from those made one by one, on which latency and FLOPs are measured."""
+    they last did, their joint update of then is added again. diffusers decides once for a whole batch, so that here
+    images are made one at a time, each with decisions of its own, and every one is costed."""
 
     name = "fbcache"
     Settings = FBCacheSettings
     source = "Cheng, 2024, ParaAttention's First Block Cache, after Liu et al., 2024, TeaCache"
     reuses = "blocks"
     copes = frozenset({"branches", "late start"})
+    adaptive = True
     strength = "threshold"
     sweep = (0.06, 0.1, 0.2)
 
