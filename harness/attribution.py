@@ -7,19 +7,20 @@ the axis destroyed from its start).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness import api, config, plan, registry
 from harness.compose import method_class
-from harness.errors import UserError
+from harness.errors import UserError, unknown
 from harness.executors.execute import Listener
-from harness.method import Method
+from harness.method import Control, Method
 from harness.models import Model, adapters
 from harness.sweep import DENSE, MethodSpec, Sweep
 from results.analysis.attribution import Pair
+from results.record import Record
 from results.run import Run
 from results.tables import attribution as tables
 
@@ -29,12 +30,13 @@ FEWEST = 8  # images, below which no p-value is given
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A control to run: of which ratio, axis, name, form, and with which settings."""
+    """A control to run: of which point, axis, name, form, and which method with which settings it is."""
 
-    ratio: float | None
+    of: Method
     axis: str
     control: str
     form: str
+    method: str
     settings: dict[str, Any]
 
 
@@ -43,6 +45,8 @@ def attribute(
     *,
     ratio: float | Sequence[float] | str = 0.3,
     settings: Mapping[str, Any] | None = None,
+    training_seeds: Sequence[int] = (),
+    controls: Sequence[str] = (),
     refit: bool = False,
     isolate: bool = False,
     fresh: bool = False,
@@ -52,13 +56,16 @@ def attribute(
     listener: Listener | None = None,
     **words: Any,
 ) -> Run:
-    """`harness.attribute("diffcr", ratio=0.3)`: what each axis of a method is worth. settings: of the method. words: of
-    `harness.run` (model, task, cases, adapters, ...). The table is `.attribution` of the run that it returns. Raises
-    UserError as `run_attribution`."""
+    """`harness.attribute("diffcr", ratio=0.3)`: what each axis of a method is worth. settings: of the method.
+    training_seeds, controls, refit: see `run_attribution`. words: of `harness.run` (model, task, cases, adapters, ...).
+    The table is `.attribution` of the run that it returns. Raises UserError as `run_attribution`."""
     given = {**words, "methods": [{"name": method, "settings": dict(settings or {})}], "ratios": ratio}
     sweep = api.sweep_of(given, plugins=plugins)
     folder = run_folder(sweep, out, name)
-    return run_attribution(sweep, folder, refit=refit, isolate=isolate, fresh=fresh, listener=listener)
+    return run_attribution(
+        sweep, folder, training_seeds=training_seeds, controls=controls, refit=refit, isolate=isolate, fresh=fresh,
+        listener=listener,
+    )  # fmt: skip
 
 
 def run_folder(sweep: Sweep, out: str | Path | None, name: str | None) -> Path:
@@ -70,16 +77,20 @@ def run_attribution(
     sweep: Sweep,
     folder: Path,
     *,
+    training_seeds: Sequence[int] = (),
+    controls: Sequence[str] = (),
     refit: bool = False,
     isolate: bool = False,
     fresh: bool = False,
     listener: Listener | None = None,
 ) -> Run:
     """Run the sweep's one method and its controls, and write tables/attribution.csv, attribution.md and
-    plots/attribution.png into the run folder. refit: also controls that were fitted as such, whose missing adapters are
-    fitted first, into the sweep's first folder of adapters. Returns the run; its `attribution` is the table.
+    plots/attribution.png into the run folder. training_seeds: of the adapters, each a point with controls of its own,
+    which are then taken together; the method's own seed alone by default. controls: the names of those to run, all by
+    default. refit: also controls that were fitted as such, whose missing adapters are fitted first, into the sweep's
+    first folder of adapters. Returns the run; its `attribution` is the table.
 
-    Raises UserError for a method without axes, several methods, or budgets.
+    Raises UserError for a method without axes, an unknown control, several methods, or budgets.
     """
     hear = listener or Listener()
     specs = [spec for spec in sweep.methods if spec.name != DENSE]
@@ -93,13 +104,14 @@ def run_attribution(
     if sweep.cases < FEWEST:
         hear.say(f"{sweep.cases} images are fewer than {FEWEST}: no p-values")
     model = plan.load_model(sweep)
-    methods = config.settings_of(spec, sweep.ratios)
-    wanted = [one for method in methods for one in _wanted(method, model, refit, hear)]
-    specs = [
-        MethodSpec(name=spec.name, settings=_given(method)) for method in methods
-    ] + [MethodSpec(name=spec.name, settings=one.settings) for one in wanted]  # fmt: skip
-    trained = [MethodSpec(name=TRAINING)] if _has(TRAINING, model) else []
-    asked = sweep.model_copy(update={"methods": (*specs, *trained)})
+    seeds = [{"seed": seed} for seed in training_seeds] or [{}]
+    variants = [spec.model_copy(update={"settings": {**spec.settings, **seed}}) for seed in seeds]
+    methods = [method for variant in variants for method in config.settings_of(variant, sweep.ratios)]
+    wanted = [one for method in methods for one in _wanted(method, model, controls, refit, hear)]
+    tuned = [MethodSpec(name=TRAINING, settings=seed) for seed in seeds if _has(TRAINING, seed, model)]
+    points = [MethodSpec(name=spec.name, settings=_given(method)) for method in methods]
+    points += [MethodSpec(name=one.method, settings=one.settings) for one in wanted]
+    asked = sweep.model_copy(update={"methods": (*points, *tuned)})
     run = api.run_sweep(asked, folder, listener=hear, fit=refit, isolate=isolate, fresh=fresh)
     pairs = list(_pairs(run, spec.name, methods, wanted))
     run.attribution = tables.frame(run, pairs)
@@ -111,35 +123,62 @@ def _given(method: Method) -> dict[str, Any]:
     return method.settings.model_dump(mode="json")
 
 
-def _wanted(method: Method, model: Model, refit: bool, hear: Listener) -> list[_Wanted]:
-    """The controls of one method that differ from it."""
-    found = []
-    for control in method.controls(adapters.state_of(method, model)):
+def _wanted(method: Method, model: Model, names: Sequence[str], refit: bool, hear: Listener) -> list[_Wanted]:
+    """The controls of one point that differ from it."""
+    found: list[_Wanted] = []
+    offered = method.controls(adapters.state_of(method, model))
+    if strange := set(names) - {control.name for control in offered}:
+        raise unknown(f"control of {method.name!r}", min(strange), [control.name for control in offered])
+    for control in offered:
+        if names and control.name not in names:
+            continue
         if control.idle:
             hear.say(f"{method.name} {100 * (method.ratio or 0):g} %: {control.idle}")
             continue
-        own = _given(method)
-        found.append(_Wanted(method.ratio, control.axis, control.name, "swapped", own | dict(control.settings)))
+        if control.settings is not None:
+            settings = _given(method) | dict(control.settings)
+            found.append(_Wanted(method, control.axis, control.name, "swapped", method.name, settings))
         if refit and control.refit is not None:
-            found.append(_Wanted(method.ratio, control.axis, control.name, "refitted", own | dict(control.refit)))
+            found.append(_Wanted(method, control.axis, control.name, "refitted", *_refitted(method, control)))
     return found
 
 
-def _has(name: str, model: Model) -> bool:
-    return name in registry.methods and bool(model.fitted(name))
+def _refitted(method: Method, control: Control) -> tuple[str, dict[str, Any]]:
+    """The method that is this control, fitted as such, and its settings."""
+    assert control.refit is not None
+    if not control.other:
+        return method.name, _given(method) | dict(control.refit)
+    given, cls = _given(method), method_class(control.other)
+    shared = {name: given[name] for name in ("ratio", "seed") if name in given}
+    return control.other, cls.Settings.model_validate(shared | dict(control.refit)).model_dump(mode="json")
 
 
-def _pairs(run: Run, name: str, methods: Sequence[Method], wanted: Sequence[_Wanted]) -> list[Pair]:
+def _has(name: str, seed: Mapping[str, Any], model: Model) -> bool:
+    if name not in registry.methods:
+        return False
+    cls = method_class(name)
+    try:
+        return bool(adapters.digest_of(cls(cls.Settings.model_validate(seed)), model))
+    except UserError:
+        return False
+
+
+def _pairs(run: Run, name: str, methods: Sequence[Method], wanted: Sequence[_Wanted]) -> Iterator[Pair]:
     """What is compared with what, among the points that ran."""
     by_settings = {(r.method, repr(sorted(r.settings.items()))): r for r in run.records if r.usable}
 
-    def of(settings: dict[str, Any], method: str = name) -> Any:
+    def of(method: str, settings: dict[str, Any]) -> Record | None:
         return by_settings.get((method, repr(sorted(settings.items()))))
 
-    own = {method.ratio: of(_given(method)) for method in methods}
-    pairs = [Pair(own[one.ratio], of(one.settings), one.axis, one.control, one.form) for one in wanted]
+    for one in wanted:
+        own, control = of(name, _given(one.of)), of(one.method, one.settings)
+        if own is not None and control is not None:
+            yield Pair(own, control, one.axis, one.control, one.form, _seed(own))
     dense = next((r for r in run.records if r.method == DENSE and r.usable), None)
-    tuned = next((r for r in run.records if r.method == TRAINING and r.usable), None)
-    if dense is not None and tuned is not None:
-        pairs.append(Pair(tuned, dense, "training", DENSE, "refitted"))
-    return [pair for pair in pairs if pair.method is not None and pair.control_record is not None]
+    for tuned in run.records:
+        if dense is not None and tuned.method == TRAINING and tuned.usable:
+            yield Pair(tuned, dense, "training", DENSE, "refitted", _seed(tuned))
+
+
+def _seed(record: Record) -> int:
+    return int(record.settings.get("seed", 0))

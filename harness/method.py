@@ -103,14 +103,17 @@ class Control:
     """What a method's settings become where one of its axes is destroyed at equal cost, see `Method.controls`.
 
     axis: what is destroyed ("tokens", "layers", "timesteps"). name: the control's own. settings: those that differ from
-    the method's. refit: the settings under which a fit knows the control from its start; None: there is no such fit.
-    idle: why the control would be the method itself, "" where it is not.
+    the method's; None: its weights cannot run so. refit: the settings under which a fit knows the control from its
+    start; None: there is no such fit. other: the method that is the control where it is fitted as such, at the same
+    ratio and training seed, if it is not this one. idle: why the control would be the method itself, "" where it is
+    not.
     """
 
     axis: str
     name: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any] | None
     refit: Mapping[str, Any] | None = None
+    other: str = ""
     idle: str = ""
 
 

@@ -39,7 +39,8 @@ class Uniform(Method):
         return super().adapter() + self.settings.suffix
 
     def controls(self, state: State | None) -> Sequence[Control]:
-        return token_controls(self.settings.control)
+        swapped = token_controls(self.settings.control)
+        return (*swapped, Control("tokens", "random-ft", None, {}, other="random-ft")) if swapped else ()
 
     @contextmanager
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:

@@ -143,6 +143,35 @@ def test_attribution_from_end_to_end(tiny_folder: Path, adapters: Path, tmp_path
     assert (out / "plots" / "attribution.png").stat().st_size > 5000
 
 
+def test_training_seeds_are_taken_together(tiny_folder: Path, tmp_path: Path) -> None:
+    model = load(str(tiny_folder))
+    torch.manual_seed(3)
+    for seed in range(3):
+        for name in ("uniform-50", "random-ft-50"):
+            state = learned(model)
+            state.tensors["router"] = torch.randn_like(state.tensors["router"])
+            # LoRA of their own would make fits differ; here the routers do
+            suffix = f"-s{seed}" if seed else ""
+            facts = state.facts | {"model_digest": model.digest, "noise": 0.45}
+            checkpoints.save(tmp_path / "adapters" / f"{name}{suffix}.safetensors", state.tensors, facts)
+    run = harness.attribute(
+        "uniform", ratio=0.5, training_seeds=[0, 1, 2], refit=True, controls=["random-tokens", "random-ft"],
+        model=str(tiny_folder), adapters=tmp_path / "adapters", rounds=2, steps=2, cases=8, batch=8, out=tmp_path / "o",
+    )  # fmt: skip
+    assert run.attribution is not None
+    some = run.attribution[run.attribution["metric"] == "psnr_to_dense"].set_index(["control", "seed"])
+    assert sorted(some.index) == [(c, s) for c in ("random-ft", "random-tokens") for s in ("0", "1", "2", "all")]
+    assert set(some.loc["random-ft", "form"]) == {"refitted"} and set(some.loc["random-tokens", "form"]) == {"swapped"}
+    for control in ("random-ft", "random-tokens"):
+        each = [some.loc[(control, str(seed)), "difference"] for seed in range(3)]
+        over = some.loc[(control, "all")]
+        assert over["difference"] == pytest.approx(np.mean(each))
+        half = 4.3027 * np.std(each, ddof=1) / np.sqrt(3)  # Student's t, 2 degrees of freedom
+        assert (over["low"], over["high"]) == pytest.approx((np.mean(each) - half, np.mean(each) + half), rel=1e-3)
+    document = (tmp_path / "o" / "tables" / "attribution.md").read_text()
+    assert "| all |" in document and "Student's" in document
+
+
 def test_what_cannot_be_attributed_is_told(tiny_folder: Path, adapters: Path, tmp_path: Path) -> None:
     words: dict[str, Any] = {"model": str(tiny_folder), "adapters": adapters, "out": tmp_path / "run"}
     with pytest.raises(UserError, match=r"'tome' has no axes .*; those that have: diffcr, uniform"):
@@ -151,6 +180,8 @@ def test_what_cannot_be_attributed_is_told(tiny_folder: Path, adapters: Path, tm
         harness.attribute("diffcr", ratio=0.3, **words)
     with pytest.raises(UserError, match="weights were fitted under a control: name the control"):
         harness.attribute("diffcr", ratio=0.2, settings={"refitted": True}, **words)
+    with pytest.raises(UserError, match="unknown control of 'diffcr' 'token': did you mean"):
+        harness.attribute("diffcr", ratio=0.2, controls=["token"], **words)
     assert not (tmp_path / "run").exists()
     said: list[str] = []
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli.options import Plugins, options_of, pair
+from harness.cli.options import Plugins, listed, options_of, pair, whole_numbers
 from harness.sweep import Sweep
 
 _LEFT_OUT = {"methods", "ratios", "match", "budgets", "task_settings", "metric_settings"}
@@ -22,6 +22,16 @@ def attribute(
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=VALUE of the method; may be repeated.")
     ] = None,
+    training_seeds: Annotated[
+        str,
+        typer.Option(
+            help="Training seeds of the adapters, comma-separated, taken together. [default: one, 0]",
+            show_default=False,
+        ),
+    ] = "",
+    controls: Annotated[
+        str, typer.Option(help="Names of the controls to run, comma-separated. [default: all]", show_default=False)
+    ] = "",
     refit: Annotated[
         bool, typer.Option("--refit", help="Also controls that are fitted as such; missing adapters are fitted first.")
     ] = False,
@@ -43,12 +53,16 @@ def attribute(
     from harness.attribution import run_attribution, run_folder
     from harness.cli.progress import Bar
 
+    seeds = whole_numbers(training_seeds, "--training-seeds")
     settings = dict(pair(text) for text in setting or [])
     given |= {"methods": [{"name": method, "settings": settings}], "ratios": ratio}
     sweep = api.sweep_of(given, plugins=plugin or ())
     folder = run_folder(sweep, out, name)
     with Bar() as bar:
-        found = run_attribution(sweep, folder, refit=refit, isolate=isolate, fresh=fresh, listener=bar)
+        found = run_attribution(
+            sweep, folder, training_seeds=seeds, controls=listed(controls),
+            refit=refit, isolate=isolate, fresh=fresh, listener=bar,
+        )  # fmt: skip
     print((folder / "tables" / "attribution.md").read_text(encoding="utf-8"))
     print(f"written to {folder}: tables/attribution.csv, tables/attribution.md, plots/attribution.png")
     if found.failed() or found.not_run:

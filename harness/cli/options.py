@@ -67,6 +67,19 @@ def _default(value: Any) -> str:
     return "" if value is None or value == {} else str(value)
 
 
+def listed(text: str) -> list[str]:
+    """What stands between commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def whole_numbers(text: str, option: str) -> list[int]:
+    """Whole numbers between commas. Raises UserError."""
+    parts = listed(text)
+    if not all(part.isdecimal() for part in parts):
+        raise UserError(f"{option} expects whole numbers between commas, for instance 0,1,2, got {text!r}")
+    return [int(part) for part in parts]
+
+
 def load_plugins(paths: list[Path] | None) -> None:
     for path in paths or []:
         registry.load_plugin(path)

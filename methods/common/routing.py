@@ -57,20 +57,19 @@ class RoutingSettings(FittedSettings):
     def _controlled(self) -> RoutingSettings:
         if self.refitted and not self.control:
             raise ValueError("refitted says that weights were fitted under a control: name the control")
-        if self.refitted and self.control in ("average-tokens", "reversed-timesteps"):
+        if self.refitted and self.control not in ("random-tokens", "flat-layers"):
             raise ValueError(f"there is no fit under the control {self.control!r}: leave refitted out")
         return self
 
 
 def token_controls(control: str) -> Sequence[Control]:
-    """The controls of the token axis. control: that of the method's own settings."""
+    """The controls of the token axis with the same weights. control: that of the method's own settings."""
     if control:
         return ()
     return (
-        Control("tokens", "random-tokens", {"control": "random-tokens"},
-                {"control": "random-tokens", "refitted": True}),
+        Control("tokens", "random-tokens", {"control": "random-tokens"}),
         Control("tokens", "average-tokens", {"control": "average-tokens"}),
-    )  # fmt: skip
+    )
 
 
 class RoutingFit(MethodSettings):

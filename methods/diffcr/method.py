@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -67,19 +68,21 @@ class DiffCR(Method):
             same = torch.allclose(self._table(state, control), table, atol=1e-6)
             return f"no {axis} axis to test: the table of ratios is flat along it" if same else ""
 
+        def ratios(control: str, axis: str, refit: Mapping[str, Any] | None = None) -> Control:
+            return Control(f"{axis}s", control, {"control": control}, refit, idle=idle(control, axis))
+
+        random, average = token_controls("")
         found = [
-            *token_controls(""),
-            Control("layers", "flat-layers", {"control": "flat-layers"}, {"control": "flat-layers", "refitted": True},
-                    idle("flat-layers", "layer")),
-        ]  # fmt: skip
+            replace(random, refit={"control": random.name, "refitted": True}),
+            average,
+            ratios("flat-layers", "layer", {"control": "flat-layers", "refitted": True}),
+            Control("layers", "uniform", None, {}, other="uniform", idle=idle("flat-layers", "layer")),
+        ]
         if self.by_timestep:
             found += [
-                Control("timesteps", "averaged-timesteps", {"control": "averaged-timesteps"},
-                        {"control": "averaged-timesteps", "refitted": True},
-                        idle("averaged-timesteps", "timestep")),
-                Control("timesteps", "reversed-timesteps", {"control": "reversed-timesteps"}, None,
-                        idle("reversed-timesteps", "timestep")),
-            ]  # fmt: skip
+                ratios("averaged-timesteps", "timestep", {"axes": "layer"}),  # fitted as such it is DiffCR-L
+                ratios("reversed-timesteps", "timestep"),
+            ]
         return found
 
     def _table(self, state: State, control: str) -> Tensor:
@@ -130,5 +133,4 @@ class DiffCR(Method):
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:
         control = self.settings.control
         chosen = DiffCRFit.model_validate(options.model_dump() if options else {})
-        by_timestep = self.by_timestep and control != "averaged-timesteps"
-        return fitting(backbone, steps, by_timestep, chosen, control=control)
+        return fitting(backbone, steps, self.by_timestep, chosen, control=control)

@@ -10,10 +10,16 @@ from results.record import Record
 @dataclass(frozen=True)
 class Pair:
     """method less control_record is what the axis is worth. form: "swapped", the same weights under the control, or
-    "refitted", weights that were fitted under it."""
+    "refitted", weights that were fitted under it. seed: the training seed of the method's weights."""
 
     method: Record
     control_record: Record
     axis: str
     control: str
     form: str
+    seed: int = 0
+
+    @property
+    def claim(self) -> tuple[object, ...]:
+        """What pairs that differ in their training seed alone have in common."""
+        return (self.method.method, self.method.ratio, self.axis, self.control, self.form)

@@ -16,6 +16,8 @@ _COLOURS = {"swapped": "#56B4E9", "refitted": "#0072B2"}
 def bars(table: pd.DataFrame, metric: str, path: str | Path) -> Path:
     """One bar per control with its 95 % interval: method less control in one metric. Writes a PNG, returns its path."""
     some = table[table["metric"] == metric]
+    if (some["seed"] == "all").any():
+        some = some[some["seed"] == "all"]
     labels = [
         f"{row['axis']}: {row['control']}\n{row['method']} {percent(row['ratio'])}, {row['form']}"
         for row in some.to_dict("records")

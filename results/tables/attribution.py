@@ -2,47 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from results.analysis.attribution import Pair
-from results.analysis.differences import NotComparable
+from results.analysis.differences import NotComparable, seed_difference
 from results.analysis.multiplicity import holm
 from results.files import write_atomic
 from results.plots.attribution import bars
+from results.record import Estimate
 from results.run import Run
 from results.tables.formatting import DIRECTIONS, interval, number, percent, setup
 from results.tables.markdown import rows
 
 COLUMNS = (
-    "method", "settings", "ratio", "model", "axis", "control", "form", "metric", "difference", "low", "high", "p", "n",
-    "detectable", "better", "unit", "gmacs_method", "gmacs_control", "key_method", "key_control",
+    "method", "settings", "ratio", "seed", "model", "axis", "control", "form", "metric", "difference", "low", "high",
+    "p", "n", "detectable", "better", "unit", "gmacs_method", "gmacs_control", "key_method", "key_control",
 )  # fmt: skip
+
+ALL = "all"
+"""The training seed of a row over several of them."""
 
 
 def frame(run: Run, pairs: Sequence[Pair]) -> pd.DataFrame:
-    """One row per pair and quality metric that both have: difference = method - control, paired by case."""
+    """One row per pair and quality metric that both have: difference = method - control, paired by case; and, where
+    pairs differ in their training seed alone, one over the seeds (`seed` is "all"), whose interval and p are
+    Student's over the seeds' means."""
     lines = []
+    claims: dict[tuple[object, ...], list[Pair]] = {}
     for pair in pairs:
+        claims.setdefault(pair.claim, []).append(pair)
+    for some in claims.values():
         for metric, estimate in run.qualities.items():
-            try:
-                found = run.compare(pair.method, pair.control_record, metric)
-            except NotComparable:
-                continue  # distances to dense do not exist for dense itself
-            lines.append(
-                {
-                    "method": pair.method.method, "settings": str(pair.method.settings), "ratio": pair.method.ratio,
-                    "model": pair.method.model, "axis": pair.axis, "control": pair.control, "form": pair.form,
-                    "metric": metric, "difference": found.value, "low": found.low, "high": found.high, "p": found.p,
-                    "n": found.n, "detectable": found.detectable, "better": estimate.better, "unit": estimate.unit,
-                    "gmacs_method": pair.method.estimates["gmacs"].value,
-                    "gmacs_control": pair.control_record.estimates["gmacs"].value,
-                    "key_method": pair.method.key, "key_control": pair.control_record.key,
-                }
-            )  # fmt: skip
+            for pair in some:
+                try:
+                    found = run.compare(pair.method, pair.control_record, metric)
+                except NotComparable:
+                    continue  # distances to dense do not exist for dense itself
+                lines.append(_line([pair], str(pair.seed), metric, estimate, found._asdict()))
+            if len(some) > 1:
+                try:
+                    over = seed_difference([p.method for p in some], [p.control_record for p in some], metric)
+                except NotComparable:
+                    continue
+                cases = {"n": some[0].method.n_cases}
+                lines.append(_line(some, ALL, metric, estimate, over._asdict() | cases))
     return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def _line(
+    pairs: Sequence[Pair], seed: str, metric: str, estimate: Estimate, found: Mapping[str, Any]
+) -> dict[str, Any]:
+    first = pairs[0]
+    both = [[pair.method for pair in pairs], [pair.control_record for pair in pairs]]
+    gmacs = [float(np.mean([record.estimates["gmacs"].value for record in some])) for some in both]
+    keys = [" ".join(record.key for record in some) for some in both]
+    return {
+        "method": first.method.method, "settings": str(first.method.settings), "ratio": first.method.ratio,
+        "seed": seed, "model": first.method.model, "axis": first.axis, "control": first.control, "form": first.form,
+        "metric": metric, "difference": found["value"], "low": found["low"], "high": found["high"], "p": found["p"],
+        "n": found["n"], "detectable": found.get("detectable"), "better": estimate.better, "unit": estimate.unit,
+        "gmacs_method": gmacs[0], "gmacs_control": gmacs[1], "key_method": keys[0], "key_control": keys[1],
+    }  # fmt: skip
 
 
 def write(run: Run, table: pd.DataFrame, folder: Path) -> list[Path]:
@@ -71,18 +96,21 @@ def document(run: Run, table: pd.DataFrame) -> str:
         f"{setup(run.records[0])}. difference = method - control, paired by image; [low, high]: 95 % bootstrap "
         "interval; p: sign-flip permutation. *swapped*: the method's own weights under the control; *refitted*: a fit "
         "as long, with the axis destroyed from its start. The headline metric's p-values are corrected for the number "
-        "of its rows (Holm); all other sections are exploratory.",
+        "of its rows (Holm), of those over all seeds where there are several; all other sections are exploratory. Over "
+        "several training seeds the interval and p are Student's, over the seeds' means.",
     ]
     first = headline(table) if len(table) else ""
     for metric in sorted(dict.fromkeys(table["metric"]), key=lambda name: name != first):
         some = table[table["metric"] == metric]
-        corrected = holm([None if pd.isna(p) else float(p) for p in some["p"]]) if metric == first else None
-        head = ["method", "ratio", "axis", "control", "form", "difference", "p", "GMACs / control"]
+        counted = some["seed"] == ALL if (some["seed"] == ALL).any() else some["seed"] != ALL
+        family = [None if pd.isna(p) or not own else float(p) for p, own in zip(some["p"], counted, strict=True)]
+        corrected = holm(family) if metric == first else None
+        head = ["method", "ratio", "seed", "axis", "control", "form", "difference", "p", "GMACs / control"]
         head += ["p, Holm"] if corrected is not None else []
         lines = []
         for index, row in enumerate(some.to_dict("records")):
             cells = [
-                row["method"], percent(row["ratio"]), row["axis"], row["control"], row["form"],
+                row["method"], percent(row["ratio"]), row["seed"], row["axis"], row["control"], row["form"],
                 f"{row['difference']:+.4g} {interval(row['low'], row['high'])}", number(row["p"], 2),
                 f"{row['gmacs_method'] / row['gmacs_control']:.3f}",
             ]  # fmt: skip
