@@ -228,7 +228,12 @@ class Method(ABC):
         the adapter state that it runs with."""
         return ()
 
+    def fit_defaults(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What these settings stand for in a fit wherever nobody says otherwise: options of type FitSettings, and of
+        the shared loop."""
+        return {}, {}
+
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:
-        """How to fit this method. steps: sampler steps. options: of type FitSettings, or None for its defaults.
-        Raises UserError where there is nothing to fit."""
+        """How to fit this method. steps: sampler steps. options: of type FitSettings, or None for
+        `fit_defaults`. Raises UserError where there is nothing to fit."""
         raise UserError(f"method {self.name!r} needs no fit: run it as it is")

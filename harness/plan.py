@@ -211,8 +211,8 @@ def _methods(spec: MethodSpec, ratios: tuple[float, ...], model: Model) -> list[
     if variant != "trajectory":
         raise unknown("variant", f"{name}@{variant}", [f"{name}@trajectory"])
     spec = spec.model_copy(update={"name": name, "ratios": None})
-    wanted = config.settings_of(spec, (0.1,))[0].settings.model_dump(mode="json") | {"ratio": None}
-    along = sorted(one["ratio"] for one in model.fitted(name) if one | {"ratio": None} == wanted)
+    files, known = model.adapter_files(), {one["ratio"] for one in model.fitted(name)}
+    along = sorted(ratio for ratio in known if config.settings_of(spec, (ratio,))[0].adapter() in files)
     if not along:
         raise UserError(f"method {name!r} has no fitted adapters for model {model.name!r}; fit some with "
                         f"`python -m harness fit {name} --model {model.name}`")  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from methods.common.routing import (
     RoutingFit,
     RoutingSettings,
     calibration,
+    defaults,
     random_routers,
     token_controls,
 )
@@ -52,8 +54,11 @@ class Uniform(Method):
     def cost_state(self, backbone: Backbone, table: Tensor | None = None) -> State:
         return random_routers(backbone)
 
+    def fit_defaults(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        return defaults(self.settings, RoutingFit.PAPER)
+
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:
-        chosen = RoutingFit.model_validate(options.model_dump() if options else {})
+        chosen = RoutingFit.model_validate(options.model_dump() if options else self.fit_defaults()[0])
         routers, routed = Routers(backbone.layers, backbone.width), Routed.training(chosen, self.settings.control)
         current = [0.0]
 

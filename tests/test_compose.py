@@ -49,7 +49,8 @@ def test_every_pair_runs_or_says_why_not(model: Model, first: str, second: str) 
 def test_settings_of_a_composition_are_those_of_its_parts() -> None:
     cls = method_class("diffcr+fewer-steps")
     assert set(cls.Settings.model_fields) == {
-        "ratio", "seed", "diffcr.axes", "diffcr.temperature", "diffcr.control", "diffcr.refitted", "fewer-steps.spared",
+        "ratio", "seed", "diffcr.axes", "diffcr.temperature", "diffcr.control", "diffcr.refitted", "diffcr.preset",
+        "diffcr.trajectory", "fewer-steps.spared",
     }  # fmt: skip
 
     assert cls.strength == "ratio" and cls.needs_state and cls.training == "trained"

@@ -24,7 +24,9 @@ from harness.tokens import top_k
 from methods.common.noise import FreshNoise, SeededNoise, gumbel, seeds_of
 from methods.common.routing import Routed, RoutingFit, soft_choice
 from methods.common.sensitivity import read_sensitivity, sensitivity
+from methods.diffcr import DiffCR
 from methods.diffcr.fit import DiffCRFit
+from methods.uniform import Uniform
 
 # -- Gumbel noise ----------------------------------------------------------------------------------------------------
 
@@ -331,14 +333,16 @@ def test_straight_through_changes_no_output_and_tells_the_router_of_tokens_left_
 
 
 def test_the_preset_is_the_pseudocode_wherever_nothing_else_is_said() -> None:
-    paper = DiffCRFit.model_validate({"preset": "paper", "every": 2, "regions": 10})
+    method = DiffCR(DiffCR.Settings(preset="paper"))
+    of_fit, of_loop = method.fit_defaults()
+    paper = DiffCRFit.model_validate({**of_fit, "every": 2, "regions": 10})
     assert (paper.rescale, paper.score_scale, paper.score_dense, paper.warm_start) == ("mlp", 1.0, True, "random")
     assert paper.router_lr == 4.0
     assert (paper.noise, paper.straight, paper.adjust, paper.together, paper.settle) == (0.0, 0, 1.0, 0.0, 0.0)
     assert paper.rounding == "nearest" and paper.every == 2 and paper.regions == 10
-    assert paper.loop_options() == {"distill": 0.0} and DiffCRFit().loop_options() == {}
-    assert DiffCRFit.model_validate(paper.model_dump(exclude_unset=True)) == paper
-    assert RoutingFit.model_validate({"preset": "paper"}).score_dense
+    assert of_loop == {"distill": 0.0} and DiffCR().fit_defaults() == ({}, {})
+    assert RoutingFit.model_validate(Uniform(Uniform.Settings(preset="paper")).fit_defaults()[0]).score_dense
+    assert method.adapter() == "diffcr-lt-20-paper"
 
 
 def test_the_score_multiplies_the_mlp_where_all_tokens_are_kept(model: Model) -> None:

@@ -146,7 +146,7 @@ def fit(
         for mark in _marks(goal[0], goal[1], options.by_product):
             if ratio[0] < mark <= now:
                 fitting.target(mark, step, int(goal[2]))  # rounds the ratios to it; the next step aims anew
-                keep(_at(first, mark), options.by_product / 5)
+                keep(_passed(first, mark), options.by_product / 5)
 
     each = max(1, options.steps // len(methods))
     for stage, method in enumerate(methods):
@@ -183,6 +183,15 @@ def _marks(start: float, end: float, distance: float) -> list[float]:
 
 def _at(method: Method, ratio: float) -> Method:
     return type(method)(method.settings.model_copy(update={"ratio": ratio}))
+
+
+def _passed(method: Method, ratio: float) -> Method:
+    """The method with the by-product at a ratio that a fit passes, which has a name of its own where the method knows
+    by-products (`trajectory`)."""
+    made = _at(method, ratio)
+    if "trajectory" not in type(made.settings).model_fields:
+        return made
+    return type(method)(made.settings.model_copy(update={"trajectory": True}))
 
 
 def _named_as_reached(method: Method, state: State, tolerance: float) -> Method:

@@ -72,9 +72,9 @@ class Request:
         # What a model asks of fits by default (its number of timestep regions, say); what the user set wins.
         kind, asked = methods[0].FitSettings, loaded.facts.get("fit", {})
         given = self.own.model_dump(exclude_unset=True) if self.own else {}
-        own = kind.model_validate({k: v for k, v in asked.items() if k in kind.model_fields} | given)
-        set_by_own = own.loop_options() if hasattr(own, "loop_options") else {}
-        options = FitOptions.model_validate(set_by_own | self.options.model_dump(exclude_unset=True))
+        of_fit, of_loop = methods[0].fit_defaults()
+        own = kind.model_validate({k: v for k, v in asked.items() if k in kind.model_fields} | of_fit | given)
+        options = FitOptions.model_validate(of_loop | self.options.model_dump(exclude_unset=True))
         trains = methods[0].fitting(loaded.backbone, 20, own).trains
         chosen = [
             self.method, dict(self.settings), list(self.ratios), options.model_dump(), own.model_dump(),
@@ -92,17 +92,14 @@ class Request:
 
 
 def missing(sweep: Sweep, model: Model) -> list[Request]:
-    """The fits that a sweep needs and its model has no adapters for, one per method and settings."""
+    """The fits that a sweep needs and its model has no adapters for: one for each, all equally long."""
     found = set(model.adapter_files())
-    stage = FitOptions.model_validate({}).stage
-    wanted: dict[str, tuple[str, dict[str, Any], float]] = {}
+    wanted: dict[str, Request] = {}
     for spec in sweep.methods:
         if "@" in spec.name:
             continue  # sweeps what is fitted
         for method in (one for made in settings_of(spec, sweep.ratios) for one in made.members()):
             if method.needs_state and method.ratio != 0 and method.adapter() not in found:
                 settings = {k: v for k, v in method.settings.model_dump(mode="json").items() if k != "ratio"}
-                same = json.dumps([method.name, settings])
-                top = max(method.ratio or 0.3, wanted[same][2] if same in wanted else 0.0)
-                wanted[same] = method.name, settings, top
-    return [Request(name, settings, stages(top, stage)) for name, settings, top in wanted.values()]
+                wanted[method.adapter()] = Request(method.name, settings, (method.ratio or 0.0,))
+    return list(wanted.values())

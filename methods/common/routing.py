@@ -48,10 +48,14 @@ class RoutingSettings(FittedSettings):
         "temperature * noise go through. 0: none; far above the logits (1e6): random tokens; empty: what the fit had",
     )
 
+    preset: Literal["", "paper"] = Field(
+        "", description="paper: fitted in the form of the authors' pseudocode, wherever the fit is not told otherwise"
+    )
+
     @property
     def suffix(self) -> str:
-        """What tells the adapters that were fitted under a control from the method's own."""
-        return f"-{self.control}" if self.control and self.refitted else ""
+        """What tells adapters that were fitted in another form, or under a control, from the method's own."""
+        return f"-{self.preset}" * bool(self.preset) + f"-{self.control}" * self.refitted
 
     @model_validator(mode="after")
     def _controlled(self) -> RoutingSettings:
@@ -60,6 +64,11 @@ class RoutingSettings(FittedSettings):
         if self.refitted and self.control not in ("random-tokens", "flat-layers"):
             raise ValueError(f"there is no fit under the control {self.control!r}: leave refitted out")
         return self
+
+
+def defaults(settings: RoutingSettings, paper: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """See `Method.fit_defaults`. paper: the options of the fit that `preset=paper` stands for."""
+    return (dict(paper), {"distill": 0.0}) if settings.preset == "paper" else ({}, {})
 
 
 def token_controls(control: str) -> Sequence[Control]:
@@ -73,16 +82,13 @@ def token_controls(control: str) -> Sequence[Control]:
 
 
 class RoutingFit(MethodSettings):
-    """Fit options of every method that routes."""
+    """Fit options of every method that routes. PAPER: those of the authors' pseudocode."""
 
     PAPER: ClassVar[Mapping[str, Any]] = {
         "rescale": "mlp", "score_scale": 1.0, "score_dense": True, "router_lr": 4.0, "warm_start": "random",
         "noise": 0.0, "straight": 0,
     }  # fmt: skip
 
-    preset: Literal["", "paper"] = Field(
-        "", description="paper: the form of the authors' pseudocode, wherever no other setting says otherwise"
-    )
     rescale: Rescale = Field(
         "none", description="what the router's score multiplies: nothing (ours), or the gated MLP branch (pseudocode)"
     )
@@ -117,17 +123,6 @@ class RoutingFit(MethodSettings):
         description="in one of this many steps a layer also runs on all tokens, without gradient, so that its router "
         "hears what every token's update is worth (straight-through; ours); 0: never",
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _preset(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and values.get("preset") == "paper":
-            return {**cls.PAPER, **values}
-        return values
-
-    def loop_options(self) -> dict[str, Any]:
-        """Options of the shared loop that the preset stands for, where the user gave none."""
-        return {"distill": 0.0} if self.preset == "paper" else {}
 
 
 class Routers(nn.Module):

@@ -15,7 +15,7 @@ from harness.backbones.base import Backbone
 from harness.method import Control, Fitting, Method, MethodSettings
 from harness.spec import Call, State, Step
 from harness.tokens import kept_count
-from methods.common.routing import Routed, RoutingSettings, TokenControl, random_routers, token_controls
+from methods.common.routing import Routed, RoutingSettings, TokenControl, defaults, random_routers, token_controls
 from methods.diffcr.fit import DiffCRFit, fitting
 from methods.diffcr.ratios import region_of, step_shares
 
@@ -34,6 +34,13 @@ class DiffCRSettings(RoutingSettings):
     axes: Literal["layer", "layer,timestep"] = Field(
         "layer,timestep", description="one ratio per layer (DiffCR-L), or per layer and timestep region (DiffCR-LT)"
     )
+    trajectory: bool = Field(
+        False, description="with what a fit to a higher ratio left when its mean passed this one (by-product)"
+    )
+
+    @property
+    def suffix(self) -> str:
+        return super().suffix + "-trajectory" * self.trajectory
 
 
 class DiffCR(Method):
@@ -130,7 +137,10 @@ class DiffCR(Method):
         made = random_routers(backbone)
         return State(made.tensors | {"ratios": ratios}, made.facts | {"steps": ratios.shape[1]})
 
+    def fit_defaults(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        return defaults(self.settings, DiffCRFit.PAPER)
+
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:
         control = self.settings.control
-        chosen = DiffCRFit.model_validate(options.model_dump() if options else {})
+        chosen = DiffCRFit.model_validate(options.model_dump() if options else self.fit_defaults()[0])
         return fitting(backbone, steps, self.by_timestep, chosen, control=control)
