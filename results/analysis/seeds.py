@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from results.analysis.point_names import SEED, variants
 from results.record import Estimate, Record
-from results.tables.formatting import compact_json, percent
+from results.tables.formatting import asked_and_reached, compact_json
 
 FEWEST = 3  # seeds, below which a t-test has next to no power
 
@@ -102,7 +102,9 @@ def pooled(records: Sequence[Record]) -> pd.DataFrame:
             groups.setdefault(fixed, []).append(record)
     rows = []
     for (method, settings, ratio, *_), members in groups.items():
-        name = f"{names[members[0].key]} {percent(ratio)}".strip()
+        told = [one.ratio_reached for one in members if one.ratio_reached is not None]
+        reached = sum(told) / len(told) if told else None
+        name = f"{names[members[0].key]} {asked_and_reached(ratio, reached)}".strip()
         row: dict[str, Any] = {"point": name, "method": method, "settings": settings, "ratio": ratio}
         row["seeds"] = len(members)
         shared = [name for name in members[0].estimates if all(name in other.estimates for other in members)]

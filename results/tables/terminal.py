@@ -12,7 +12,7 @@ from rich.text import Text
 
 from results.analysis.point_names import variants
 from results.record import Estimate, Record
-from results.tables.formatting import DIRECTIONS, interval, number, percent, point, setup, title
+from results.tables.formatting import DIRECTIONS, asked_and_reached, interval, number, point, setup, title
 
 if TYPE_CHECKING:
     from results.tables.table import Table
@@ -79,7 +79,7 @@ def _rich_table(table: Table, group: list[Record], metrics: Sequence[str], marks
         estimates = record.estimates if record.usable else {}
         drawn.add_row(
             name,
-            percent(record.ratio),
+            asked_and_reached(record.ratio, record.ratio_reached),
             *(_cell(estimates.get(cost)) for cost in table.costs),
             *(_cell(estimates.get(metric), marks.get((record.key, metric), "")) for metric in metrics),
             Text(record.outcome, "" if record.outcome == "ok" else "red"),

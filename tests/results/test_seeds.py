@@ -110,3 +110,10 @@ def test_the_summary_takes_seeds_together(two):
 def test_failed_seeds_are_left_out(two, record):
     lost = record("diffcr", 0.2, settings={"ratio": 0.2, "seed": 2}, outcome="failed", reason="NaN")
     assert pooled([*two, lost]).set_index("method").loc["diffcr", "seeds"] == 2
+
+
+def test_a_ratio_that_is_not_reached_is_told(two, record, estimate):
+    estimates = {"gmacs": estimate(0.7, role="cost", better="lower")}
+    pruned = record("depth-ft", 0.3, settings={"ratio": 0.3}, ratio_reached=0.25, estimates=estimates)
+    near = record("diffcr-x", 0.3, settings={"ratio": 0.3}, ratio_reached=0.297, estimates=estimates)
+    assert pooled([*two, pruned, near])["point"].tolist()[-2:] == ["depth-ft 30 % (reaches 25 %)", "diffcr-x 30 %"]
