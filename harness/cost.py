@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from harness import attach
 from harness.measure import flops, latency, memory
 from harness.method import Method
 from harness.spec import Progress, State
-from results.analysis.statistics import bootstrap, paired_ratio
+from results.analysis.statistics import block_size, bootstrap, paired_ratio
 from results.record import Estimate
 
 if TYPE_CHECKING:
@@ -55,14 +56,16 @@ def timed(own: Sequence[float], dense: Sequence[float], about: str, *, runs: int
     """Latency and its ratio to dense from interleaved pairs of seconds. about: what ran and the clock. runs: how often
     it ran in each sample."""
     whole = bootstrap(np.array(own) / runs, np.median)
-    ratio = paired_ratio(np.array(own), np.array(dense))
+    size = block_size(len(own))
+    ratio = paired_ratio(np.array(own), np.array(dense), block=size)
+    blocks = f"{-(-len(own) // size)} blocks of {size} pair{'s' * (size > 1)}"
     return {
         "latency_s": Estimate(
             **whole._asdict(), n=len(own), unit="s", role="cost", better="lower", convention=f"median, {about}"
         ),
         "latency_ratio": Estimate(
             **ratio._asdict(), n=len(own), unit="method / dense", role="cost", better="lower",
-            convention=f"median of ratios of interleaved pairs, {about}",
+            convention=f"ratio of interleaved pairs, median over {blocks}, {about}",
         ),
     }  # fmt: skip
 
@@ -124,10 +127,9 @@ def _encoder(model: Model) -> torch.nn.Module | None:
     return getattr(model.pipeline, "encoder", None)
 
 
-def times(
-    on: Subject, method: Method, state: State | None, dense: Method, rounds: int
-) -> tuple[list[float], list[float]]:
-    """Seconds of whole images of the typical case, dense's and the method's, interleaved."""
+@contextmanager
+def pairs(on: Subject, method: Method, state: State | None, dense: Method, rounds: int) -> Iterator[latency.Blocks]:
+    """Seconds of whole images of the typical case, dense's and the method's in turn, block by block."""
     case = (on.typical[0],)
     guided = on.task.guided
 
@@ -135,14 +137,8 @@ def times(
         on.task.generate(case)
 
     with attach.ready(on.model, method, state, guided=guided) as put_on:
-        dense_s, own_s = latency.interleave(
-            [generate, generate],
-            device=on.model.device,
-            warmup=1,
-            repeats=rounds,
-            inside=[lambda: attach.running(on.model, dense, None, guided=guided), put_on],
-        )
-    return dense_s, own_s
+        inside = [lambda: attach.running(on.model, dense, None, guided=guided), put_on]
+        yield latency.Blocks([generate, generate], rounds, block_size(rounds), on.model.device, inside)
 
 
 def measured(
@@ -155,21 +151,32 @@ def measured(
     def generate() -> None:
         on.task.generate(one)
 
-    with memory.idle(model.backbone.blocks) as idle:
-        counts = counted(on, method, state)
-    progress("memory", 3)
-    with attach.running(model, method, state, guided=on.task.guided):
-        weights = memory.weights_bytes(model.modules, idle)
-        peak = memory.peak(generate, device)
-        encoder = _encoder(model)
-        vae = model.pipeline.vae
+    with pairs(on, method, state, dense, rounds) as clock:
+
+        def block() -> None:
+            progress("latency", 2 * clock.block())
+
+        block()
+        with memory.idle(model.backbone.blocks) as idle:
+            counts = counted(on, method, state)
+        progress("memory", 3)
+        block()
+        with attach.running(model, method, state, guided=on.task.guided):
+            weights = memory.weights_bytes(model.modules, idle)
+            peak = memory.peak(generate, device)
+        block()
+        encoder, vae = _encoder(model), model.pipeline.vae
         named: dict[str, latency.Part] = {"denoiser": model.backbone.transformer, "vae": (vae, "decode")}
-        with latency.PartTimer(named | ({"encoder": encoder} if encoder is not None else {}), device) as parts:
+        timer = latency.PartTimer(named | ({"encoder": encoder} if encoder is not None else {}), device)
+        with attach.running(model, method, state, guided=on.task.guided), timer as parts:
             generate()
-        text = latency.interleave([lambda: on.task.encode(one)], device=device, warmup=1, repeats=3)[0]
         progress("latency", 2)
-    dense_s, own_s = times(on, method, state, dense, rounds)
-    progress("latency", 2 * (rounds + 1))
+        block()
+        text = latency.interleave([lambda: on.task.encode(one)], device=device, warmup=1, repeats=3)[0]
+        left = rounds - len(clock.seconds[0])
+        clock.rest()
+        progress("latency", 2 * left + 2)
+        dense_s, own_s = clock.seconds
     kind = latency.clock(device)
     total = weights + peak.bytes
     about = f"; {chosen}" if chosen else ""

@@ -19,7 +19,7 @@ from harness.registry import methods as registered
 
 DENSE = "dense"
 META = "meta"
-QUICK: dict[str, Any] = {"cases": 16, "ratios": (0.2,), "rounds": 3}
+QUICK: dict[str, Any] = {"cases": 16, "ratios": (0.2,), "rounds": 6}
 """What `--quick` sets, where nothing else is given."""
 
 
@@ -43,7 +43,7 @@ class MeasurementConfig(BaseModel):
     )
     model: str = Field("", description="zoo model, pipeline folder or hub id; none: the task's own default")
     ratios: tuple[float, ...] = Field((), description="compression ratios; none: the task's own default")
-    rounds: int = Field(6, ge=2, le=10_000, description="rounds of the interleaved latency measurement")
+    rounds: int = Field(12, ge=2, le=10_000, description="pairs of the interleaved latency measurement, in six blocks")
     variant: str | None = Field(None, description="variant of the model's weights, for instance fp16")
     revision: str | None = Field(None, description="branch, tag or commit of a model on the hub")
     device: str = Field("cpu", description="cpu, cuda or cuda:N")

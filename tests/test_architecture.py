@@ -42,6 +42,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training",),  # loop and batches, of recipes and fits
     ("zoo",),
     ("fitting",),
+    ("clock",),  # how far latencies can be trusted
     ("engine",),  # a point of an open workload
     ("plan",),
     ("profiling",),

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import attribute, fit, listing, maps, profile, published, run, train
+from harness.cli import attribute, calibrate_clock, fit, listing, maps, profile, published, run, train
 from harness.errors import UserError
 
 # Before torch loads: its profiler and allocator would write notes of their own between our lines.
@@ -39,6 +39,7 @@ def _program(
 
 app.command("run")(run.run)
 app.command("attribute")(attribute.attribute)
+app.command("calibrate-clock")(calibrate_clock.calibrate_clock)
 app.command("profile")(profile.profile)
 app.command("published")(published.published)
 app.command("fit")(fit.fit)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from harness.measure import noise_floor
+
 _PACKAGES = (
     "dit-efficiency-harness", "torch", "diffusers", "transformers", "tomesd", "fvcore", "clean-fid", "numpy", "pandas",
 )  # fmt: skip
@@ -38,7 +40,7 @@ def describe(device: torch.device) -> dict[str, str]:
         }
     elif device.type != "cpu":
         facts["device"] = device.type
-    return facts
+    return facts | noise_floor.known(facts)
 
 
 @cache

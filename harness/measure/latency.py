@@ -25,12 +25,14 @@ def interleave(
     device: torch.device,
     warmup: int = 2,
     repeats: int = 10,
+    first: int = 0,
     inside: Sequence[Callable[[], AbstractContextManager[object]]] = (),
 ) -> list[list[float]]:
     """Seconds of every repetition of every run: `result[i][j]` is run i in round j.
 
     Every run is warmed up `warmup` times; then rounds go A B, B A, A B, ..., so that a drift of the machine's speed
-    hits all runs alike and `result[a][j] / result[b][j]` are paired ratios. Garbage collection is off meanwhile.
+    hits all runs alike and `result[a][j] / result[b][j]` are paired ratios; `first` is the number of the first round,
+    0 for A B. Garbage collection is off meanwhile.
     `inside[i]()` is a context that run i needs; entering and leaving it is not timed. Raises what a run raises.
     """
     contexts = inside or [nullcontext] * len(runs)
@@ -40,12 +42,49 @@ def interleave(
                 run()
     seconds: list[list[float]] = [[] for _ in runs]
     with _no_garbage_collection():
-        for repeat in range(repeats):
+        for repeat in range(first, first + repeats):
             order = range(len(runs)) if repeat % 2 == 0 else reversed(range(len(runs)))
             for index in order:
                 with contexts[index]():
                     seconds[index].append(_seconds(runs[index], device))
     return seconds
+
+
+class Blocks:
+    """Interleaved rounds of several runs in blocks, between which the caller does other work: what slows a machine down
+    for some seconds then hits some blocks and not the others, and shows as their spread.
+
+    rounds: in all; size: of each block. seconds: as `interleave` returns them, filled block by block.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[Callable[[], object]],
+        rounds: int,
+        size: int,
+        device: torch.device,
+        inside: Sequence[Callable[[], AbstractContextManager[object]]] = (),
+    ) -> None:
+        self.seconds: list[list[float]] = [[] for _ in runs]
+        self._runs, self._rounds, self._size, self._device, self._inside = runs, rounds, size, device, inside
+
+    def block(self) -> int:
+        """The next block, unless all rounds are done; returns how many rounds it ran."""
+        done = len(self.seconds[0])
+        repeats = min(self._size, self._rounds - done)
+        if repeats:
+            found = interleave(
+                self._runs, device=self._device, warmup=0 if done else 1, repeats=repeats, first=done,
+                inside=self._inside,
+            )  # fmt: skip
+            for row, more in zip(self.seconds, found, strict=True):
+                row += more
+        return repeats
+
+    def rest(self) -> None:
+        """All blocks that are left, one after another."""
+        while self.block():
+            pass
 
 
 def throughput(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.measure.latency import PartTimer, interleave, synchronize, throughput
+from harness.measure.latency import Blocks, PartTimer, interleave, synchronize, throughput
 
 CPU = torch.device("cpu")
 
@@ -29,6 +29,18 @@ def test_interleaving_alternates_and_warms_up() -> None:
     assert all(value >= 0 for row in seconds for value in row)
     assert not any(collecting[2:])
     assert gc.isenabled()
+
+
+def test_blocks_go_on_where_the_last_one_ended() -> None:
+    order: list[str] = []
+    clock = Blocks([lambda: order.append("a"), lambda: order.append("b")], rounds=5, size=2, device=CPU)
+    assert clock.block() == 2 and "".join(order) == "ab" + "ab" + "ba"
+    order.append("|")
+    assert clock.block() == 2
+    order.append("|")
+    clock.rest()
+    assert "".join(order) == "ab" + "ab" + "ba" + "|" + "ab" + "ba" + "|" + "ab"
+    assert [len(row) for row in clock.seconds] == [5, 5] and clock.block() == 0
 
 
 def test_garbage_collection_comes_back_when_a_run_raises() -> None:

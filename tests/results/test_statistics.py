@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from results.analysis.statistics import bootstrap, centred_interval, paired_ratio, percentile_interval, resamples
+from results.analysis.statistics import (
+    block_size,
+    bootstrap,
+    centred_interval,
+    paired_ratio,
+    percentile_interval,
+    resamples,
+)
 
 
 def test_resamples_are_paired_and_private():
@@ -98,6 +105,31 @@ def test_a_ratio_ignores_drift_that_hits_both():
     assert value == pytest.approx(np.median(method / dense))
     assert low < 0.8 < high and high - low < 0.02
     assert len(replicates) == 200
+
+
+def test_blocks_are_the_unit_of_a_ratios_interval():
+    a = np.array([1.0, 1.2, 0.9, 0.9, 1.3, 1.1, 0.8, 1.0, 1.0, 1.0, 1.4, 1.4])
+    value, low, high, _ = paired_ratio(a, np.ones(12), block=2)
+    assert (value, low, high) == pytest.approx((1.05, 0.9, 1.4))  # blocks: 1.1 0.9 1.2 0.9 1.0 1.4
+    ordered = np.arange(1.0, 13.0)  # of twelve the third and the third last hold the median 96 times in 100
+    assert paired_ratio(ordered, np.ones(12))[:3] == pytest.approx((6.5, 3.0, 10.0))
+    few = paired_ratio([1.0, 1.1, 1.21], np.ones(3))  # logarithms 0, l, 2 l: mean l, standard error l / sqrt(3)
+    half = 4.3027 * np.log(1.1) / np.sqrt(3)
+    assert (few.low, few.high) == pytest.approx((1.1 * np.exp(-half), 1.1 * np.exp(half)), rel=1e-4)
+    assert [block_size(pairs) for pairs in (1, 3, 6, 7, 12, 13)] == [1, 1, 1, 2, 2, 3]
+
+
+@pytest.mark.parametrize(("pairs", "block"), [(3, 1), (6, 1), (12, 2), (20, 4)])
+def test_intervals_of_equal_runs_hold_one_where_blocks_differ(pairs, block):
+    """Each block is slowed down by something of its own, which hits one of the two runs: 95 of 100 hold 1."""
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(1000):
+        shift = np.repeat(rng.normal(0, 0.03, -(-pairs // block)), block)[:pairs]
+        noise = rng.standard_t(3, pairs) * 0.01
+        found = paired_ratio(np.exp(shift + noise), np.ones(pairs), block=block)
+        inside += found.low <= 1 <= found.high
+    assert inside >= 930
 
 
 @pytest.mark.parametrize(
