@@ -11,12 +11,10 @@ from typing import Any
 from harness import config
 from harness.attach import attached, check
 from harness.backbones.following import follow
-from harness.compose import method_class
 from harness.errors import UserError
 from harness.models import adapters
 from harness.models.loading import digest_of, wrap
 from harness.models.model import Model
-from harness.sweep import MethodSpec
 
 _ON: weakref.WeakKeyDictionary[Any, weakref.finalize[Any, Any]] = weakref.WeakKeyDictionary()
 """What takes the method off each pipeline that carries one: called by `remove`, or when the pipeline is dropped."""
@@ -31,9 +29,7 @@ def apply(pipeline: Any, method: str, *, adapter: str | Path | None = None, **se
     """
     if pipeline in _ON:
         raise UserError("this pipeline carries a method already; call harness.remove(pipeline) first")
-    spec = MethodSpec(name=method, settings=settings)
-    cls = method_class(method)
-    (chosen,) = config.settings_of(spec, (settings.get("ratio", cls.Settings().model_dump().get("ratio", 0.0)),))
+    chosen = config.method_of(method, settings)
     model = _wrapped(pipeline, adapter)
     if refusal := check(chosen, model.family):
         raise UserError(f"method {method!r} cannot run on this pipeline: {refusal}")
