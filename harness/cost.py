@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from harness import attach
+from harness.errors import MethodFailure
 from harness.measure import flops, latency, memory
 from harness.method import Method
 from harness.spec import Progress, State
@@ -85,36 +87,70 @@ def times(
     on: Subject, method: Method, state: State | None, dense: Method, rounds: int
 ) -> tuple[list[float], list[float]]:
     """Seconds of whole images of the typical case, dense's and the method's, interleaved."""
+    dense_s, own_s = _interleaved(on, method, state, dense, rounds, [], [])
+    return dense_s, own_s
+
+
+def _interleaved(
+    on: Subject,
+    method: Method,
+    state: State | None,
+    dense: Method,
+    rounds: int,
+    theirs: list[Tensor],
+    own: list[Tensor],
+) -> list[list[float]]:
+    """What `times` gives; the images go into `theirs`, dense's, and `own`."""
     case = (on.task.typical(on.cases)[0],)
     guided = on.task.guided
 
-    def generate() -> None:
-        on.task.generate(case)
+    def into(images: list[Tensor]) -> Callable[[], None]:
+        return lambda: images.append(on.task.generate(case))
 
     with attach.ready(on.model, method, state, guided=guided) as put_on:
-        dense_s, own_s = latency.interleave(
-            [generate, generate],
+        return latency.interleave(
+            [into(theirs), into(own)],
             device=on.model.device,
             warmup=1,
             repeats=rounds,
             inside=[lambda: attach.running(on.model, dense, None, guided=guided), put_on],
+        )  # fmt: skip
+
+
+def _check(images: Sequence[Tensor], dense: Sequence[Tensor]) -> None:
+    """Of images of one case made at different times, as dense's were. Raises MethodFailure for those that are no
+    images, and for those that depend on what was made before."""
+    if not all(torch.isfinite(one).all() for one in images):
+        raise MethodFailure("images of one case alone, on which costs are measured, hold NaN or infinite values")
+    if _alike(dense) and not _alike(images):  # else this device does not give the same bits twice
+        raise MethodFailure(
+            "carries state from one image to another: the same prompt and seed gave other bits after other images; "
+            "reset what lives across steps with backbone.on_begin, and draw random numbers from a seed of your own"
         )
-    return dense_s, own_s
+
+
+def _alike(images: Sequence[Tensor]) -> bool:
+    return all(torch.equal(one, images[0]) for one in images[1:])
 
 
 def measured(
     on: Subject, method: Method, state: State | None, dense: Method, rounds: int, progress: Progress
 ) -> tuple[dict[str, Estimate], dict[str, list[float]]]:
-    """Estimates of every cost, and the raw seconds behind the latency."""
+    """Estimates of every cost, and the raw seconds behind the latency. Raises MethodFailure as `_check` does."""
     typical, chosen = on.task.typical(on.cases)
     one, model, device = (typical,), on.model, on.model.device
 
+    behind: list[Tensor] = []  # images behind another case's
+    alone: list[Tensor] = []  # the first of their attachment, but for methods that stay on
+    theirs: list[Tensor] = []
+
     def generate() -> None:
-        on.task.generate(one)
+        behind.append(on.task.generate(one))
 
     counts = counted(on, method, state)
     progress("memory", 3)
     with attach.running(model, method, state, guided=on.task.guided):
+        on.task.generate([case for case in on.cases if case.index != typical.index][-1:] or one)
         peak = memory.peak(generate, device)
         encoder = _encoder(model)
         vae = model.pipeline.vae
@@ -122,8 +158,10 @@ def measured(
         with latency.PartTimer(named | ({"encoder": encoder} if encoder is not None else {}), device) as parts:
             generate()
         text = latency.interleave([lambda: on.task.encode(one)], device=device, warmup=1, repeats=3)[0]
-        progress("latency", 2)
-    dense_s, own_s = times(on, method, state, dense, rounds)
+        progress("latency", 3)
+    dense_s, own_s = _interleaved(on, method, state, dense, rounds, theirs, alone)
+    for images in (behind, alone) if method.lasting else (behind + alone,):  # a copy is compiled for itself
+        _check(images, theirs)
     progress("latency", 2 * (rounds + 1))
     kind = latency.clock(device)
     total = memory.weights_bytes(model.modules) + peak.bytes

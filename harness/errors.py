@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import traceback
+from collections.abc import Collection, Iterable
+from pathlib import Path
 
 
 class UserError(Exception):
     """The message names the thing, what was expected and what to do."""
+
+
+class MethodFailure(Exception):
+    """A method did not do what a method must; the message is the record's reason."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
@@ -21,3 +27,12 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
 def first_line(error: BaseException) -> str:
     """What it says, as far as one line of a table holds it."""
     return (str(error).splitlines() or [""])[0][:300]
+
+
+def told(error: BaseException, own: Collection[str] = ()) -> str:
+    """Why a point failed, in one line: what was raised, and the last line of these files that it came through."""
+    if isinstance(error, MethodFailure):
+        return str(error)
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in own]
+    where = f" ({Path(lines[-1].filename).name}, line {lines[-1].lineno})" if lines else ""
+    return f"{type(error).__name__}: {first_line(error)}{where}"
