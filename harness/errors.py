@@ -16,12 +16,12 @@ class MethodFailure(Exception):
     """A method did not do what a method must; the message is the record's reason."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """An error for a name that does not exist, with the nearest one that does."""
+def unknown(kind: str, name: str, known: Iterable[str], also: str = "") -> UserError:
+    """An error for a name that does not exist, with the nearest one that does. also: what to say at the end."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return UserError(f"unknown {kind} {name!r}: {hint}known: {', '.join(names) or 'none'}")
+    return UserError(f"unknown {kind} {name!r}: {hint}known: {', '.join(names) or 'none'}{also}")
 
 
 def first_line(error: BaseException) -> str:

@@ -111,6 +111,8 @@ class RunFolder:
         """Keep the record and write a line to the log."""
         self.store.put(record)
         line = record.model_dump(mode="json", include={"key", "method", "settings", "outcome", "reason", "seconds"})
+        if record.traceback:
+            line["traceback"] = record.traceback
         line["time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         with open(self.path / "log.jsonl", "a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
