@@ -49,7 +49,7 @@ class Snapshot:
         if changed := [name for name in {**self.weights, **weights} if self.weights.get(name) != weights.get(name)]:
             found["changed weights"] = changed
         for (owner, name), function in self.shared.items():
-            if vars(owner).get(name) is not function:
+            if (current := vars(owner).get(name)) is not function and not _of_torch(current):
                 setattr(owner, name, function)
                 found.setdefault("patched functions", []).append(f"{owner.__name__}.{name}")
         return [_told(kind, places) for kind, places in found.items()]
@@ -98,6 +98,11 @@ def _objects(parts: Parts) -> Iterator[tuple[tuple[str, str], object]]:
 def _of_transformers(hook: object) -> bool:
     """It captures outputs with hooks, which stay from the first call on."""
     return str(getattr(hook, "__module__", "")).startswith("transformers.")
+
+
+def _of_torch(function: object) -> bool:
+    """torch.compile changes nn.Module for good."""
+    return str(getattr(function, "__globals__", {}).get("__name__", "")).startswith("torch.")
 
 
 def _own_functions(name: str, owner: Any) -> Iterator[tuple[tuple[str, str], object]]:

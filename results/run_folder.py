@@ -137,7 +137,7 @@ class RunFolder:
 
     def _take(self, other: RunFolder, record: Record) -> None:
         source, target = other._place(record.sample_key), self._place(record.sample_key)
-        if not target.exists():
+        if source.exists() and not target.exists():  # a profile has no images
             part = target.with_name(f"{target.name}.{os.getpid()}.part")
             shutil.rmtree(part, ignore_errors=True)
             part.parent.mkdir(parents=True, exist_ok=True)

@@ -62,7 +62,8 @@ def test_a_failing_method_says_where_and_its_traceback_is_kept(tiny_folder: Path
     plugin = tmp_path / "mine.py"
     plugin.write_text(RAISES)
     command = [sys.executable, "-m", "harness", "run", "--methods", "divides", "--plugin", "mine.py", "--model",
-               str(tiny_folder), "--cases", "2", "--rounds", "2", "--metrics", "paired", "--out", "run"]  # fmt: skip
+               str(tiny_folder), "--cases", "2", "--rounds", "2", "--ratios", "0.3", "--metrics", "paired", "--out",
+               "run"]  # fmt: skip
     told = {}
     for name, more in {"plain": [], "debug": ["--debug"]}.items():
         done = subprocess.run(

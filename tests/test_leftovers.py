@@ -5,7 +5,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import harness
+from harness import registry
 from harness.checksums import checksums
 from harness.leftovers import Snapshot
 from harness.models import Model
@@ -184,6 +185,40 @@ def test_points_behind_hostile_ones_are_those_of_an_undisturbed_run(folders: tup
         assert one.estimates["gmacs"].value == other.estimates["gmacs"].value
         for name in one.images:
             assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "left.py"
+    path.write_text(PLUGIN)
+    yield path
+    for name in [name for name in registry.methods if registry.plugin_of(registry.methods.get(name)) == path]:
+        registry.methods.forget(name)
+    sys.modules.pop("harness_plugin_left", None)
+
+
+def test_a_profile_goes_on_with_a_new_denoiser(tiny_folder: Path, plugin: Path, tmp_path: Path) -> None:
+    registry.load_plugin(plugin)
+    hostile = ["weights", "patch", "failing", "process"]
+    how = {"model": str(tiny_folder), "ratios": [0.3], "rounds": 2}
+    run = harness.profile([*hostile, "nothing", "tome"], out=tmp_path / "run", **how)
+    alone = harness.profile(["nothing", "tome"], out=tmp_path / "alone", fresh=True, **how)
+    found = {record.method: record for record in run.records}
+    for method in hostile:
+        assert found[method].outcome == "failed" and "it left behind: " in found[method].reason, found[method].reason
+    assert "boom (left.py, line" in found["failing"].reason
+    for record in alone.records:
+        assert found[record.method].outcome == record.outcome == "ok"
+        assert found[record.method].estimates["gmacs"].value == record.estimates["gmacs"].value
+
+
+def test_remove_warns_of_what_stayed_on(model: Model, plugin: Path) -> None:
+    registry.load_plugin(plugin)
+    harness.apply(model.pipeline, "nothing", ratio=0.3)
+    harness.remove(model.pipeline)
+    harness.apply(model.pipeline, "hook", ratio=0.3)
+    with pytest.warns(UserWarning, match=r"after 'hook' was removed, .* hooks \(transformer.transformer_blocks.1\)"):
+        harness.remove(model.pipeline)
 
 
 # -- the parts -----------------------------------------------------------------------------------------------------

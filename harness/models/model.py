@@ -63,11 +63,15 @@ class Model:
         needed."""
         if self._untouched is None or not (changes := self._untouched.changes(self._parts)):
             return []
-        self._untouched = None
-        del self.pipeline
-        vars(self).pop("backbone", None)
-        gc.collect()  # a damaged pipeline need not stay beside a new one
+        self.forget()
         return changes
+
+    def forget(self) -> None:
+        """Load the pipeline anew when it is next needed; a damaged one need not stay beside it."""
+        self._untouched = None
+        for name in ("pipeline", "backbone"):
+            vars(self).pop(name, None)
+        gc.collect()
 
     @property
     def modules(self) -> list[torch.nn.Module]:
