@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from harness.attach import attached
+from harness.backbones.base import Backbone
 from harness.measure.latency import interleave
 from harness.models import random_init
 from harness.models.loading import family_of
@@ -31,9 +32,11 @@ CUT = {"sd3-medium": {"num_layers": 2}, "flux-dev": {"num_layers": 1, "num_singl
 def cut(name: str, device: torch.device) -> Subject:
     """The model with few blocks."""
     known = random_init.architecture(name)
-    made = random_init.build(name, device=str(device), **CUT[name])
-    backbone = family_of(random_init.class_name(name))(made)
-    return Subject(backbone, device, known.size, known.text_tokens, known.text_source, "random weights")
+
+    def build() -> Backbone:
+        return family_of(random_init.class_name(name))(random_init.build(name, device=str(device), **CUT[name]))
+
+    return Subject(build(), device, known.size, known.text_tokens, known.text_source, "random weights", build)
 
 
 def main() -> None:

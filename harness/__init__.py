@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from harness import own_packages
 from harness.errors import UserError
 from harness.registry import methods as methods
 from harness.registry import metrics, tasks
+
+own_packages.find_first()  # before anything of ours beside this package is imported
 
 __version__ = "0.1.0"
 __all__ = [

@@ -21,6 +21,7 @@ from harness.compose import method_class
 from harness.errors import UserError
 from harness.method import Method
 from harness.models import Model, adapters
+from harness.process_state import ProcessState
 from harness.sweep import DENSE, MethodSpec, Sweep
 from results.analysis.statistics import paired_ratio
 from results.files import write_atomic
@@ -108,6 +109,7 @@ def _search(
             continue
         if on is None:
             on = _calibration(sweep, model)
+            model.remember()
             dense_gmacs = cost.counted(on, dense, None).gmacs if sweep.match == "gmacs" else None
         subject, gmacs = on, dense_gmacs
 
@@ -119,7 +121,10 @@ def _search(
         if not ladder:
             raise UserError(f"method {spec.name!r} has no fitted adapters for model {model.name!r}: fit some first")
         for budget in sweep.budgets:
+            process = ProcessState.now()
             match = _match(spec, sweep.match or "", budget, ladder, costs, measure)
+            process.restore()
+            model.left_behind()  # its point will say so; the other methods are not to suffer
             say(str(match))
             found.append(match)
         keep(found)

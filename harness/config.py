@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from harness.compose import method_class
 from harness.errors import UserError, unknown
-from harness.method import Method, MethodSettings
+from harness.method import Method
 from harness.metric import Metric, MetricSettings
 from harness.registry import metrics as registered_metrics
 from harness.registry import tasks
@@ -55,16 +55,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def settings_of(spec: MethodSpec, ratios: tuple[float, ...]) -> list[Method]:
     """The method objects that a spec asks for: one per ratio. Raises UserError for an unknown name or setting."""
-    cls = method_class(spec.name)
+    if "ratio" in spec.settings:
+        return [method_of(spec.name, spec.settings)]
+    swept = method_class(spec.name).settings_for(spec.ratios if spec.ratios is not None else ratios)
+    return [method_of(spec.name, {**one.model_dump(), **spec.settings}) for one in swept]
+
+
+def method_of(name: str, given: Mapping[str, Any]) -> Method:
+    """A method with these settings, and its own defaults for the others. Raises UserError for an unknown name or
+    setting."""
+    cls = method_class(name)
     try:
-        if "ratio" in spec.settings:
-            swept: list[MethodSettings] = [cls.Settings()]
-        else:
-            swept = cls.settings_for(spec.ratios if spec.ratios is not None else ratios)
-        chosen = [cls.Settings.model_validate({**one.model_dump(), **spec.settings}) for one in swept]
+        return cls(cls.Settings.model_validate(dict(given)))
     except ValidationError as error:
-        raise UserError(f"method {spec.name!r}: {one_line(error, cls.Settings)}") from error
-    return [cls(one) for one in chosen]
+        raise UserError(f"method {name!r}: {one_line(error, cls.Settings)}") from error
 
 
 def task_settings_of(task: type[Task], given: Mapping[str, Any], swept: Mapping[str, Any]) -> list[TaskSettings]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from harness import attach
+from harness.errors import MethodFailure
 from harness.measure import flops, latency, memory
 from harness.method import Method
 from harness.spec import Progress, State
@@ -128,30 +129,60 @@ def _encoder(model: Model) -> torch.nn.Module | None:
 
 
 @contextmanager
-def pairs(on: Subject, method: Method, state: State | None, dense: Method, rounds: int) -> Iterator[latency.Blocks]:
-    """Seconds of whole images of the typical case, dense's and the method's in turn, block by block."""
+def pairs(
+    on: Subject,
+    method: Method,
+    state: State | None,
+    dense: Method,
+    rounds: int,
+    theirs: list[Tensor] | None = None,
+    own: list[Tensor] | None = None,
+) -> Iterator[latency.Blocks]:
+    """Seconds of whole images of the typical case, dense's and the method's in turn, block by block. The images go into
+    `theirs`, dense's, and `own`, where these are given."""
     case = (on.typical[0],)
     guided = on.task.guided
 
-    def generate() -> None:
-        on.task.generate(case)
+    def into(images: list[Tensor] | None) -> Callable[[], object]:
+        return lambda: on.task.generate(case) if images is None else images.append(on.task.generate(case))
 
     with attach.ready(on.model, method, state, guided=guided) as put_on:
         inside = [lambda: attach.running(on.model, dense, None, guided=guided), put_on]
-        yield latency.Blocks([generate, generate], rounds, block_size(rounds), on.model.device, inside)
+        runs = [into(theirs), into(own)]
+        yield latency.Blocks(runs, rounds, block_size(rounds), on.model.device, inside)
+
+
+def _check(images: Sequence[Tensor], dense: Sequence[Tensor]) -> None:
+    """Of images of one case made at different times, as dense's were. Raises MethodFailure for those that are no
+    images, and for those that depend on what was made before."""
+    if not all(torch.isfinite(one).all() for one in images):
+        raise MethodFailure("images of one case alone, on which costs are measured, hold NaN or infinite values")
+    if _alike(dense) and not _alike(images):  # else this device does not give the same bits twice
+        raise MethodFailure(
+            "carries state from one image to another: the same prompt and seed gave other bits after other images; "
+            "reset what lives across steps with backbone.on_begin, and draw random numbers from a seed of your own"
+        )
+
+
+def _alike(images: Sequence[Tensor]) -> bool:
+    return all(torch.equal(one, images[0]) for one in images[1:])
 
 
 def measured(
     on: Subject, method: Method, state: State | None, dense: Method, rounds: int, progress: Progress
 ) -> tuple[dict[str, Estimate], dict[str, list[float]]]:
-    """Estimates of every cost, and the raw seconds behind the latency."""
+    """Estimates of every cost, and the raw seconds behind the latency. Raises MethodFailure as `_check` does."""
     typical, chosen = on.typical
     one, model, device = (typical,), on.model, on.model.device
 
-    def generate() -> None:
-        on.task.generate(one)
+    behind: list[Tensor] = []  # images behind another case's
+    alone: list[Tensor] = []  # the first of their attachment, but for methods that stay on
+    theirs: list[Tensor] = []
 
-    with pairs(on, method, state, dense, rounds) as clock:
+    def generate() -> None:
+        behind.append(on.task.generate(one))
+
+    with pairs(on, method, state, dense, rounds, theirs, alone) as clock:
 
         def block() -> None:
             progress("latency", 2 * clock.block())
@@ -162,6 +193,7 @@ def measured(
         progress("memory", 3)
         block()
         with attach.running(model, method, state, guided=on.task.guided):
+            on.task.generate([case for case in on.cases if case.index != typical.index][-1:] or one)
             weights = memory.weights_bytes(model.modules, idle)
             peak = memory.peak(generate, device)
         block()
@@ -170,13 +202,15 @@ def measured(
         timer = latency.PartTimer(named | ({"encoder": encoder} if encoder is not None else {}), device)
         with attach.running(model, method, state, guided=on.task.guided), timer as parts:
             generate()
-        progress("latency", 2)
+        progress("latency", 3)
         block()
         text = latency.interleave([lambda: on.task.encode(one)], device=device, warmup=1, repeats=3)[0]
         left = rounds - len(clock.seconds[0])
         clock.rest()
         progress("latency", 2 * left + 2)
         dense_s, own_s = clock.seconds
+    for images in (behind, alone) if method.lasting else (behind + alone,):  # a copy is compiled for itself
+        _check(images, theirs)
     kind = latency.clock(device)
     total = weights + peak.bytes
     about = f"; {chosen}" if chosen else ""

@@ -14,22 +14,19 @@ import torch
 
 from harness import attach, cost, token_maps
 from harness.compose import method_class
-from harness.errors import first_line
+from harness.errors import MethodFailure, told
 from harness.judging import judged
 from harness.measure import environment
 from harness.method import Method
 from harness.metric import Metric, Sample, images_to_uint8
 from harness.models import Model, adapters
+from harness.process_state import ProcessState
 from harness.spec import Case, Progress, State
 from harness.sweep import DENSE
 from harness.task import Task
 from harness.workload import Point, Workload
 from results.record import CaseFacts, Estimate, Record
 from results.run_folder import RunFolder
-
-
-class MethodFailure(Exception):
-    """A method did not do what a method must; the message is the record's reason."""
 
 
 @dataclass
@@ -75,7 +72,9 @@ class OpenWorkload:
     @property
     def work_per_point(self) -> int:
         """How many images a point makes in all its passes: the unit of progress and of time estimates."""
-        return len(self.cases) + 2 * (self.rounds + 1) + 6  # parts, memory, maps, and counting, whose two go slower
+        return (
+            len(self.cases) + 2 * (self.rounds + 1) + 7
+        )  # parts, memory and between, maps, and counting, whose two go slower
 
     def method(self, point: Point) -> Method:
         """Raises UserError for a name that is not registered here."""
@@ -97,20 +96,30 @@ class OpenWorkload:
 
     def run(self, point: Point, folder: RunFolder, progress: Progress) -> Record:
         """Generate, measure and judge one point, its files in `folder`. Whatever the method raises becomes a failed
-        record. A point whose images and costs are there, under other metrics, is judged alone."""
+        record, and so does what it has left behind on the model, which is then loaded anew, or in the process, which
+        is restored. A point whose images and costs are there, under other metrics, is judged alone."""
+        process = ProcessState.now()
         began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
         made, outcome, reason, trace, reached = _Made(), "ok", "", "", None
-        told = _prefixed(progress, point.label)
+        tell = _prefixed(progress, point.label)
+        own: set[str] = set()
         try:
+            self.task.prepare(self.cases)  # what text encoders set up for themselves is theirs
+            self.model.remember()
             method = self.method(point)
+            own = set[str]().union(*(one.files() for one in method.members()))
             state = adapters.state_of(method, self.model)
             reached = method.reached(state) if method.ratio is not None else None
-            lost = self._passes(point, method, state, folder, made, told)
+            lost = self._passes(point, method, state, folder, made, tell)
             if lost:
                 outcome, reason = "incomplete", "; ".join(lost)
         except Exception as error:
-            reason = str(error) if isinstance(error, MethodFailure) else f"{type(error).__name__}: {first_line(error)}"
-            outcome, made, trace, reached = "failed", _Made(), traceback.format_exc(), None
+            outcome, reason, trace = "failed", told(error, own), traceback.format_exc()
+        if left := [*process.restore(), *self.model.left_behind()]:
+            reason = f"{f'{reason}; ' if outcome == 'failed' else ''}it left behind: {', '.join(left)}"
+            outcome = "failed"
+        if outcome == "failed":
+            made, reached = _Made(), None
         return self.record(
             point, outcome=outcome, reason=reason, traceback=trace, ratio_reached=reached, estimates=made.estimates,
             samples=made.samples, judged=made.judged, started=started, seconds=time.monotonic() - began, **made.paths,
@@ -142,7 +151,6 @@ class OpenWorkload:
         self, point: Point, method: Method, state: State | None, folder: RunFolder, made: _Made, progress: Progress
     ) -> list[str]:
         """Fills `made`; returns what could not be judged."""
-        self.task.prepare(self.cases)
         dense = self._reference(point, folder)
         known = folder.store.of_sample(point.sample_key)
         images = folder.images(known) if known is not None else None

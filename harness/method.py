@@ -6,6 +6,7 @@ leaving the context restores the model bit for bit.
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -185,6 +186,12 @@ class Method(ABC):
     def members(self) -> Sequence[Method]:
         """The methods that it is made of: itself, unless it is a composition."""
         return (self,)
+
+    @classmethod
+    def files(cls) -> set[str]:
+        """The source files of its class and of those that it inherits from, the harness' own apart."""
+        modules = (sys.modules[one.__module__] for one in cls.__mro__ if one.__module__.partition(".")[0] != "harness")
+        return {str(module.__file__) for module in modules if getattr(module, "__file__", None)}
 
     @property
     def percent(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
@@ -95,6 +95,11 @@ class Metric(ABC):
         """Called before anything runs. Raises UserError where weights or a reference set are absent: what is missing,
         and how to give it. A metric that nobody asked for by name is then left out."""
         return
+
+    def refuses(self, cases: Sequence[Case]) -> str:
+        """Why it cannot judge images of these cases, for instance as its references are of another domain; "" where it
+        can. A metric that nobody asked for by name is then left out."""
+        return ""
 
     @abstractmethod
     def estimates(self, sample: Sample, dense: Sample | None) -> dict[str, Estimate]:

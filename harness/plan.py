@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from harness.task import Task, TaskSettings
 from harness.workload import Point, Workload, digest
 from results.analysis.point_names import point_names
 
+_LOG = logging.getLogger(__name__)
 _SEEDS_APART = 1_000_000  # more than a sweep has cases
 
 
@@ -64,6 +66,9 @@ def make(sweep: Sweep, model: Model | None = None) -> tuple[Plan, ...]:
         bare = task_class.dense_alone(model, sweep.task_settings, settings)
         some = [method for method in methods if method.name == DENSE] if bare else methods
         plans.append(_plan(sweep, model, task_class, settings, some, metrics))
+    own, cases = sweep.prompts or sweep.data, len(plans[0].opened.cases)
+    if cases < sweep.cases:
+        _LOG.warning("%s holds %d cases: that many images per point instead of %d", own, cases, sweep.cases)
     return labelled(plans)
 
 
@@ -80,6 +85,7 @@ def _plan(
     guidance = sweep.guidance if sweep.guidance is not None else float(defaults.get("guidance", 4.5))
     task = task_class(model, steps=steps, guidance=guidance, settings=settings)
     cases = _cases(task, sweep)
+    metrics = tuple(metric for metric in metrics if _judges(metric, cases, sweep))
     facts = environment.describe(model.device)
     compares = {
         "cases": digest([(case.prompt, case.seed, case.digest) for case in cases]),
@@ -117,6 +123,10 @@ def _cases(task: Task, sweep: Sweep) -> tuple[Case, ...]:
         cases = task.cases(sweep.cases, *own)
     else:
         cases = task.calibration(sweep.cases, sweep.cases, *own)
+    if len(cases) < 2:
+        raise UserError(
+            f"{sweep.prompts or sweep.data} holds {len(cases)} cases; a sweep takes two at least, to compare images"
+        )
     if sweep.seed:
         cases = tuple(replace(case, seed=case.seed + sweep.seed * _SEEDS_APART) for case in cases)
     return cases
@@ -168,11 +178,23 @@ def point(method: Method, model: Model, workload: Workload, reference: str = "")
     )  # fmt: skip
 
 
+def _wanted(name: str, sweep: Sweep) -> bool:
+    """Whether the user asked for a metric by name or by a setting."""
+    return bool(sweep.metric_settings.get(name)) or sweep.metrics is not None
+
+
+def _judges(metric: Metric, cases: Sequence[Case], sweep: Sweep) -> bool:
+    """Whether a metric can judge images of these cases. Raises UserError where it cannot and was asked for."""
+    reason = metric.refuses(cases)
+    if reason and _wanted(metric.name, sweep):
+        raise UserError(f"metric {metric.name!r} cannot judge images of these cases: {reason}")
+    return not reason
+
+
 def _metric(cls: type[Metric], sweep: Sweep, model: Model, reference: Path | None) -> Metric | None:
     """A metric that can judge this model's images with what is at hand, or None. Raises UserError instead where the
     user asked for it by name or by a setting."""
-    given = sweep.metric_settings.get(cls.name, {})
-    wanted = bool(given) or sweep.metrics is not None
+    given, wanted = sweep.metric_settings.get(cls.name, {}), _wanted(cls.name, sweep)
     if not cls.applies(model):
         if wanted:
             raise UserError(

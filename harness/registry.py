@@ -6,6 +6,7 @@ or by a decorator in a file given to `--plugin`. Names are listed without import
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 import traceback
@@ -29,8 +30,9 @@ def _installed() -> EntryPoints:
 class Registry(Generic[T]):
     """Names to classes. Iterating gives the names, sorted."""
 
-    def __init__(self, kind: str, group: str) -> None:
-        self.kind, self.group = kind, group
+    def __init__(self, kind: str, group: str, base: str) -> None:
+        """base: the class that all derive from, as MODULE:NAME, imported when the first one comes."""
+        self.kind, self.group, self.base = kind, group, base
         self._added: dict[str, type[T]] = {}
 
     def _points(self) -> dict[str, EntryPoint]:
@@ -50,6 +52,7 @@ class Registry(Generic[T]):
         def add(cls: type[T]) -> type[T]:
             if name in self:
                 raise UserError(f"{self.kind} {name!r} is registered already; choose another name")
+            self._check(name, cls)
             cls.name = name  # type: ignore[attr-defined]
             self._added[name] = cls
             return cls
@@ -63,28 +66,45 @@ class Registry(Generic[T]):
         return name in self._added or name in self._points()
 
     def get(self, name: str) -> type[T]:
-        """The class of this name. Raises UserError, with a suggestion, for an unknown one."""
+        """The class of this name. Raises UserError, with a suggestion, for an unknown one, and for what is no such
+        class."""
         if name in self._added:
             return self._added[name]
         points = self._points()
         if name not in points:
-            raise unknown(self.kind, name, self)
+            own = f"; one of your own comes with --plugin FILE, or a package's entry point {self.group}"
+            raise unknown(self.kind, name, self, own)
         try:
-            return points[name].load()
+            found: type[T] = points[name].load()
         except Exception as error:
             raise UserError(
                 f"{self.kind} {name!r} ({points[name].value}) cannot be imported: {_where(error)}"
             ) from error
+        self._check(name, found)
+        return found
+
+    def _check(self, name: str, cls: Any) -> None:
+        """Raises UserError for what is no class of this kind, and for one that lacks what such a class must have."""
+        module, _, base = self.base.partition(":")
+        if not isinstance(cls, type) or not issubclass(cls, getattr(importlib.import_module(module), base)):
+            what = f"the class {cls.__name__}" if isinstance(cls, type) else f"a {type(cls).__name__}"
+            raise UserError(
+                f"{self.kind} {name!r} is {what}, which does not derive from {module}.{base}; write "
+                f"`from {module} import {base}` and `class NAME({base})`"
+            )
+        if missing := sorted(getattr(cls, "__abstractmethods__", ())):
+            raise UserError(f"{self.kind} {name!r} (class {cls.__name__}) lacks {', '.join(missing)}, which every "
+                            f"{base} has")  # fmt: skip
 
     def forget(self, name: str) -> None:
         """Take back what `register` added; for tests and notebooks."""
         self._added.pop(name, None)
 
 
-methods: Registry[Any] = Registry("method", "harness.methods")
-tasks: Registry[Any] = Registry("task", "harness.tasks")
-metrics: Registry[Any] = Registry("metric", "harness.metrics")
-backbones: Registry[Any] = Registry("backbone", "harness.backbones")
+methods: Registry[Any] = Registry("method", "harness.methods", "harness.method:Method")
+tasks: Registry[Any] = Registry("task", "harness.tasks", "harness.task:Task")
+metrics: Registry[Any] = Registry("metric", "harness.metrics", "harness.metric:Metric")
+backbones: Registry[Any] = Registry("backbone", "harness.backbones", "harness.backbones.base:Backbone")
 
 
 _PLUGIN = "harness_plugin_"
@@ -93,6 +113,11 @@ _PLUGIN = "harness_plugin_"
 def plugins() -> list[Path]:
     """The plugin files that were loaded, for another process to load."""
     return [Path(module.__file__ or "") for name, module in sys.modules.items() if name.startswith(_PLUGIN)]
+
+
+def plugin_of(cls: type) -> Path | None:
+    """The plugin file that a class comes from, if it comes from one."""
+    return Path(sys.modules[cls.__module__].__file__ or "") if cls.__module__.startswith(_PLUGIN) else None
 
 
 def load_plugin(path: Path) -> None:

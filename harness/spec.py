@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 
 Part = Literal["block", "self_attention", "cross_attention", "mlp"]
-Ability = Literal["attention maps", "narrower blocks", "weighed keys", "part caches"]
+Ability = Literal["attention maps", "narrower blocks", "weighed keys"]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from harness.errors import UserError
 from harness.spec import Case
 from results.record import Estimate
 
@@ -60,14 +61,21 @@ class Task(ABC):
 
     @abstractmethod
     def cases(self, count: int, prompts: Path | None = None, data: Path | None = None) -> tuple[Case, ...]:
-        """The first `count` cases; the same for every operating point. prompts: a file of the user's, data: a folder.
-        Raises UserError for bad user data, and for a kind that the task does not take."""
+        """The first `count` cases, or all where the user's own are fewer; the same for every operating point. prompts:
+        a file of the user's, data: a folder. Raises UserError for bad user data, and for a kind that the task does not
+        take."""
 
     def calibration(
         self, count: int, after: int, prompts: Path | None = None, data: Path | None = None
     ) -> tuple[Case, ...]:
         """`count` cases to tune on, none of which is among the first `after`. Raises UserError where there are none."""
-        return self.cases(after + count, prompts, data)[after:]
+        found = self.cases(after + count, prompts, data)
+        if len(found) < after + count:
+            raise UserError(
+                f"{prompts or data or 'the model'} holds {len(found)} cases, and {after} of a sweep with {count} "
+                "others to tune on take more; give more, or lower --cases"
+            )
+        return found[after:]
 
     @abstractmethod
     def prepare(self, cases: Sequence[Case]) -> None:

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness import config
 from harness.attach import attached, check
 from harness.backbones.following import follow
-from harness.compose import method_class
 from harness.errors import UserError
+from harness.leftovers import Snapshot
 from harness.models import adapters
 from harness.models.loading import digest_of, wrap
 from harness.models.model import Model
-from harness.sweep import MethodSpec
 
-_ON: weakref.WeakKeyDictionary[Any, weakref.finalize[Any, Any]] = weakref.WeakKeyDictionary()
-"""What takes the method off each pipeline that carries one: called by `remove`, or when the pipeline is dropped."""
+
+@dataclass(frozen=True)
+class _Carried:
+    """A method on a pipeline. take_off: called by `remove`, or when the pipeline is dropped. before: the denoiser."""
+
+    method: str
+    take_off: weakref.finalize[Any, Any]
+    denoiser: Mapping[str, Any]
+    before: Snapshot
+
+
+_ON: weakref.WeakKeyDictionary[Any, _Carried] = weakref.WeakKeyDictionary()
 
 
 def apply(pipeline: Any, method: str, *, adapter: str | Path | None = None, **settings: Any) -> None:
@@ -31,25 +42,33 @@ def apply(pipeline: Any, method: str, *, adapter: str | Path | None = None, **se
     """
     if pipeline in _ON:
         raise UserError("this pipeline carries a method already; call harness.remove(pipeline) first")
-    spec = MethodSpec(name=method, settings=settings)
-    cls = method_class(method)
-    (chosen,) = config.settings_of(spec, (settings.get("ratio", cls.Settings().model_dump().get("ratio", 0.0)),))
+    chosen = config.method_of(method, settings)
     model = _wrapped(pipeline, adapter)
     if refusal := check(chosen, model.family):
         raise UserError(f"method {method!r} cannot run on this pipeline: {refusal}")
     state = adapters.state_of(chosen, model)
+    denoiser = {"transformer": pipeline.transformer}
+    before = Snapshot.of(denoiser)
     with ExitStack() as stack:
         stack.enter_context(follow(model.backbone, weakref.ref(pipeline)))
         stack.enter_context(attached(model.backbone, chosen, state))
         take_off = weakref.finalize(pipeline, stack.pop_all().close)
         take_off.atexit = False
-        _ON[pipeline] = take_off
+        _ON[pipeline] = _Carried(method, take_off, denoiser, before)
 
 
 def remove(pipeline: Any) -> None:
-    """Take back what `apply` did; nothing happens where nothing was applied."""
-    if take_off := _ON.pop(pipeline, None):
-        take_off()
+    """Take back what `apply` did; nothing happens where nothing was applied. Warns where the denoiser is not as it was:
+    a method left something behind, or somebody else changed it meanwhile."""
+    if (carried := _ON.pop(pipeline, None)) is None:
+        return
+    carried.take_off()
+    if changes := carried.before.changes(carried.denoiser):
+        warnings.warn(
+            f"after {carried.method!r} was removed, the denoiser is not as it was before: {', '.join(changes)}; if "
+            "that was not you, load the pipeline anew",
+            stacklevel=2,
+        )
 
 
 @contextmanager

@@ -111,6 +111,8 @@ class RunFolder:
         """Keep the record and write a line to the log."""
         self.store.put(record)
         line = record.model_dump(mode="json", include={"key", "method", "settings", "outcome", "reason", "seconds"})
+        if record.traceback:
+            line["traceback"] = record.traceback
         line["time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         with open(self.path / "log.jsonl", "a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
@@ -135,7 +137,7 @@ class RunFolder:
 
     def _take(self, other: RunFolder, record: Record) -> None:
         source, target = other._place(record.sample_key), self._place(record.sample_key)
-        if not target.exists():
+        if source.exists() and not target.exists():  # a profile has no images
             part = target.with_name(f"{target.name}.{os.getpid()}.part")
             shutil.rmtree(part, ignore_errors=True)
             part.parent.mkdir(parents=True, exist_ok=True)

@@ -44,8 +44,6 @@ def from_folder(folder: Path, count: int, side: int, *, binarize: bool) -> tuple
     white where `binarize` is off.
     """
     found = _listed(folder)
-    if len(found) < count:
-        raise UserError(f"data folder {folder} holds {len(found)} cases, but {count} were asked for; lower --cases")
     out = []
     for index, (picture, stencil, caption) in enumerate(found[:count]):
         image = torch.from_numpy(np.array(_open(picture, "RGB"))).permute(2, 0, 1) / 255

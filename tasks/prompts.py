@@ -17,11 +17,9 @@ COCO_SEED = 0
 
 
 def from_file(path: Path, count: int) -> tuple[Case, ...]:
-    """The first `count` prompts of a file: one per line, or MS-COCO's annotations where its name ends in .json. Raises
-    UserError."""
+    """The first `count` prompts of a file, or all: one per line, or MS-COCO's annotations where its name ends in .json.
+    Raises UserError."""
     found = coco(path) if path.suffix == ".json" else _lines(path)
-    if len(found) < count:
-        raise UserError(f"{path} holds {len(found)} prompts, but {count} cases were asked for; lower --cases")
     return tuple(Case(i, prompt, seed=i, data=data) for i, (prompt, data) in enumerate(found[:count]))
 
 
@@ -55,8 +53,8 @@ def coco(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def from_folder(folder: Path, count: int) -> tuple[Case, ...]:
-    """The first `count` captions of a folder's metadata.jsonl (file_name, text), in its order; every image that it
-    names has to be there, since metrics compare with all of them. Raises UserError."""
+    """The first `count` captions of a folder's metadata.jsonl (file_name, text), or all, in its order; every image that
+    it names has to be there, since metrics compare with all of them. Raises UserError."""
     table = folder / "metadata.jsonl"
     if not folder.is_dir():
         raise UserError(f"data folder {folder} does not exist")
@@ -76,6 +74,4 @@ def from_folder(folder: Path, count: int) -> tuple[Case, ...]:
         if not there:
             raise UserError(f"line {number} of {table} names {row['file_name']}, which is not there")
         found.append((caption, file))
-    if len(found) < count:
-        raise UserError(f"{table} holds {len(found)} captions, but {count} cases were asked for; lower --cases")
     return tuple(Case(i, caption, seed=i, data={"file": file}) for i, (caption, file) in enumerate(found[:count]))

@@ -37,11 +37,15 @@ MILLIONS = {  # parameters of the denoiser, in millions, as published
 @pytest.fixture
 def on() -> Subject:
     torch.manual_seed(0)
-    made = PixArtTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=8, num_layers=3,
-        cross_attention_dim=32, caption_channels=24, sample_size=16,
-    ).eval()  # fmt: skip
-    return Subject(PixArt(made), torch.device("cpu"), 16, 7, "", "")
+
+    def build() -> PixArt:
+        made = PixArtTransformer2DModel(
+            num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=8, num_layers=3,
+            cross_attention_dim=32, caption_channels=24, sample_size=16,
+        )  # fmt: skip
+        return PixArt(made.eval())
+
+    return Subject(build(), torch.device("cpu"), 16, 7, "", "", build)
 
 
 def candidate(name: str, on: Subject, ratio: float = 0.3) -> Candidate:
@@ -267,3 +271,10 @@ def test_published_inpainting_costs() -> None:
     assert all(abs(deviation(cell) or 0) < 0.005 for cell in known)
     assert all(cell.bare == pytest.approx(cell.published, rel=2.5e-4) for cell in known)
     assert {cell.name for cell in found if not cell.explained} == {"RegenerateImage"}
+
+
+def test_a_profile_takes_finished_points_over_from_one_beside_it(tiny_folder: Path, tmp_path: Path) -> None:
+    one, other = (
+        harness.profile("tome", model=str(tiny_folder), ratios=[0.3], rounds=2, out=tmp_path / name) for name in "ab"
+    )
+    assert [record.started for record in one.records] == [record.started for record in other.records]

@@ -52,7 +52,6 @@ def test_one_caption_per_coco_image_whatever_the_files_order(task: TextToImage, 
         ([1], "is no MS-COCO captions file"),
         ({"annotations": [{"image_id": 1, "id": 2}]}, "each with image_id, id and caption .KeyError: 'caption'"),
         ({"annotations": [{"image_id": 1, "id": 2, "caption": None}]}, "is no MS-COCO captions file"),
-        ({"annotations": ANNOTATIONS}, "holds 20 prompts, but 21 cases were asked for; lower --cases"),
     ],
 )
 def test_bad_coco_files(task: TextToImage, coco: Callable[[Any], Path], held: Any, match: str) -> None:
@@ -86,8 +85,9 @@ def test_a_folders_captions_are_the_prompts_and_its_images_the_reference(task: T
     assert TextToImage.reference(folder) == folder and TextToImage.reference(None) is None
     with pytest.raises(UserError, match="leave one of them out"):
         task.cases(2, tmp_path / "p.txt", folder)
-    with pytest.raises(UserError, match="holds 2 captions, but 3 cases were asked for"):
-        task.cases(3, data=folder)
+    assert task.cases(3, data=folder) == cases  # all that there are
+    with pytest.raises(UserError, match="data holds 2 cases, and 1 of a sweep with 3 others to tune on take more"):
+        task.calibration(3, 1, data=folder)
 
 
 @pytest.mark.parametrize(

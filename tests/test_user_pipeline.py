@@ -14,6 +14,7 @@ from torch import Tensor
 import harness
 from harness.errors import UserError
 from harness.models import Model, load
+from methods.caching.pab import PAB
 
 LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"]
 
@@ -23,9 +24,9 @@ def shapes() -> Any:
     return load("shapes").pipeline
 
 
-def draw(pipeline: Any) -> Tensor:
+def draw(pipeline: Any, steps: int = 2) -> Tensor:
     return pipeline(
-        "a large red plain circle top left", num_inference_steps=2, guidance_scale=4.5, output_type="latent",
+        "a large red plain circle top left", num_inference_steps=steps, guidance_scale=4.5, output_type="latent",
         generator=torch.Generator().manual_seed(0), height=64, width=64, clean_caption=False,
         use_resolution_binning=False, max_sequence_length=32,
     ).images  # fmt: skip
@@ -118,3 +119,12 @@ def test_a_new_pipeline_at_an_old_address_carries_nothing(model: Model) -> None:
         del pipeline
         gc.collect()
     harness.remove(model.pipeline)  # nothing to take back
+
+
+def test_settings_that_are_not_given_have_the_method_s_own_defaults(shapes: Any) -> None:
+    """Not the middle of its sweep."""
+    drawn = {}
+    for name, settings in {"default": {}, "documented": PAB().settings.model_dump(), "swept": {"skip": 3}}.items():
+        with harness.applied(shapes, "pab", **settings):
+            drawn[name] = draw(shapes, steps=6)
+    assert torch.equal(drawn["default"], drawn["documented"]) and not torch.equal(drawn["default"], drawn["swept"])

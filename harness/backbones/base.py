@@ -33,7 +33,7 @@ class Backbone(SamplerClock):
 
     classes: ClassVar[frozenset[str]]
     parts: ClassVar[frozenset[Part]] = frozenset({"block", "self_attention", "cross_attention", "mlp"})
-    offers: ClassVar[frozenset[Ability]] = frozenset({"part caches"})
+    offers: ClassVar[frozenset[Ability]] = frozenset()
     placed: ClassVar[bool] = False
     rows_per_image: ClassVar[int] = 2
     timestep_unit: float = 1.0

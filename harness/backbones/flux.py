@@ -32,7 +32,6 @@ class Flux(Joint):
     """`FluxTransformer2DModel`."""
 
     classes = frozenset({"FluxTransformer2DModel"})
-    offers = frozenset()
     parts: ClassVar[frozenset[Part]] = frozenset({"block", "self_attention"})
     halves = False
     rows_per_image = 1

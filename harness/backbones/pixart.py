@@ -25,7 +25,7 @@ class PixArt(Backbone):
     """`PixArtTransformer2DModel`."""
 
     classes = frozenset({"PixArtTransformer2DModel"})
-    offers = frozenset({"attention maps", "narrower blocks", "weighed keys", "part caches"})
+    offers = frozenset({"attention maps", "narrower blocks", "weighed keys"})
 
     @property
     def blocks(self) -> Sequence[nn.Module]:

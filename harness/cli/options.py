@@ -20,6 +20,7 @@ Command = Callable[..., Any]
 Plugins = Annotated[
     list[Path] | None, typer.Option("--plugin", help="Python file that registers more; may be repeated.")
 ]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of every point that fails.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. [default: cpu]", show_default=False)]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli.options import Plugins, load_plugins, options_of, with_settings
+from harness.cli.options import Debug, Plugins, load_plugins, options_of, with_settings
 from harness.sweep import Profile, validated
 
 
@@ -35,6 +35,7 @@ def profile(
         bool, typer.Option("--fresh", help="Take no finished points over from the run folders beside this one.")
     ] = False,
     isolate: Annotated[bool, typer.Option("--isolate", help="Run every point in a process of its own.")] = False,
+    debug: Debug = False,
 ) -> None:
     """Measure what methods cost on one denoiser step: GMACs, latency against dense, memory, energy, share by part.
 
@@ -52,7 +53,7 @@ def profile(
         print("note: --out is a run folder now; give --csv FILE.csv for a CSV file of its own")
     request = with_settings(validated(Profile, given), setting or [])
     folder = api.run_folder(request, out, name)
-    with Bar("steps") as bar:
+    with Bar("steps", debug) as bar:
         table = api.run_profile(request, folder, listener=bar, isolate=isolate, fresh=fresh)
     table.print(Console())
     if csv is not None:

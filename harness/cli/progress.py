@@ -13,9 +13,10 @@ console = Console(stderr=True)
 
 
 class Bar(Listener):
-    """A progress bar and a line per finished point. unit: what the work is counted in."""
+    """A progress bar and a line per finished point. unit: what the work is counted in. debug: tracebacks are shown."""
 
-    def __init__(self, unit: str = "images") -> None:
+    def __init__(self, unit: str = "images", debug: bool = False) -> None:
+        self._debug = debug
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -38,6 +39,8 @@ class Bar(Listener):
         batch = f", batch {record.task_settings['batch']}" if "batch" in record.task_settings else ""
         note = record.outcome if record.outcome == "ok" else f"{record.outcome}: {record.reason}"
         self.say(f"{record.method}{ratio}{batch}: {note} ({record.seconds:.0f} s)")
+        if self._debug and record.traceback:
+            self.say(record.traceback.rstrip())
 
     def say(self, line: str) -> None:
         self._bar.console.print(line, highlight=False, markup=False)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli.options import Plugins, axes, by_metric, options_of, with_settings
+from harness.cli.options import Debug, Plugins, axes, by_metric, options_of, with_settings
 from harness.errors import UserError
 from harness.sweep import Sweep
 
@@ -60,6 +60,7 @@ def run(
     quick: Annotated[
         bool, typer.Option("--quick", help="A smoke test, not for reporting: 16 images, 20 % alone, fewer rounds.")
     ] = False,
+    debug: Debug = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and its estimated time, run nothing.")
     ] = False,
@@ -84,7 +85,7 @@ def run(
     if dry_run:
         _dry_run(sweep, folder, fit, say)
         return
-    with Bar() as bar:
+    with Bar(debug=debug) as bar:
         table = api.run_sweep(sweep, folder, listener=bar, fit=fit, isolate=isolate, fresh=fresh)
     _report(table, folder, say)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from typing import TypeVar
 
 from harness.errors import UserError
 from harness.method import Method
 from harness.models.model import Model
+from harness.registry import plugin_of
 from harness.spec import State
 
 T = TypeVar("T")
@@ -34,7 +36,21 @@ def _told(method: Method, model: Model, read: Callable[[str], T]) -> T:
     try:
         return read(method.adapter())
     except UserError as error:
-        ratio = "" if method.ratio is None else f" --ratio {method.ratio:g}"
-        raise UserError(
-            f"{error}; fit one with `python -m harness fit {method.name} --model {model.name}{ratio}`"
-        ) from error
+        raise UserError(f"{error}; fit one with `{shlex.join(_fit(method, model))}`") from error
+
+
+def _fit(method: Method, model: Model) -> list[str]:
+    """The command that fits the adapter of these settings."""
+    cls, chosen = type(method), method.settings.model_dump(mode="json")
+    command = ["python", "-m", "harness", "fit", method.name, "--model", model.name]
+    if method.ratio is not None:
+        command += ["--ratio", f"{method.ratio:g}"]
+    for name, default in cls.Settings().model_dump(mode="json").items():
+        if name == "ratio" or chosen[name] == default:
+            continue
+        other = cls(method.settings.model_copy(update={name: default}))
+        if other.adapter() != method.adapter():  # else the adapter serves all of this setting's values
+            command += ["--set", f"{name}={chosen[name]}"]
+    if (path := plugin_of(cls)) is not None:
+        command += ["--plugin", str(path)]
+    return command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import torch
 from harness import checkpoints
 from harness.backbones.base import Backbone
 from harness.errors import UserError
+from harness.leftovers import Snapshot
 from harness.registry import methods
 from harness.spec import State
 
@@ -38,6 +40,7 @@ class Model:
     facts: dict[str, Any] = field(default_factory=dict)
     adapters: tuple[Path, ...] = ()
     _digests: dict[tuple[Path, int, int], str] = field(default_factory=dict, repr=False)
+    _untouched: Snapshot | None = field(default=None, repr=False)
 
     @cached_property
     def pipeline(self) -> Any:
@@ -46,6 +49,29 @@ class Model:
     @cached_property
     def backbone(self) -> Backbone:
         return self.family(self.pipeline.transformer)
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        return {"pipeline": self.pipeline, **self.pipeline.components}
+
+    def remember(self) -> None:
+        """Look at the pipeline before anything is put on it, for `left_behind`."""
+        self._untouched = self._untouched or Snapshot.of(self._parts)
+
+    def left_behind(self) -> list[str]:
+        """What differs in the pipeline from when it was remembered, in words; it is then loaded anew when it is next
+        needed."""
+        if self._untouched is None or not (changes := self._untouched.changes(self._parts)):
+            return []
+        self.forget()
+        return changes
+
+    def forget(self) -> None:
+        """Load the pipeline anew when it is next needed; a damaged one need not stay beside it."""
+        self._untouched = None
+        for name in ("pipeline", "backbone"):
+            vars(self).pop(name, None)
+        gc.collect()
 
     @property
     def modules(self) -> list[torch.nn.Module]:

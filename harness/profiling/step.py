@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,10 +17,13 @@ import torch
 from harness import attach
 from harness.backbones.base import Backbone
 from harness.cost import timed
+from harness.errors import first_line, told
+from harness.leftovers import Snapshot
 from harness.measure import energy, latency, memory
 from harness.measure.torch_counter import Executed, counting
 from harness.method import Method
 from harness.models.model import Model
+from harness.process_state import ProcessState
 from harness.profiling.breakdown import divided
 from harness.spec import Progress, State, Step
 from harness.sweep import META
@@ -33,10 +37,11 @@ _MIDDLE = Step(10, 20, 500.0)  # for methods that treat the first or last steps 
 _SEED = 0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Subject:
-    """A denoiser on its device. size: side of its latents by default; None: the family's own. text_source: where the
-    number of text tokens comes from. model: what has fitted adapters, unless weights are random."""
+    """A denoiser on its device. build: makes it anew. size: side of its latents by default; None: the family's own.
+    text_source: where the number of text tokens comes from. model: what has fitted adapters, unless weights are random.
+    """
 
     backbone: Backbone
     device: torch.device
@@ -44,7 +49,23 @@ class Subject:
     text_tokens: int
     text_source: str
     digest: str
+    build: Callable[[], Backbone]
     model: Model | None = None
+    _untouched: Snapshot | None = None
+
+    def remember(self) -> None:
+        """Look at the denoiser before anything is put on it, for `left_behind`."""
+        self._untouched = self._untouched or Snapshot.of({"transformer": self.backbone.transformer})
+
+    def left_behind(self) -> list[str]:
+        """What differs in the denoiser from when it was remembered, in words; there is a new one then."""
+        assert self._untouched is not None
+        if changes := self._untouched.changes({"transformer": self.backbone.transformer}):
+            self._untouched = None
+            del self.backbone  # it need not stay beside the new one
+            gc.collect()
+            self.backbone = self.build()
+        return changes
 
 
 @dataclass(frozen=True)
@@ -92,6 +113,8 @@ class OpenStep:
         """Measure one point. Whatever the method raises becomes a failed record, out of memory among it."""
         began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
         progress(f"{point.label}, batch {self.setup.batch}", 0)
+        self.on.remember()
+        process = ProcessState.now()
         dense = folder.store.get(point.reference) if point.reference else None
         candidate = self.candidate(point)
         estimates: dict[str, Estimate] = {}
@@ -101,7 +124,10 @@ class OpenStep:
             estimates, samples = _measured(self.rounds, self.on, candidate, self.setup)
             reason = _idle(candidate, estimates, dense)
         except Exception as error:
-            reason, trace = _told(error, self.on.device), traceback.format_exc()
+            own = set[str]().union(*(one.files() for one in candidate.method.members()))
+            reason, trace = _told(error, self.on.device, own), traceback.format_exc()
+        if left := [*process.restore(), *self.on.left_behind()]:
+            reason = "; ".join([*([reason] if reason else []), f"it left behind: {', '.join(left)}"])
         if reason:
             outcome, estimates, samples = "failed", {}, {}
         progress(f"{point.label}, batch {self.setup.batch}", self.work_per_point)
@@ -279,8 +305,7 @@ def _idle(candidate: Candidate, estimates: Mapping[str, Estimate], dense: Record
     return f"changed no cost: {own:.6g} GMACs per image and step, the same as dense (a silent no-op)"
 
 
-def _told(error: Exception, device: torch.device) -> str:
-    line = (str(error).splitlines() or [""])[0][:300]
+def _told(error: Exception, device: torch.device, own: Collection[str]) -> str:
     full = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
     if full:
         peak = f" at a peak of {_peak(device) / _MIB:,.0f} MiB"
@@ -288,8 +313,8 @@ def _told(error: Exception, device: torch.device) -> str:
             torch.cuda.empty_cache()
         return f"out of memory{peak} on {device}: take a smaller --batch or --size, or --dtype bfloat16"
     if device.type == META and isinstance(error, (NotImplementedError, RuntimeError)):
-        return f"cannot be counted on meta, since its work depends on values; use --device cpu ({line})"
-    return f"{type(error).__name__}: {line}"
+        return f"cannot be counted on meta, since its work depends on values; use --device cpu ({first_line(error)})"
+    return told(error, own)
 
 
 def _peak(device: torch.device) -> int:

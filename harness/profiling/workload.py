@@ -107,10 +107,13 @@ def subject(profile: Profile) -> Subject:
         known = random_init.architecture(name)
         family = family_of(random_init.class_name(name))
         kind = checked(profile.device, profile.dtype)
-        made = random_init.build(name, device=profile.device, dtype=kind)
+
+        def build() -> Backbone:
+            return family(random_init.build(name, device=profile.device, dtype=kind))
+
         return Subject(
-            family(made), torch.device(profile.device), known.size,
-            *_text(profile, known.text_tokens, known.text_source), digest="random weights",
+            build(), torch.device(profile.device), known.size,
+            *_text(profile, known.text_tokens, known.text_source), digest="random weights", build=build,
         )  # fmt: skip
     if profile.device == META:
         known_names = ", ".join(RANDOM + name for name in random_init.names())
@@ -119,11 +122,16 @@ def subject(profile: Profile) -> Subject:
         profile.model, device=profile.device, dtype=profile.dtype, adapters=profile.adapters, variant=profile.variant,
         revision=profile.revision,
     )  # fmt: skip
+
+    def anew() -> Backbone:
+        model.forget()
+        return model.backbone
+
     most = int(model.call.get("max_sequence_length", 120))
     size = getattr(model.pipeline.transformer.config, "sample_size", None)
     return Subject(
         model.backbone, model.device, size, *_text(profile, most, "the model's maximum"), digest=model.digest,
-        model=model,
+        build=anew, model=model,
     )  # fmt: skip
 
 

@@ -47,7 +47,6 @@ class FasterCache(Cache):
     """
 
     name = "fastercache"
-    needs = frozenset({"part caches"})
     Settings = FasterCacheSettings
     source = "Lv et al., 2024, FasterCache: Training-Free Video Diffusion Model Acceleration with High Quality"
     reuses = "parts"

@@ -35,7 +35,6 @@ class PAB(Cache):
     the sampling; cross-attention, which changes less, does so for longer."""
 
     name = "pab"
-    needs = frozenset({"part caches"})
     Settings = PABSettings
     source = "Zhao et al., 2024, Real-Time Video Generation with Pyramid Attention Broadcast"
     reuses = "parts"

@@ -32,7 +32,6 @@ class TaylorSeer(Cache):
     extrapolated."""
 
     name = "taylorseer"
-    needs = frozenset({"part caches"})
     Settings = TaylorSeerSettings
     source = "Liu et al., 2025, From Reusable to Forecasting: Accelerating Diffusion Models with TaylorSeers"
     reuses = "parts"

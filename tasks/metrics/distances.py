@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from pydantic import Field
 
 from harness.errors import UserError
 from harness.metric import Metric, MetricSettings, Sample
+from harness.spec import Case
 from results.record import Estimate
 from tasks.metrics import features, inception, references
 from tasks.metrics.references import Reference
@@ -70,9 +71,19 @@ class SetDistance(Metric):
                 + (f" and {asked}.reference=FOLDER" if self._reference is None else "")
             )
 
+    def refuses(self, cases: Sequence[Case]) -> str:
+        if self.settings.weights is not None or features.of_scenes(cases):
+            return ""
+        return (
+            "its references are renders of the model's own scenes, and these prompts are others; give Inception "
+            f"weights and a reference folder (--metric-set {self.name}.weights=FILE), or leave it out of --metrics"
+        )
+
     def estimates(self, sample: Sample, dense: Sample | None) -> dict[str, Estimate]:
         found = {}
         for space in self._spaces:
+            if space.name == features.EXTRACTOR and not features.of_scenes(sample.cases):
+                continue  # renders are no reference for other prompts
             x, reference = space.features(sample), space.reference()
             sample.features[space.name] = x
             if reference.features is not None:

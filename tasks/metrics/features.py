@@ -48,6 +48,11 @@ def scenes(cases: Sequence[Case]) -> scene.Scenes:
     return scene.sample(split, [case.data["scene"] for case in cases])
 
 
+def of_scenes(cases: Sequence[Case]) -> bool:
+    """Whether all cases are scenes of the renderer's, which the reference set is of, too."""
+    return all("scene" in case.data for case in cases)
+
+
 def logits(sample: Sample) -> dict[str, Tensor]:
     return sample.once(EXTRACTOR, lambda: read(sample.images))[0]
 
