@@ -97,8 +97,8 @@ def _plots(table: Table, folder: RunFolder) -> None:
 def _forests(verdict: Verdict, plots: Path) -> None:
     from results.plots.forest import forest
 
-    drawn = [section for section in verdict.sections if any(block.to_dense or block.to_rival for block in section.blocks)]
-    for place, section in enumerate(drawn):
+    compared = [one for one in verdict.sections if any(block.to_dense or block.to_rival for block in one.blocks)]
+    for place, section in enumerate(compared):
         forest(section, plots / ("verdict.png" if place == 0 else f"verdict-{place + 1}.png"))
 
 

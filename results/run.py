@@ -55,13 +55,15 @@ class Run(Table):
         with RunFolder.open(self.folder) as folder:
             return folder.images(record)
 
-    def _features(self, record: Record, extractor: str) -> np.ndarray | None:
+    def features(self, record: Record, extractor: str) -> np.ndarray | None:
+        """Features (N, D) of the record's images; None where they were not kept."""
         if self.folder is None:
             return None
         with RunFolder.open(self.folder) as folder:
             return folder.features(record, extractor)
 
-    def _references(self, record: Record, extractor: str) -> np.ndarray | None:
+    def references(self, record: Record, extractor: str) -> np.ndarray | None:
+        """Features (M, D) of what the record's distances compare with; None where they were not kept."""
         if self.folder is None:
             return None
         with RunFolder.open(self.folder) as folder:

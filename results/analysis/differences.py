@@ -106,7 +106,7 @@ def _of_sets(
     kind, extractor = method.estimates[metric].set_distance.split(" ", 1)
     x, y, reference = features(method, extractor), features(comparator, extractor), references(method, extractor)
     if x is None or y is None or reference is None:
-        raise NotComparable(f"features of {extractor!r} were not kept, or are gone: no paired difference of {metric!r}")
+        raise NotComparable(f"features of {extractor!r} were not kept, or are gone, so sets cannot be resampled")
     other = references(comparator, extractor)
     if other is None or not np.array_equal(reference, other):
         raise NotComparable(f"{_name(method)} and {_name(comparator)} were compared with different reference sets")

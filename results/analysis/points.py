@@ -1,4 +1,4 @@
-"""Records as the points of a comparison: training seeds of one setting together, in blocks of one budget or strength."""
+"""Records as points of a comparison: training seeds of one setting together, in blocks of one budget or strength."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ def blocks_of(points: Iterable[Point], matches: Sequence[Mapping[str, Any]] = ()
     budgets = [(one["method"], one["chosen"], f"{one['axis']} {one['budget']:g}") for one in matches]
     found: dict[str, list[Point]] = {}
     for point in points:
-        own = (title for method, chosen, title in budgets if (method, chosen) == (point.first.method, point.first.settings))
+        asked = point.first.method, point.first.settings
+        own = (title for method, chosen, title in budgets if (method, chosen) == asked)
         found.setdefault(next(own, percent(point.first.ratio) or OTHERS), []).append(point)
     titles = sorted(found, key=lambda title: title == OTHERS)
     return [Block(title, tuple(found[title])) for title in titles]

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from results.analysis.verdict_types import Compared, Cost, Section, Verdict
+from results.analysis.verdict_types import Compared, Cost, Rank, Section, Verdict
 from results.files import write_atomic
 from results.tables.formatting import DIRECTIONS, code, interval, number, percent, plain
 from results.tables.markdown import rows
@@ -27,9 +27,9 @@ _READING = """\
 - **settles it**: so many images would give a verdict 8 times in 10 if the truth is what was measured, and the time that
   they take."""
 _FIDELITY = (
-    "The records hold no distance to true pictures, so the headline is fidelity: how near a method stays to dense's own "
-    "image. That is no quality; no margin of it is harmless, and dense itself has no figure of it. *better* means nearer "
-    "to dense."
+    "The records hold no distance to true pictures, so the headline is fidelity: how near a method stays to dense's "
+    "own image. That is no quality; no margin of it is harmless, and dense itself has no figure of it. *better* means "
+    "nearer to dense."
 )
 
 
@@ -73,8 +73,7 @@ def _section(section: Section) -> Iterator[str]:
         if block.ranks:
             tied = [one.point for one in block.ranks if one.low == 1]
             yield f"Share the first place: {plain(', '.join(tied))}."
-            yield rows(("point", "probability of the best mean", "ranks"),
-                       ((plain(r.point), percent(round(r.best, 3)), _span(r.low, r.high)) for r in block.ranks))  # fmt: skip
+            yield rows(("point", "probability of the best mean", "ranks"), map(_rank, block.ranks))
     if section.other_metrics:
         yield "### Other metrics against dense (exploratory, not adjusted)"
         yield rows(("point", "metric", "difference", "p", "direction"), (_other(one) for one in section.other_metrics))
@@ -136,6 +135,11 @@ def _cost(cost: Cost) -> tuple[str, str]:
     return number(cost.gmacs, 3), " ".join(latency.split())
 
 
+def _rank(one: Rank) -> list[str]:
+    ranks = str(one.low) if one.low == one.high else f"{one.low} to {one.high}"
+    return [plain(one.point), percent(round(one.best, 3)), ranks]
+
+
 def _settle(one: Compared) -> str:
     if one.settle_images is None:
         return ""
@@ -146,10 +150,6 @@ def _settle(one: Compared) -> str:
 
 def _duration(minutes: float) -> str:
     return f"{minutes:.2g} min" if minutes < 99.5 else f"{minutes / 60:,.0f} h"
-
-
-def _span(low: int, high: int) -> str:
-    return str(low) if low == high else f"{low} to {high}"
 
 
 # -- the terminal --------------------------------------------------------------------------------------------------
@@ -178,7 +178,8 @@ def _short(section: Section) -> RichTable:
     for one in _compared(section):
         mark = " *" if one.family == "exploratory" else ""
         difference = f"{_relative(one)} {_bounds(one)}" if one.relative is not None else _difference(one)
-        drawn.add_row(one.method, one.comparator, Text(one.text + mark, _STYLES[one.word]), difference, *_cost(one.cost))
+        said = Text(one.text + mark, _STYLES[one.word])
+        drawn.add_row(one.method, one.comparator, said, difference, *_cost(one.cost))
     return drawn
 
 
