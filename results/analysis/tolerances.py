@@ -11,10 +11,10 @@ _FID, _CLIP = 0.02, 0.002
 _FEWEST = 1000
 
 
-def within(metric: str, value: float, dense: float, n: int) -> bool | None:
-    """Whether a figure of n images passes; None where there is no tolerance, or too few images."""
+def within(metric: str, value: float, dense: float, n: int | None = None) -> bool | None:
+    """Whether a figure of n images (None: not known) passes; None where there is no tolerance, or too few images."""
     kind = metric.partition("[")[0]
-    if kind == "fid" and n >= _FEWEST:
+    if kind == "fid" and (n is None or n >= _FEWEST):
         return value <= (1 + _FID) * dense
     if kind == "clip_score":
         return value >= (1 - _CLIP) * dense
