@@ -161,18 +161,23 @@ def show(verdict: Verdict, console: Console, width: int = 120) -> None:
         if len(verdict.sections) > 1:
             console.print(Text(section.setup, "bold"), width=width)
         if section.metric:
+            console.print(Text(_title(section), "bold"), width=min(console.width, width))
             console.print(_short(section), width=min(console.width, width))
         for line in _below(section):
             console.print(Text(line), width=min(console.width, width))
 
 
-def _short(section: Section) -> RichTable:
+def _title(section: Section) -> str:
     about = f"verdict: {section.metric}, {DIRECTIONS[section.better or 'lower']}, {section.n} images"
     if section.margin is not None:
         about += f"; margin {percent(section.margin)} of dense's {number(section.dense, 3)}"
     if section.fidelity:
         about += "; fidelity to dense, not quality"
-    drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1), title=Text(about), title_justify="left")
+    return about
+
+
+def _short(section: Section) -> RichTable:
+    drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1))
     for head in ("point", "against", "verdict", "difference [95 %]", *_COSTS):
         drawn.add_column(head, overflow="fold")
     for one in _compared(section):
