@@ -67,7 +67,7 @@ def record(method: str, ratio: float | None, values: Array) -> Record:
         better="lower", values=tuple(values.tolist()),
     )  # fmt: skip
     return Record(
-        key=f"{method}-{ratio}".ljust(8, "."), method=method, ratio=ratio, settings={} if ratio is None else {"ratio": ratio},
+        key=f"{method}-{ratio}".ljust(8, "."), method=method, ratio=ratio, settings={"ratio": ratio} if ratio else {},
         task="text-to-image", model="simulated", device="cpu", dtype="float32", steps=20, n_cases=len(values),
         cases=cases, outcome="ok", estimates={METRIC: estimate}, fingerprint={"weights": "simulated"},
         started="2026-01-01T00:00:00Z",

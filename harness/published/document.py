@@ -83,7 +83,8 @@ def _relative(spec: dict[str, object], found: Sequence[Cell], measured: Path | N
             suffix = setup["suffix"]
             cell = found[index * len(spec["setups"]) + place]  # type: ignore[arg-type]
             printed = [
-                _ratio(row[f"{what}_{suffix}"], frame[f"{what}_{suffix}"][dense[index]]) for what in ("latency_s", "memory_gb")
+                _ratio(row[f"{what}_{suffix}"], frame[f"{what}_{suffix}"][dense[index]])
+                for what in ("latency_s", "memory_gb")
             ]
             against = frame["method"][dense[index]]
             lines.append([cell.name, f"{100 * cell.ratio:g} %", suffix, against, *printed, *_own(own, cell, setup)])

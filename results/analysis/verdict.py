@@ -39,12 +39,24 @@ def judge(
 ) -> Verdict:
     """One section for each group of comparable records. matches: what the search for budgets found. margin: relative to
     dense's mean, of non-inferiority to dense."""
-    return Verdict(sections=tuple(_section(group, matches, margin) for group in comparable(records)))
+    groups = comparable(records)
+    return Verdict(sections=tuple(_section(group, _about(group, groups), matches, margin) for group in groups))
 
 
-def _section(group: Sequence[Record], matches: Sequence[Mapping[str, Any]], margin: float) -> Section:
-    about, n = setup(group[0]), group[0].n_cases
-    on = headline(group)
+def _about(group: Sequence[Record], groups: Iterable[Sequence[Record]]) -> str:
+    """What the group shares, and those of the task's settings that tell it from other groups, such as a mask area."""
+    everyone = [record for members in groups for record in members]
+    own = [
+        f"{name} {value}"
+        for name, value in group[0].task_settings.items()
+        if all(record.task_settings.get(name) == value for record in group)
+        and any(record.task_settings.get(name) != value for record in everyone)
+    ]
+    return " · ".join([setup(group[0]), *own])
+
+
+def _section(group: Sequence[Record], about: str, matches: Sequence[Mapping[str, Any]], margin: float) -> Section:
+    n, on = group[0].n_cases, headline(group)
     points = points_of(group)
     references = {_task(point): point for point in points if point.first.method == DENSE}
     if any(record.schema_version == 1 for record in group):
