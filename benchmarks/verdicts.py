@@ -1,14 +1,15 @@
 """Are verdicts true? Simulated sweeps, with what each method really loses known.
 
-    python benchmarks/verdicts.py [--sweeps 200]
+    python benchmarks/verdicts.py [--sweeps 200] [--families]
 
 Each sweep has dense and three methods at three strengths; images share what their captions bring, and each point adds a
 loss, the same in the mean for all images, and noise. In half of the sweeps no point loses anything, which is where a
 verdict can be wrong most often; in the others a third of the points lose nothing, a third 0.5 to 5 %, and a third gain
 as much. Sample sizes and kinds of noise go round. Printed: the share of sweeps with a wrong "better" or "worse" in the
 family (each point against dense), against rivals, and with a wrong "no worse than margin"; at most 5 % is wanted of the
-first. Beside it, what the same p-values would give with one family per strength, and without any correction. Two
-minutes of a core for 200 sweeps.
+first. Beside it, what the same p-values would give with one family per strength, and without any correction. One to two
+minutes of a core for 200 sweeps. --families: instead, wrong calls by kind of test and noise, as
+`results.analysis.skewness` has them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from results.analysis.multiplicity import holm
+from results.analysis.paired import sign_flip
+from results.analysis.skewness import skew_adjusted_p
 from results.analysis.verdict import judge
 from results.analysis.verdict_types import Compared, Verdict
 from results.record import CaseFacts, Estimate, Record
@@ -97,10 +100,30 @@ def errors(verdict: Verdict, losses: dict[str, float]) -> Iterator[tuple[str, bo
     yield "without correction instead", any(wrong(one, losses, one.p) for one in family)
 
 
+def families(count: int = 400, points: int = 9) -> str:
+    """Families of points without a difference in which one is called, in 100; one number for each of SIZES."""
+    rng, table = np.random.default_rng(6), []
+    for name, noise in NOISE.items():
+        called: dict[str, list[str]] = {}
+        for n in SIZES:
+            drawn = noise(rng, count * points * n).reshape(count * points, n)
+            flips = np.concatenate([sign_flip(some, 4000) for some in np.array_split(drawn, points)])
+            skew = np.array([skew_adjusted_p(one) for one in drawn])
+            for kind, p in (("sign flips", flips), ("Hall's t", skew), ("the larger p", np.maximum(flips, skew))):
+                share = np.mean([min(q or 0.0 for q in holm(row)) <= 0.05 for row in p.reshape(count, points).tolist()])
+                called.setdefault(kind, []).append(f"{100 * share:.1f}")
+        table.append((name, *(" ".join(shares) for shares in called.values())))
+    return rows(("differences", *called), table)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweeps", type=int, default=200)
+    parser.add_argument("--families", action="store_true")
     args = parser.parse_args()
+    if args.families:
+        print(families())
+        return
     counted: dict[str, list[tuple[int, bool, bool]]] = {}
     words: dict[str, int] = {}
     for seed in range(args.sweeps):

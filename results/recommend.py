@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from results.analysis.bounds import bound
+from results.analysis.bounds import Bound, bound
 from results.analysis.compare import differing
 from results.analysis.differences import NotComparable
 from results.analysis.headline import headline
@@ -59,8 +59,7 @@ def recommended(folders: Sequence[str | Path], most: Sequence[str], least: Seque
             if dense is None or not points:
                 continue
             judged, left_out = candidates(points, dense, upper, lower)
-            on = headline(members)
-            metric = on.name if on is not None else ""
+            metric = _metric(members, judged, lower)
             meeting = [one for one in judged if one.probability >= MEETS]
             ties = tied(meeting[0], meeting[1:], metric) if meeting and metric else []
             nearest = None if meeting else min(judged, key=lambda one: one.missed, default=None)
@@ -71,6 +70,14 @@ def recommended(folders: Sequence[str | Path], most: Sequence[str], least: Seque
     if not any(one.meeting for one in found):
         raise NotComparable(f"nothing meets {' and '.join((*most, *least))}; closest: {'; '.join(map(closest, found))}")
     return found
+
+
+def _metric(records: Sequence[Record], judged: Sequence[Candidate], least: Sequence[Bound]) -> str:
+    """In which ties are looked for: the first metric that has a limit, else the headline metric; "" for none."""
+    if judged and least:
+        return next(check.figure for check in judged[0].checks if check.kind != "cost")
+    on = headline(records)
+    return on.name if on is not None else ""
 
 
 def apply_line(record: Record) -> str:

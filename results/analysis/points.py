@@ -13,6 +13,7 @@ from results.analysis.differences import NotComparable, arms
 from results.analysis.paired import Difference, paired, standard_errors
 from results.analysis.point_names import SEED, strength, variants
 from results.analysis.seeds import paired_over_seeds
+from results.analysis.skewness import skew_adjusted_p
 from results.record import Record
 from results.tables.formatting import compact_json, percent
 
@@ -52,12 +53,12 @@ def points_of(records: Sequence[Record]) -> list[Point]:
     for record in records:
         if record.usable:
             settings = {name: value for name, value in record.settings.items() if name != SEED}
-            found.setdefault(compact_json({"m": record.method, "s": settings, "t": record.task_settings}), []).append(
-                record
-            )
+            point = compact_json({"m": record.method, "s": settings, "t": record.task_settings})
+            found.setdefault(point, []).append(record)
+    short = [f"{names[some[0].key]} {strength(some[0])}".strip() for some in found.values()]
     return [
-        Point(f"{names[some[0].key]} {strength(some[0])}".strip(), tuple(sorted(some, key=_seed)))
-        for some in found.values()
+        Point(name if short.count(name) == 1 else f"{name} ({some[0].key[:6]})", tuple(sorted(some, key=_seed)))
+        for name, some in zip(short, found.values(), strict=True)
     ]
 
 
@@ -103,9 +104,15 @@ class Pair:
         return cls(np.array([f.method for f in found]), np.array([f.comparator for f in found]), found[0].clusters)
 
     def difference(self, method: NDArray[np.float64], comparator: NDArray[np.float64]) -> Difference:
-        """By image for one training seed; else over the seeds, which are then the clusters."""
+        """By image for one training seed, p the larger one of sign flips and of a t-test that allows for skewed
+        differences; else over the seeds, which are then the clusters."""
         if len(method) == 1:
-            return paired(method[0], comparator[0], self.clusters)
+            found = paired(method[0], comparator[0], self.clusters)
+            if found.p is None:
+                return found
+            each = method[0] - comparator[0]
+            sums = each if self.clusters is None else np.bincount(self.clusters, each)
+            return found._replace(p=max(found.p, skew_adjusted_p(sums)))
         means = (method - comparator).mean(1)
         over = paired_over_seeds(method, comparator)
         sd = float(means.std(ddof=1))

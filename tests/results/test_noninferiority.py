@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from results.analysis.noninferiority import LEVEL, from_limit, one_sided
-from results.analysis.paired import paired, standard_errors
+from results.analysis.paired import paired, sign_flip, standard_errors
 from results.analysis.power import images_to_settle, seconds_per_image
 from results.analysis.ranks import probability_best, rank_sets
+from results.analysis.skewness import skew_adjusted_p
 
 
 def p_of(method, comparator, margin=0.01, better="lower"):
@@ -84,3 +86,25 @@ def test_the_probability_of_the_best():
     assert 0.05 < probability_best(near, "lower", np.repeat(np.arange(16), 4))[1] < 0.95
     with pytest.raises(ValueError, match="finite values"):
         probability_best([[np.nan, 1.0]], "lower")
+
+
+def test_skewed_differences_are_called_no_more_often_than_others():
+    """At a level to which a family of nine adjusts. Sign flips alone call more than twice as often as they should."""
+    rng = np.random.default_rng(6)
+    drawn = rng.gamma(2, 0.2, (3000, 16)) - 0.4
+    flips, skew = sign_flip(drawn, 4000), np.array([skew_adjusted_p(one) for one in drawn])
+    assert (flips <= 0.01).mean() > 0.02 > (np.maximum(flips, skew) <= 0.01).mean()
+
+
+def test_the_skew_adjusted_test_without_skew_is_the_t_test():
+    values = np.array([-2.0, -1, 0, 1, 2, -1.5, 1.5, 0]) + 1
+    t = values.mean() / (values.std(ddof=1) / 8**0.5)
+    assert skew_adjusted_p(values) == pytest.approx(2 * stats.t.sf(t, 7))
+    assert skew_adjusted_p(np.zeros(8)) == 1 and skew_adjusted_p(np.ones(8)) == 0
+
+
+def test_a_clear_difference_is_clear_whichever_way_it_is_skewed():
+    """The adjustment grows with t throughout, so that a large difference never looks small."""
+    skewed = np.random.default_rng(7).gamma(1, 1, 64)
+    assert skew_adjusted_p(skewed + 2) < 1e-6 and skew_adjusted_p(-skewed - 2) < 1e-6
+    assert skew_adjusted_p(skewed - 4) < 1e-6 and skew_adjusted_p(4 - skewed) < 1e-6

@@ -9,6 +9,7 @@ from rich.console import Console
 from results.analysis.comparisons import word_of
 from results.analysis.verdict import judge
 from results.analysis.verdict_types import Verdict
+from results.plots.forest import forest
 from results.tables.verdict import document, show
 
 N = 64
@@ -132,6 +133,13 @@ def test_one_training_seed_is_told_and_several_are_the_unit(judged):
     assert one.low is not None and one.low < 0.4  # Student's over three means, not the images'
 
 
+def test_points_whose_short_names_are_alike_stay_two(judged):
+    records = [judged("dense", None, DENSE)]
+    records += [judged("m", ratio, DENSE + ratio) for ratio in (0.20001, 0.20002)]
+    (block,) = judge(records).sections[0].blocks
+    assert len({one.method for one in block.to_dense}) == 2
+
+
 def test_budgets_are_blocks(judged):
     records = [judged("dense", None, DENSE)]
     records += [judged("a", None, DENSE + 0.5 + NOISE, settings={"depth": 3}), judged("b", 0.3, DENSE + NOISE)]
@@ -183,6 +191,37 @@ def test_what_the_images_resolve_is_printed(sweep):
     text = printed(judge(sweep))
     assert "64 images show differences from" in text and "% of dense's on, 8 times in 10" in text
     assert "exploratory: the best rival is chosen after looking" in text
+
+
+def test_a_forest_of_each_section(sweep, tmp_path):
+    path = forest(judge(sweep).sections[0], tmp_path / "verdict.png")
+    assert path.stat().st_size > 5000
+
+
+def test_clip_score_and_fid_of_many_images_are_held_against_dense(judged, estimate):
+    def scores(fid, clip, n):
+        about = {"role": "quality", "n": n}
+        return {
+            "fid[x]": estimate(fid, better="lower", **about),
+            "clip_score[x]": estimate(clip, better="higher", **about),
+        }
+
+    records = [judged("dense", None, DENSE, estimates=scores(10, 0.3, 5000)),
+               judged("m", 0.2, DENSE, estimates=scores(10.1, 0.29, 5000))]  # fmt: skip
+    text = document(judge(records))
+    assert "| m 20 % | `fid[x]` | 10.1 | 10 | 5000 | pass |" in text
+    assert "| m 20 % | `clip_score[x]` | 0.29 | 0.3 | 5000 | fail |" in text
+
+
+def test_latency_has_a_word_from_eight_pairs_on(judged, estimate):
+    rng = np.random.default_rng(7)
+    for pairs, word in ((12, "faster"), (6, "")):
+        dense_s = 1 + 0.02 * rng.random(pairs)
+        samples = {"latency_dense_s": dense_s.tolist(), "latency_method_s": (0.8 * dense_s).tolist()}
+        latency = {"latency_ratio": estimate(0.8, low=0.79, high=0.81, n=pairs, unit="method / dense", role="cost")}
+        records = [judged("dense", None, DENSE), judged("m", 0.2, DENSE, samples=samples, estimates=latency)]
+        cost = judge(records).sections[0].blocks[0].to_dense[0].cost
+        assert (cost.latency, cost.latency_word, cost.gmacs) == (0.8, word, pytest.approx(0.8))
 
 
 def test_images_that_the_metric_does_not_apply_to(judged):
