@@ -1,4 +1,4 @@
-"""Tables and pictures of README.md and docs/, drawn from the kept records in results/reference.
+"""Tables, pictures and JSON schemas of README.md and docs/, drawn from the kept records in results/reference.
 
     python docs/draw.py            # draw them
     python docs/draw.py --check    # fail where a table is not what its records say
@@ -8,6 +8,7 @@ A drawn table stands between `<!-- drawn: NAME -->` and `<!-- end -->`.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -16,7 +17,9 @@ from pathlib import Path
 import matplotlib as mpl
 
 from results import Run, open_run
+from results.analysis.compare_types import Comparison
 from results.analysis.paired import Difference
+from results.analysis.verdict_types import Verdict
 from results.plots import pareto_plot
 from results.plots.png import write_png
 from results.tables.formatting import interval, number, percent, rows
@@ -79,6 +82,15 @@ def picture(run: Run, cost: str, quality: str, path: Path) -> Path:
         return write_png(pareto_plot.pareto_figure(run, cost, quality, points), path, dpi=pareto_plot.DPI)
 
 
+def schemas() -> dict[Path, str]:
+    """The JSON schemas of what the command line writes, by file."""
+    models = {"verdict": Verdict, "compare": Comparison}
+    return {
+        ROOT / "docs" / "schemas" / f"{name}.json": json.dumps(model.model_json_schema(), indent=1) + "\n"
+        for name, model in models.items()
+    }
+
+
 def documents() -> list[Path]:
     found = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     return [path for path in found if _BLOCK.search(path.read_text(encoding="utf-8"))]
@@ -91,6 +103,12 @@ def main() -> None:
             if "--check" in sys.argv:
                 sys.exit(f"{path.relative_to(ROOT)} is not what its records say: python docs/draw.py")
             path.write_text(drawn(text), encoding="utf-8")
+            print(f"written to {path.relative_to(ROOT)}")
+    for path, text in schemas().items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            if "--check" in sys.argv:
+                sys.exit(f"{path.relative_to(ROOT)} is not the model's schema: python docs/draw.py")
+            path.write_text(text, encoding="utf-8")
             print(f"written to {path.relative_to(ROOT)}")
     if "--check" not in sys.argv:
         quality = "distance_to_dense[shapes-judge]"

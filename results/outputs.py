@@ -11,6 +11,8 @@ import pandas as pd
 
 from results.analysis import seeds
 from results.analysis.point_names import point_names, variants
+from results.analysis.verdict import judge
+from results.analysis.verdict_types import Verdict
 from results.files import slug, write_atomic
 from results.record import Record
 from results.run_folder import RunFolder
@@ -18,10 +20,11 @@ from results.tables import markdown, step_costs
 from results.tables.budgets import write_matched
 from results.tables.formatting import csv
 from results.tables.table import PARETO, Table
+from results.tables.verdict import write_verdict
 
 MATCHES = "matched.json"
 _MARK = "drawn"
-_VERSION = 1  # of what is drawn: a new one draws old folders again
+_VERSION = 2  # of what is drawn: a new one draws old folders again
 
 
 def write(folder: RunFolder) -> None:
@@ -32,9 +35,13 @@ def write(folder: RunFolder) -> None:
         step_costs.to_csv(table, folder.path / "tables" / "profile.csv")
     else:
         write_tables(table, folder.path)
-        if (matches := folder.read_json(MATCHES)) and any(r.method == "dense" and r.usable for r in records):
+        matches = folder.read_json(MATCHES) or ()
+        if matches and any(r.method == "dense" and r.usable for r in records):
             write_matched(records, matches, folder.path)
+        verdict = judge(records, matches)
+        write_verdict(verdict, folder.path)
         _plots(table, folder)
+        _forests(verdict, folder.path / "plots")
     folder.write_json(f"tables/{_MARK}.json", _state(records))
 
 
@@ -85,6 +92,14 @@ def _plots(table: Table, folder: RunFolder) -> None:
             alike.setdefault(record.fingerprint.get("cases", ""), []).append(record)
     for place, members in enumerate(alike.values()):
         _grid(members, names, folder, plots / ("images.png" if place == 0 else f"images-{place + 1}.png"))
+
+
+def _forests(verdict: Verdict, plots: Path) -> None:
+    from results.plots.forest import forest
+
+    compared = [one for one in verdict.sections if any(block.to_dense or block.to_rival for block in one.blocks)]
+    for place, section in enumerate(compared):
+        forest(section, plots / ("verdict.png" if place == 0 else f"verdict-{place + 1}.png"))
 
 
 def _strongest(records: Sequence[Record]) -> list[Record]:

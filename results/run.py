@@ -11,9 +11,12 @@ import pandas as pd
 from rich.console import Console
 
 from results import outputs
+from results.analysis.noninferiority import MARGIN
+from results.analysis.verdict import judge
+from results.analysis.verdict_types import Verdict
 from results.record import SCHEMA_VERSION, Record
 from results.run_folder import RunFolder
-from results.tables import step_costs, terminal
+from results.tables import step_costs, terminal, verdict
 from results.tables.table import Table
 
 
@@ -40,6 +43,11 @@ class Run(Table):
             return ""
         return f"records of schema {min(old)} hold no cases and no values per image: no paired differences of them"
 
+    def verdict(self, margin: float = MARGIN) -> Verdict:
+        """Each point against dense and its best rival, in words: `results.analysis.verdict`. margin: relative to
+        dense's mean."""
+        return judge(self.records, self.matches, margin)
+
     def images(self, record: Record) -> np.ndarray | None:
         """The record's images, (N, H, W, 3) uint8; None where they are gone."""
         if self.folder is None:
@@ -47,13 +55,15 @@ class Run(Table):
         with RunFolder.open(self.folder) as folder:
             return folder.images(record)
 
-    def _features(self, record: Record, extractor: str) -> np.ndarray | None:
+    def features(self, record: Record, extractor: str) -> np.ndarray | None:
+        """Features (N, D) of the record's images; None where they were not kept."""
         if self.folder is None:
             return None
         with RunFolder.open(self.folder) as folder:
             return folder.features(record, extractor)
 
-    def _references(self, record: Record, extractor: str) -> np.ndarray | None:
+    def references(self, record: Record, extractor: str) -> np.ndarray | None:
+        """Features (M, D) of what the record's distances compare with; None where they were not kept."""
         if self.folder is None:
             return None
         with RunFolder.open(self.folder) as folder:
@@ -68,7 +78,8 @@ class Run(Table):
                 outputs.write(own)
 
     def print(self, console: Console | None = None) -> None:
-        """Print a table for the terminal, one per group of comparable points, at most 120 columns wide."""
+        """Print a table for the terminal, one per group of comparable points, at most 120 columns wide, and the verdict
+        on each."""
         console = console or Console()
         if self.schema_note:
             console.print(f"note: {self.schema_note}", highlight=False)
@@ -76,6 +87,8 @@ class Run(Table):
             step_costs.show(self, console)
         else:
             terminal.show(self, console)
+            if not self.schema_note:
+                verdict.show(self.verdict(), console)
 
 
 def open_run(folder: str | Path) -> Run:
@@ -84,4 +97,6 @@ def open_run(folder: str | Path) -> Run:
     Raises RunError for a folder that is no run, and StoreError for a store that is damaged or of a newer schema.
     """
     with RunFolder.open(folder) as found:
-        return Run(found.records(), folder)
+        run = Run(found.records(), folder)
+        run.matches = tuple(found.read_json(outputs.MATCHES) or ())
+        return run

@@ -139,7 +139,12 @@ def test_attribution_from_end_to_end(tiny_folder: Path, adapters: Path, tmp_path
     row = kept[(kept["control"] == "random-tokens") & (kept["metric"] == "psnr_to_dense")].iloc[0]
     pair = [own[row[name]].estimates["psnr_to_dense"].value for name in ("key_method", "key_control")]
     assert row["difference"] == pytest.approx(pair[0] - pair[1])
-    assert "## psnr_to_dense" in (out / "tables" / "attribution.md").read_text()
+    text = (out / "tables" / "attribution.md").read_text()
+    assert "## psnr_to_dense" in text
+    headline = text.partition("## truth[shapes-judge]")[2].partition("\n## ")[0]
+    assert "| p, Holm | verdict |" in headline
+    said = [line.rsplit("|", 2)[1].strip() for line in headline.splitlines() if line.startswith("| diffcr")]
+    assert len(said) == 5 and all(w in ("better", "worse") or w.startswith("not distinguishable with 8") for w in said)
     assert (out / "plots" / "attribution.png").stat().st_size > 5000
 
 

@@ -9,7 +9,19 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import attribute, calibrate_clock, fit, listing, maps, profile, published, run, train
+from harness.cli import (
+    attribute,
+    calibrate_clock,
+    compare,
+    fit,
+    listing,
+    maps,
+    profile,
+    published,
+    recommend,
+    run,
+    train,
+)
 from harness.errors import UserError
 
 # Before torch loads: its profiler and allocator would write notes of their own between our lines.
@@ -38,6 +50,8 @@ def _program(
 
 
 app.command("run")(run.run)
+app.command("compare")(compare.compare)
+app.command("recommend")(recommend.recommend)
 app.command("attribute")(attribute.attribute)
 app.command("calibrate-clock")(calibrate_clock.calibrate_clock)
 app.command("profile")(profile.profile)

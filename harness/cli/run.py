@@ -121,7 +121,7 @@ def _report(table: Any, folder: Path, say: Any) -> None:
     from rich.console import Console
 
     table.print(Console(width=None if sys.stdout.isatty() else 120))
-    print(f"written to {folder}: tables/results.csv, tables/pareto.md, plots/")
+    print(f"written to {folder}: tables/verdict.md, tables/results.csv, tables/pareto.md, plots/")
     unmet = [one for one in table.matches if not one["met"]]
     for one in unmet:
         say(f"budget not met: {one['text']}")

@@ -9,6 +9,7 @@ import pandas as pd
 
 from harness.errors import UserError
 from harness.published.costs import Cell, cells, deviation, published, spec_of
+from harness.published.quality import dense_rows, quality
 from results.tables.formatting import rows
 
 _READING = """\
@@ -56,6 +57,7 @@ def write(name: str, measured: Path | None = None) -> str:
     if spec.get("notes"):
         out.append(spec["notes"])
     out += ["## Latency and memory, relative to dense", _relative(spec, found, measured)]
+    out += ["## Quality, against the dense that a row was measured against", quality(spec, published(spec))]
     return "\n\n".join(part.strip() for part in out) + "\n"
 
 
@@ -74,21 +76,23 @@ def _line(cell: Cell, bare: bool) -> list[str]:
 def _relative(spec: dict[str, object], found: Sequence[Cell], measured: Path | None) -> str:
     frame = published(spec)
     own = _profile(measured) if measured is not None else None
-    dense = next(index for index, cell in enumerate(found[:: len(spec["setups"])]) if cell.key and cell.explained)  # type: ignore[arg-type]
+    dense = dense_rows(spec, frame)
     lines = []
     for index, row in enumerate(frame.to_dict("records")):
         for place, setup in enumerate(spec["setups"]):  # type: ignore[arg-type,var-annotated]
             suffix = setup["suffix"]
             cell = found[index * len(spec["setups"]) + place]  # type: ignore[arg-type]
             printed = [
-                _ratio(row[f"{what}_{suffix}"], frame[f"{what}_{suffix}"][dense]) for what in ("latency_s", "memory_gb")
+                _ratio(row[f"{what}_{suffix}"], frame[f"{what}_{suffix}"][dense[index]])
+                for what in ("latency_s", "memory_gb")
             ]
-            lines.append([cell.name, f"{100 * cell.ratio:g} %", suffix, *printed, *_own(own, cell, setup)])
+            against = frame["method"][dense[index]]
+            lines.append([cell.name, f"{100 * cell.ratio:g} %", suffix, against, *printed, *_own(own, cell, setup)])
     note = "Ours: not measured for this document; give `--measured FILE.csv`, which `python -m harness profile` writes."
     if own is not None:
         about = {f"{r['device']}, {r['dtype']}" for r in own.to_dict("records")}
         note = f"Ours: one denoiser step, {'; '.join(sorted(about))}, at the same batch or number of tokens."
-    head = ["row", "C.R.", "column", "paper, latency", "paper, memory", "ours, latency [95 %]", "ours, memory"]
+    head = ["row", "C.R.", "column", "dense", "paper, latency", "paper, memory", "ours, latency [95 %]", "ours, memory"]
     return f"The paper's: whole generation, on an A100. {note}\n\n" + rows(head, lines)
 
 

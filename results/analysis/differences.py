@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,10 +33,27 @@ def difference(method: Record, comparator: Record, metric: str, features: Featur
         if metric not in record.estimates:
             known = ", ".join(sorted(record.estimates)) or "none"
             raise NotComparable(f"{_name(record)} has no {metric!r}; its estimates: {known}")
-    rows = in_common(method, comparator)
     own, other = method.estimates[metric], comparator.estimates[metric]
     if own.set_distance and own.set_distance == other.set_distance:
+        rows = in_common(method, comparator)
         return _of_sets(method, comparator, metric, rows, features, references)
+    found = arms(method, comparator, metric)
+    return paired(found.method, found.comparator, found.clusters)
+
+
+class Arms(NamedTuple):
+    """Values of a metric by image (n,) of two records on the cases that both have, and which of them belong together
+    (n,): None where every prompt stands there once."""
+
+    method: NDArray[np.float64]
+    comparator: NDArray[np.float64]
+    clusters: NDArray[np.int64] | None
+
+
+def arms(method: Record, comparator: Record, metric: str) -> Arms:
+    """Raises NotComparable as `difference`."""
+    rows = in_common(method, comparator)
+    own, other = method.estimates[metric], comparator.estimates[metric]
     if not own.values or not other.values:
         lacking = [record for record in (method, comparator) if not record.estimates[metric].values]
         old = " (records of schema 1 hold none)" if any(r.schema_version == 1 for r in lacking) else ""
@@ -45,7 +63,7 @@ def difference(method: Record, comparator: Record, metric: str, features: Featur
     if not both.any():
         raise NotComparable(f"no image that {metric!r} applies to in both")
     prompts = [method.cases[row].prompt for row in rows[both, 0]]
-    return paired(x[both], y[both], _clusters(prompts))
+    return Arms(x[both], y[both], _clusters(prompts))
 
 
 def seed_difference(methods: Sequence[Record], comparators: Sequence[Record], metric: str) -> SeedDifference:
@@ -88,7 +106,7 @@ def _of_sets(
     kind, extractor = method.estimates[metric].set_distance.split(" ", 1)
     x, y, reference = features(method, extractor), features(comparator, extractor), references(method, extractor)
     if x is None or y is None or reference is None:
-        raise NotComparable(f"features of {extractor!r} were not kept, or are gone: no paired difference of {metric!r}")
+        raise NotComparable(f"features of {extractor!r} were not kept, or are gone, so sets cannot be resampled")
     other = references(comparator, extractor)
     if other is None or not np.array_equal(reference, other):
         raise NotComparable(f"{_name(method)} and {_name(comparator)} were compared with different reference sets")

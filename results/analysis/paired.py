@@ -134,12 +134,13 @@ def sign_flip(sums: NDArray[np.float64], resamples: int = RESAMPLES, seed: int =
     return as_far / 2 ** sums.shape[1] if exact else (1 + as_far) / (1 + resamples)
 
 
-def standard_errors(n: int) -> float:
-    """How many standard errors a true difference has to be for a test at level 0.05 over n to find it 8 times in 10:
-    Student's quantiles of 0.975 and of 0.8 with n - 1 degrees of freedom, 2.80 for large n and 3.00 at 16."""
+def standard_errors(n: int, level: float = 0.05) -> float:
+    """How many standard errors a true difference has to be for a two-sided test at this level over n to find it 8 times
+    in 10: Student's quantiles of 1 - level / 2 and of 0.8 with n - 1 degrees of freedom; at 0.05 it is 2.80 for large
+    n and 3.00 at 16."""
     from scipy.special import stdtrit  # slow to import, and tables are drawn without
 
-    return float(stdtrit(n - 1, 0.975) + stdtrit(n - 1, 0.8))
+    return float(stdtrit(n - 1, 1 - level / 2) + stdtrit(n - 1, 0.8))
 
 
 def expanded_tail(n: int) -> float:

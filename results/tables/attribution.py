@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from results.analysis.attribution import Pair
+from results.analysis.comparisons import word_of
 from results.analysis.differences import NotComparable, seed_difference
 from results.analysis.multiplicity import holm
 from results.files import write_atomic
@@ -96,7 +97,8 @@ def document(run: Run, table: pd.DataFrame) -> str:
         f"{setup(run.records[0])}. difference = method - control, paired by image; [low, high]: 95 % bootstrap "
         "interval; p: sign-flip permutation. *swapped*: the method's own weights under the control; *refitted*: a fit "
         "as long, with the axis destroyed from its start. The headline metric's p-values are corrected for the number "
-        "of its rows (Holm), of those over all seeds where there are several; all other sections are exploratory. Over "
+        "of its rows (Holm), of those over all seeds where there are several, and so is its verdict on the method: "
+        "*better* than the control says that the axis is worth something; all other sections are exploratory. Over "
         "several training seeds the interval and p are Student's, over the seeds' means.",
     ]
     first = headline(table) if len(table) else ""
@@ -106,7 +108,7 @@ def document(run: Run, table: pd.DataFrame) -> str:
         family = [None if pd.isna(p) or not own else float(p) for p, own in zip(some["p"], counted, strict=True)]
         corrected = holm(family) if metric == first else None
         head = ["method", "ratio", "seed", "axis", "control", "form", "difference", "p", "GMACs / control"]
-        head += ["p, Holm"] if corrected is not None else []
+        head += ["p, Holm", "verdict"] if corrected is not None else []
         lines = []
         for index, row in enumerate(some.to_dict("records")):
             cells = [
@@ -116,9 +118,17 @@ def document(run: Run, table: pd.DataFrame) -> str:
             ]  # fmt: skip
             if corrected is not None:
                 p = corrected[index]
-                cells.append("" if p is None else number(p, 2))
+                cells += ["" if p is None else number(p, 2), _verdict(row, p) if counted.iloc[index] else ""]
             lines.append(cells)
         better = some["better"].iloc[0]
         about = f"{some['unit'].iloc[0]}; {DIRECTIONS[better]}; n = {some['n'].iloc[0]}"
         parts += [f"## {metric}", about, rows(head, lines)]
     return "\n\n".join(parts) + "\n"
+
+
+def _verdict(row: Mapping[Any, Any], p: float | None) -> str:
+    """On the method against its control: "better" says that the axis is worth something."""
+    word = word_of(row["difference"], p, None, row["better"])
+    if word != "not distinguishable":
+        return word
+    return f"{word} with {row['n']} images (detectable: {number(row['detectable'], 2) or 'unknown'})"

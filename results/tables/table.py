@@ -117,7 +117,7 @@ class Table:
         `results.analysis.differences.NotComparable` (a ValueError) for two records that no difference can be drawn
         from."""
         own, other = (self.find(one) if isinstance(one, str) else one for one in (method, comparator))
-        return difference(own, other, metric, self._features, self._references)
+        return difference(own, other, metric, self.features, self.references)
 
     def compare_seeds(self, method: str, comparator: str, metric: str) -> SeedDifference:
         """The same for points of several training seeds, which are then the unit. Points by their names without the
@@ -133,11 +133,11 @@ class Table:
                 raise KeyError(f"no point of the name {name!r}; there are: {', '.join(known)}")
         return seed_difference(found[0], found[1], metric)
 
-    def _features(self, record: Record, extractor: str) -> np.ndarray | None:
+    def features(self, record: Record, extractor: str) -> np.ndarray | None:
         """A table alone holds no features; a run does."""
         return None
 
-    _references = _features
+    references = features
 
     def failed(self) -> list[Record]:
         """The records of the points that failed, or lack a metric that failed."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from results import Estimate, Record, Table
+from results import CaseFacts, Estimate, Record, Table
 from results.analysis.statistics import Bootstrapped, bootstrap, centred_interval, paired_ratio, resamples
 
 CASES = 24
@@ -90,3 +90,23 @@ def sweep() -> list[Record]:
 def table(sweep: list[Record]) -> Table:
     """The table of the sweep."""
     return Table(sweep)
+
+
+def make_judged(method: str, ratio: float | None, values: Any, metric: str = "truth[judge]", **fields: Any) -> Record:
+    """A record with values per image of one metric (lower is better), each image from a caption of its own."""
+    each = np.asarray(values, dtype=float)
+    better = fields.pop("better", "lower")
+    unit = fields.pop("unit", "feature distance")
+    judged = make_estimate(float(np.nanmean(each)), n=len(each), unit=unit, role="quality", better=better,
+                           values=tuple(each.tolist()))  # fmt: skip
+    seconds = make_estimate(0.5, unit="s", role="cost")
+    gmacs = make_estimate(10.0 * (1 - (ratio or 0)), unit="GMACs", role="cost", better="lower")
+    estimates = {metric: judged, "latency_s": seconds, "gmacs": gmacs} | fields.pop("estimates", {})
+    cases = tuple(CaseFacts(prompt=f"caption {row}", seed=row) for row in range(len(each)))
+    return make_record(method, ratio, estimates=estimates, **{"cases": cases, "n_cases": len(each)} | fields)
+
+
+@pytest.fixture
+def judged():
+    """Factory: judged(method, ratio, values, **fields)."""
+    return make_judged

@@ -1,0 +1,106 @@
+"""The settings that meet a budget, across runs of one workload: what `python -m harness recommend` prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from results.analysis.bounds import Bound, bound
+from results.analysis.compare import differing
+from results.analysis.differences import NotComparable
+from results.analysis.headline import headline
+from results.analysis.pareto import comparable
+from results.analysis.point_names import point_names
+from results.analysis.points import DENSE
+from results.analysis.recommend import MEETS, Candidate, candidates, tied
+from results.record import Record
+from results.run import open_run
+from results.tables.formatting import compact_json, setup
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """For one group of comparable points. meeting: the most probable first; nearest: where none meets the budget, the
+    one that comes closest. tied: names of those that cannot be told apart from the first in `metric`."""
+
+    setup: str
+    metric: str
+    meeting: tuple[Candidate, ...]
+    nearest: Candidate | None
+    tied: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def recommended(folders: Sequence[str | Path], most: Sequence[str], least: Sequence[str]) -> list[Recommendation]:
+    """most: limits on costs, such as "latency=0.8". least: limits on metrics, such as "truth=-1%". One recommendation
+    for each mask area or whatever else tells the cases of a run apart.
+
+    Raises NotComparable for runs of several workloads, runs without dense, and where nothing meets the budget: how
+    close the nearest comes; BadBound; and StoreError for a folder that is no run.
+    """
+    if not most and not least:
+        raise NotComparable("no budget: give --max latency=0.8, --min truth=-1%, or both")
+    upper = [bound(text, "=", "latency=0.8") for text in most]
+    lower = [bound(text, "=", "truth=-1%") for text in least]
+    runs = [open_run(folder).records for folder in folders]
+    _one_workload(folders, runs)
+    everyone = {record.key: record for records in runs for record in records if record.usable}
+    names = point_names(everyone.values())
+    found = []
+    for group in comparable(everyone.values()):
+        by_task: dict[str, list[Record]] = {}
+        for record in group:
+            by_task.setdefault(compact_json(record.task_settings), []).append(record)
+        for members in by_task.values():
+            dense = next((record for record in members if record.method == DENSE), None)
+            points = {names[record.key]: record for record in members if record.method != DENSE}
+            if dense is None or not points:
+                continue
+            judged, left_out = candidates(points, dense, upper, lower)
+            metric = _metric(members, judged, lower)
+            meeting = [one for one in judged if one.probability >= MEETS]
+            ties = tied(meeting[0], meeting[1:], metric) if meeting and metric else []
+            nearest = None if meeting else min(judged, key=lambda one: one.missed, default=None)
+            about = setup(members[0]) + "".join(f" · {k} {v}" for k, v in members[0].task_settings.items())
+            found.append(Recommendation(about, metric, tuple(meeting), nearest, tuple(ties), tuple(left_out)))
+    if not found:
+        raise NotComparable("the runs hold no method beside dense with a usable record")
+    if not any(one.meeting for one in found):
+        raise NotComparable(f"nothing meets {' and '.join((*most, *least))}; closest: {'; '.join(map(closest, found))}")
+    return found
+
+
+def _metric(records: Sequence[Record], judged: Sequence[Candidate], least: Sequence[Bound]) -> str:
+    """In which ties are looked for: the first metric that has a limit, else the headline metric; "" for none."""
+    if judged and least:
+        return next(check.figure for check in judged[0].checks if check.kind != "cost")
+    on = headline(records)
+    return on.name if on is not None else ""
+
+
+def apply_line(record: Record) -> str:
+    """How the settings are put to use."""
+    names = {name: json.loads(json.dumps(value)) for name, value in record.settings.items()}
+    words = [f"{name}={value!r}" for name, value in names.items() if name.isidentifier()]
+    further = {name: value for name, value in names.items() if not name.isidentifier()}
+    words += [f"**{further!r}"] if further else []
+    return f"harness.apply({', '.join(['pipeline', repr(record.method), *words])})"
+
+
+def _one_workload(folders: Sequence[str | Path], runs: Sequence[Sequence[Record]]) -> None:
+    """Raises NotComparable where two runs share no group of comparable points."""
+    for folder, records in zip(folders[1:], runs[1:], strict=True):
+        first, own = ([one[0] for one in comparable(r for r in some if r.usable)] for some in (runs[0], records))
+        if first and own and not any(not differing(a, b) for a in first for b in own):
+            lines = "; ".join(differing(own[0], first[0]))
+            raise NotComparable(f"{folder} (A) and {folders[0]} (B) are runs of different workloads: {lines}")
+
+
+def closest(one: Recommendation) -> str:
+    """How close the nearest point comes, in words."""
+    if one.nearest is None:
+        return "; ".join(one.left_out)
+    checks = ", ".join(map(str, one.nearest.checks))
+    return f"{one.nearest.name}: {checks}; it meets all with probability {one.nearest.probability:.2g}"

@@ -1,0 +1,216 @@
+"""A verdict for reading: Markdown, JSON, and a short form for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from results.analysis.verdict_types import Compared, Cost, Rank, Section, Verdict
+from results.files import write_atomic
+from results.tables.formatting import DIRECTIONS, code, interval, number, percent, plain
+from results.tables.markdown import rows
+
+_READING = """\
+- **difference**: method less comparator, paired by image; [low, high]: 95 % interval (over training seeds where there
+  are several); in % of the comparator's mean.
+- **verdict**: *better* or *worse*: the difference is no accident of these images (p, adjusted by Holm over the family,
+  at most 0.05). *no worse than margin*: a loss as large as the margin is excluded (one-sided, 0.025). *not
+  distinguishable*: neither; *detectable* is the smallest true difference that so many images find 8 times in 10.
+- **family**: all comparisons with dense in the headline metric, named before anything is looked at. What is marked
+  exploratory is for ideas, not for claims.
+- **cost**: of dense's; latency with its 95 % interval over interleaved pairs.
+- **settles it**: so many images would give a verdict 8 times in 10 if the truth is what was measured, and the time that
+  they take."""
+_FIDELITY = (
+    "The records hold no distance to true pictures, so the headline is fidelity: how near a method stays to dense's "
+    "own image. That is no quality; no margin of it is harmless, and dense itself has no figure of it. *better* means "
+    "nearer to dense."
+)
+
+
+def write_verdict(verdict: Verdict, folder: Path) -> list[Path]:
+    """tables/verdict.md and verdict.json below `folder`."""
+    tables = folder / "tables"
+    return [
+        write_atomic(tables / "verdict.md", document(verdict)),
+        write_atomic(tables / "verdict.json", verdict.model_dump_json(indent=1) + "\n"),
+    ]
+
+
+def document(verdict: Verdict) -> str:
+    """The verdict as Markdown, one section per group of comparable points."""
+    parts = ["# Verdict", _READING]
+    for section in verdict.sections:
+        parts += _section(section)
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(section: Section) -> Iterator[str]:
+    yield f"## {plain(section.setup)}"
+    if section.metric:
+        yield _about(section)
+    if section.notes:
+        yield "\n".join(f"- {plain(note[:1].upper() + note[1:])}." for note in section.notes)
+    if section.fidelity:
+        yield _FIDELITY
+    for block in section.blocks:
+        if block.to_dense or block.to_rival:
+            yield f"### {block.title}"
+        if block.to_dense:
+            yield "Against dense:"
+            yield rows(("point", "verdict", "difference", "%", "p, Holm", *_COSTS, "settles it"),
+                       (_line(one) for one in block.to_dense))  # fmt: skip
+        if block.to_rival:
+            family = "" if section.fidelity else " (exploratory)"
+            yield f"Against the best rival{family}:"
+            yield rows(("point", "rival", "verdict", "difference", "%", "p, Holm", "settles it"),
+                       (_rival(one) for one in block.to_rival))  # fmt: skip
+        if block.ranks:
+            tied = [one.point for one in block.ranks if one.low == 1]
+            yield f"Share the first place: {plain(', '.join(tied))}."
+            yield rows(("point", "probability of the best mean", "ranks"), map(_rank, block.ranks))
+    if section.other_metrics:
+        yield "### Other metrics against dense (exploratory, not adjusted)"
+        yield rows(("point", "metric", "difference", "p", "direction"), (_other(one) for one in section.other_metrics))
+    if section.tolerances:
+        yield "### MLPerf's tolerances"
+        yield "FID within 2 % of dense's, from 1,000 images on; CLIP score within 0.2 %."
+        yield rows(("point", "metric", "value", "dense", "n", "within"),
+                   ((plain(t.point), code(t.metric), number(t.value), number(t.dense), str(t.n),
+                     "pass" if t.within else "fail") for t in section.tolerances))  # fmt: skip
+
+
+_COSTS = ("GMACs", "latency")
+
+
+def _about(section: Section) -> str:
+    better = DIRECTIONS[section.better or "lower"]
+    text = f"Headline: {code(section.metric)}, {plain(section.unit)}, {plain(section.convention)}; {better}; "
+    text += f"n = {section.n}."
+    if section.dense is not None and section.margin is not None:
+        text += f" Dense: {number(section.dense)}; margin: {percent(section.margin)} of it."
+    return f"{text} {resolution(section)}".strip()
+
+
+def resolution(section: Section) -> str:
+    """What so many images can resolve; "" where nothing was compared."""
+    if section.resolution is None:
+        return ""
+    low, high = section.resolution
+    unit = section.unit if section.fidelity else f"of {'dense' if section.dense is not None else 'the mean'}'s"
+    some = [percent(float(f"{x:.2g}")) if not section.fidelity else number(x, 2) for x in (low, high)]
+    span = some[0] if some[0] == some[1] else f"{some[0]} to {some[1]}"
+    return f"{section.n} images show differences from {span} {unit} on, 8 times in 10; smaller ones they cannot tell."
+
+
+def _line(one: Compared) -> list[str]:
+    return [plain(one.method), one.text, _difference(one), _relative(one), number(one.p_adjusted, 2), *_cost(one.cost),
+            _settle(one)]  # fmt: skip
+
+
+def _rival(one: Compared) -> list[str]:
+    return [plain(one.method), plain(one.comparator), one.text, _difference(one), _relative(one),
+            number(one.p_adjusted, 2), _settle(one)]  # fmt: skip
+
+
+def _other(one: Compared) -> list[str]:
+    return [plain(one.method), code(one.metric), _difference(one), number(one.p, 2), DIRECTIONS[one.better]]
+
+
+def _difference(one: Compared) -> str:
+    return f"{one.difference:+.3g} {interval(one.low, one.high)}".strip()
+
+
+def _relative(one: Compared) -> str:
+    return "" if one.relative is None else f"{100 * one.relative:+.2g} %"
+
+
+def _cost(cost: Cost) -> tuple[str, str]:
+    latency = f"{number(cost.latency, 3)} {interval(cost.latency_low, cost.latency_high)} {cost.latency_word}"
+    return number(cost.gmacs, 3), " ".join(latency.split())
+
+
+def _rank(one: Rank) -> list[str]:
+    ranks = str(one.low) if one.low == one.high else f"{one.low} to {one.high}"
+    return [plain(one.point), percent(round(one.best, 3)), ranks]
+
+
+def _settle(one: Compared) -> str:
+    if one.settle_images is None:
+        return ""
+    count = float(f"{one.settle_images:.2g}") if one.settle_images > 100 else one.settle_images
+    time = "" if one.settle_minutes is None else f", {_duration(one.settle_minutes)}"
+    return f"about {count:,.0f} images{time}"
+
+
+def _duration(minutes: float) -> str:
+    return f"{minutes:.2g} min" if minutes < 99.5 else f"{minutes / 60:,.0f} h"
+
+
+# -- the terminal --------------------------------------------------------------------------------------------------
+
+
+def show(verdict: Verdict, console: Console, width: int = 120) -> None:
+    """The short form: a line per point, what the images can resolve, and what would settle what is open."""
+    for section in verdict.sections:
+        if len(verdict.sections) > 1:
+            console.print(Text(section.setup, "bold"), width=width)
+        if section.metric:
+            console.print(Text(_title(section), "bold"), width=min(console.width, width))
+            console.print(_short(section), width=min(console.width, width))
+        for line in _below(section):
+            console.print(Text(line), width=min(console.width, width))
+
+
+def _title(section: Section) -> str:
+    about = f"verdict: {section.metric}, {DIRECTIONS[section.better or 'lower']}, {section.n} images"
+    if section.margin is not None:
+        about += f"; margin {percent(section.margin)} of dense's {number(section.dense, 3)}"
+    if section.fidelity:
+        about += "; fidelity to dense, not quality"
+    return about
+
+
+def _short(section: Section) -> RichTable:
+    drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1))
+    for head in ("point", "against", "verdict", "difference [95 %]", *_COSTS):
+        drawn.add_column(head, overflow="fold")
+    for one in _compared(section):
+        mark = " *" if one.family == "exploratory" else ""
+        difference = f"{_relative(one)} {_bounds(one)}" if one.relative is not None else _difference(one)
+        said = Text(one.text + mark, _STYLES[one.word])
+        drawn.add_row(one.method, one.comparator, said, difference, *_cost(one.cost))
+    return drawn
+
+
+_STYLES = {"better": "green", "no worse than margin": "green", "worse": "red", "not distinguishable": "dim"}
+
+
+def _compared(section: Section) -> Iterable[Compared]:
+    for block in section.blocks:
+        yield from block.to_dense
+        yield from block.to_rival
+
+
+def _bounds(one: Compared) -> str:
+    """The interval in % of the comparator's mean."""
+    if one.low is None or one.high is None or not one.relative:
+        return ""
+    scale = 100 * one.relative / one.difference
+    return f"[{one.low * scale:+.2g}, {one.high * scale:+.2g}]"
+
+
+def _below(section: Section) -> Iterator[str]:
+    if any(one.family == "exploratory" for one in _compared(section)):
+        yield "* exploratory: the best rival is chosen after looking"
+    if text := resolution(section):
+        yield text
+    for one in _compared(section):
+        if settle := _settle(one):
+            yield f"{one.method} against {one.comparator}: {settle} would settle it"
+    yield from section.notes
