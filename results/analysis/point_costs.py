@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from results.analysis.paired import FEWEST, paired
+from results.analysis.paired import FEWEST
 from results.analysis.points import Point
 from results.analysis.verdict_types import Cost, LatencyWord
-from results.record import Record
+from results.record import Estimate, Record
 
-LEVEL = 0.05
+FLOOR = "latency_floor"
+"""In a record's environment, where the machine was calibrated (`calibrate-clock`)."""
 
 
 def cost_of(point: Point, dense: Point) -> Cost:
@@ -23,15 +22,15 @@ def cost_of(point: Point, dense: Point) -> Cost:
         return Cost(gmacs=gmacs)
     return Cost(
         gmacs=gmacs, latency=ratio.value, latency_low=ratio.low, latency_high=ratio.high, latency_pairs=ratio.n,
-        latency_word=_latency_word(own),
+        latency_word=_latency_word(own, ratio),
     )  # fmt: skip
 
 
-def _latency_word(record: Record) -> LatencyWord:
-    own, dense = (np.array(record.samples.get(f"latency_{who}_s", ())) for who in ("method", "dense"))
-    if len(own) != len(dense) or len(own) < FEWEST:
+def _latency_word(record: Record, ratio: Estimate) -> LatencyWord:
+    """From the interval over blocks of pairs; a ratio nearer to 1 than the machine's noise floor says nothing."""
+    if ratio.low is None or ratio.high is None or ratio.n < FEWEST:
         return ""
-    found = paired(np.log(own), np.log(dense))
-    if found.p is None or found.p > LEVEL:
+    floor = float(record.environment.get(FLOOR, 0.0))
+    if ratio.low <= 1 <= ratio.high or abs(ratio.value - 1) <= floor:
         return "not distinguishable"
-    return "faster" if found.value < 0 else "slower"
+    return "faster" if ratio.value < 1 else "slower"

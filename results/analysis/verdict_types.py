@@ -21,8 +21,8 @@ class Plain(BaseModel):
 
 
 class Cost(Plain):
-    """What a point costs relative to dense. latency: the median of interleaved pairs; word: from the raw pairs where
-    there are at least 8, not adjusted."""
+    """What a point costs relative to dense. latency: of interleaved pairs in blocks; word: from its interval where
+    there are at least 8 pairs, and from the machine's noise floor where it was calibrated; not adjusted."""
 
     gmacs: float | None = None
     latency: float | None = None

@@ -229,3 +229,13 @@ def test_images_that_the_metric_does_not_apply_to(judged):
     holes[:3] = np.nan
     one = judge([judged("dense", None, DENSE), judged("m", 0.2, holes)]).sections[0].blocks[0].to_dense[0]
     assert one.n == N - 3 and one.word == "worse"
+
+
+def test_a_latency_within_the_noise_floor_says_nothing(judged, estimate):
+    for floor, word in (("0.01", "faster"), ("0.05", "not distinguishable")):
+        latency = {"latency_ratio": estimate(0.97, low=0.96, high=0.98, n=12, unit="method / dense", role="cost")}
+        records = [
+            judged("dense", None, DENSE),
+            judged("m", 0.2, DENSE, estimates=latency, environment={"latency_floor": floor}),
+        ]
+        assert judge(records).sections[0].blocks[0].to_dense[0].cost.latency_word == word
