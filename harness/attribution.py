@@ -45,6 +45,7 @@ def attribute(
     settings: Mapping[str, Any] | None = None,
     refit: bool = False,
     isolate: bool = False,
+    point_timeout: float | None = None,
     fresh: bool = False,
     plugins: Sequence[str | Path] = (),
     out: str | Path | None = None,
@@ -58,7 +59,9 @@ def attribute(
     given = {**words, "methods": [{"name": method, "settings": dict(settings or {})}], "ratios": ratio}
     sweep = api.sweep_of(given, plugins=plugins)
     folder = run_folder(sweep, out, name)
-    return run_attribution(sweep, folder, refit=refit, isolate=isolate, fresh=fresh, listener=listener)
+    return run_attribution(
+        sweep, folder, refit=refit, isolate=isolate, point_timeout=point_timeout, fresh=fresh, listener=listener
+    )
 
 
 def run_folder(sweep: Sweep, out: str | Path | None, name: str | None) -> Path:
@@ -72,6 +75,7 @@ def run_attribution(
     *,
     refit: bool = False,
     isolate: bool = False,
+    point_timeout: float | None = None,
     fresh: bool = False,
     listener: Listener | None = None,
 ) -> Run:
@@ -100,7 +104,9 @@ def run_attribution(
     ] + [MethodSpec(name=spec.name, settings=one.settings) for one in wanted]  # fmt: skip
     trained = [MethodSpec(name=TRAINING)] if _has(TRAINING, model) else []
     asked = sweep.model_copy(update={"methods": (*specs, *trained)})
-    run = api.run_sweep(asked, folder, listener=hear, fit=refit, isolate=isolate, fresh=fresh)
+    run = api.run_sweep(
+        asked, folder, listener=hear, fit=refit, isolate=isolate, point_timeout=point_timeout, fresh=fresh
+    )
     pairs = list(_pairs(run, spec.name, methods, wanted))
     run.attribution = tables.frame(run, pairs)
     tables.write(run, run.attribution, folder)

@@ -12,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from results.files import part_of
+
 
 class CheckpointError(Exception):
     """A weights file that cannot be read. The message names it and says what to do."""
@@ -20,7 +22,7 @@ class CheckpointError(Exception):
 def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write atomically. `facts` is any JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = part_of(path)
     try:
         ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         save_file(ready, part, metadata={"facts": json.dumps(facts)})

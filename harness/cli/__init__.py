@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from typing import Annotated
 
 import typer
 
 from harness.cli import attribute, fit, listing, maps, profile, published, run, train
-from harness.errors import UserError
+from harness.cli.endings import DEBUG, ended, terminable
 
 # Before torch loads: its profiler and allocator would write notes of their own between our lines.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
@@ -29,7 +28,9 @@ app = typer.Typer(
 @app.callback()
 def _program(
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of what goes wrong.")] = False,
 ) -> None:
+    DEBUG.set(debug)
     if version:
         from harness import __version__
 
@@ -37,24 +38,18 @@ def _program(
         raise typer.Exit
 
 
-app.command("run")(run.run)
-app.command("attribute")(attribute.attribute)
-app.command("profile")(profile.profile)
-app.command("published")(published.published)
-app.command("fit")(fit.fit)
-app.command("train")(train.train)
-app.command("maps")(maps.maps)
-app.command("list")(listing.list_)
+app.command("run")(ended(run.run))
+app.command("attribute")(ended(attribute.attribute))
+app.command("profile")(ended(profile.profile))
+app.command("published")(ended(published.published))
+app.command("fit")(ended(fit.fit))
+app.command("train")(ended(train.train))
+app.command("maps")(ended(maps.maps))
+app.command("list")(ended(listing.list_))
 
 
 def main() -> None:
-    """Entry point: user errors end in one line and exit code 2."""
+    """Entry point; how commands end stands in `harness.cli.endings`."""
     warnings.filterwarnings("ignore", module=r"(?!harness|methods|tasks|results)")
-    try:
+    with terminable():
         app()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted: finished points are kept; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)

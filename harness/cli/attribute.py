@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli.options import Plugins, options_of, pair
+from harness.cli.options import Isolate, Plugins, PointTimeout, options_of, pair
 from harness.sweep import Sweep
 
 _LEFT_OUT = {"methods", "ratios", "match", "budgets", "task_settings", "metric_settings"}
@@ -35,7 +35,8 @@ def attribute(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Take no finished points over from the run folders beside this one.")
     ] = False,
-    isolate: Annotated[bool, typer.Option("--isolate", help="Run every point in a process of its own.")] = False,
+    isolate: Isolate = False,
+    point_timeout: PointTimeout = None,
 ) -> None:
     """Say what each axis of a method (tokens, layers, timesteps, training) is worth: the method beside controls of
     equal cost that destroy one axis each, paired by image."""
@@ -48,7 +49,9 @@ def attribute(
     sweep = api.sweep_of(given, plugins=plugin or ())
     folder = run_folder(sweep, out, name)
     with Bar() as bar:
-        found = run_attribution(sweep, folder, refit=refit, isolate=isolate, fresh=fresh, listener=bar)
+        found = run_attribution(
+            sweep, folder, refit=refit, isolate=isolate, point_timeout=point_timeout, fresh=fresh, listener=bar
+        )
     print((folder / "tables" / "attribution.md").read_text(encoding="utf-8"))
     print(f"written to {folder}: tables/attribution.csv, tables/attribution.md, plots/attribution.png")
     if found.failed() or found.not_run:

@@ -20,6 +20,14 @@ Command = Callable[..., Any]
 Plugins = Annotated[
     list[Path] | None, typer.Option("--plugin", help="Python file that registers more; may be repeated.")
 ]
+Isolate = Annotated[bool, typer.Option("--isolate", help="Run every point in a process of its own.")]
+PointTimeout = Annotated[
+    float | None,
+    typer.Option(
+        min=1e-3, metavar="SECONDS", help="Give a point up after so long; implies --isolate. [default: no limit]",
+        show_default=False,
+    ),
+]  # fmt: skip
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. [default: cpu]", show_default=False)]
 
 
