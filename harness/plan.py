@@ -113,10 +113,19 @@ def _plan(
 
 def _cases(task: Task, sweep: Sweep) -> tuple[Case, ...]:
     own = (sweep.prompts, sweep.data)
-    if sweep.split == "evaluation":
-        cases = task.cases(sweep.cases, *own)
-    else:
-        cases = task.calibration(sweep.cases, sweep.cases, *own)
+    try:
+        given = task.cases(sweep.cases, *own) if sweep.split == "evaluation" else task.calibration(
+            sweep.cases, sweep.cases, *own
+        )  # fmt: skip
+        cases = tuple(given)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"task {sweep.task!r} failed to make its cases: {registry.where(error)}") from error
+    if len(cases) < sweep.cases or not all(isinstance(case, Case) for case in cases):
+        raise UserError(
+            f"task {sweep.task!r} made {len(cases)} cases of {sweep.cases}; expected a tuple of Case objects"
+        )
     if sweep.seed:
         cases = tuple(replace(case, seed=case.seed + sweep.seed * _SEEDS_APART) for case in cases)
     return cases

@@ -86,7 +86,7 @@ class RunFolder:
             check_writable(path, folders=_FOLDERS, files=(STORE, _LOG))
         except OSError as error:
             raise RunError(
-                f"nothing can be written to the run folder {path}: {error.filename}: {error.strerror}; give another --out"
+                f"the run folder {path} cannot be written: {error.filename}: {error.strerror}; give another --out"
             ) from error
         store = Store(path / STORE)
         try:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli.options import Isolate, Plugins, PointTimeout, load_plugins, options_of, with_settings
+from harness.cli.options import Isolate, Plugins, PointTimeout, load_plugins, options_of, with_settings, writable
 from harness.sweep import Profile, validated
 
 
@@ -53,6 +53,8 @@ def profile(
         print("note: --out is a run folder now; give --csv FILE.csv for a CSV file of its own")
     request = with_settings(validated(Profile, given), setting or [])
     folder = api.run_folder(request, out, name)
+    if csv is not None:
+        writable(csv.parent)
     with Bar("steps") as bar:
         table = api.run_profile(
             request, folder, listener=bar, isolate=isolate, point_timeout=point_timeout, fresh=fresh
