@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from zipfile import BadZipFile
 
 import numpy as np
 from PIL import Image
@@ -202,7 +201,7 @@ class RunFolder:
             return None
         try:
             return np.stack([np.asarray(Image.open(self.path / name).convert("RGB")) for name in record.images])
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        except Exception:  # damaged pictures raise whatever their decoders do
             return None
 
     def complete(self, record: Record) -> bool:
@@ -241,7 +240,7 @@ class RunFolder:
     def _array(self, name: str | None) -> np.ndarray | None:
         try:
             return None if name is None else np.load(self.path / name, allow_pickle=False).astype(np.float64)
-        except (OSError, ValueError, EOFError):
+        except Exception:  # a damaged header is parsed as Python, and raises whatever that does
             return None
 
     def save_token_maps(self, maps: TokenMaps, sample_key: str) -> str:
@@ -258,10 +257,12 @@ class RunFolder:
         if not record.token_maps:
             return None
         try:
-            with np.load(self.path / record.token_maps, allow_pickle=False) as held:
+            with open(self.path / record.token_maps, "rb") as file, np.load(file, allow_pickle=False) as held:
                 found = {name: held[name] for name in held.files}
+            if found["keep"].ndim != 4 or found["images"].ndim != 4:
+                return None
             return TokenMaps(found["keep"], found["images"], found.get("scores"), found.get("ratios"))
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        except Exception:  # damaged archives raise whatever their many readers do
             return None
 
     def _save(self, sample_key: str, name: str, arrays: np.ndarray | Mapping[str, np.ndarray]) -> str:
