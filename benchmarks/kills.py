@@ -4,8 +4,8 @@
     python benchmarks/kills.py --kills 5 --only fit --seed 7
 
 Each trial starts in a new folder, is killed (SIGKILL) once or twice at a random moment between two files, is then
-run to its end, and is compared with an undisturbed run: the same files; images, features and adapters bit for bit; records but
-for their timings. How it is done stands in `tests/killing.py`; `tests/test_kills.py` is the short form.
+run to its end, and is compared with an undisturbed run: the same files; images, features and adapters bit for bit;
+records but for their timings. How it is done stands in `tests/killing.py`; `tests/test_kills.py` is the short form.
 """
 
 from __future__ import annotations

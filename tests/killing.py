@@ -89,7 +89,7 @@ def _content(path: Path) -> Any:
     if path.suffix == ".safetensors":
         tensors, facts = checkpoints.load(path)
         return {name: tensor.tolist() for name, tensor in tensors.items()}, facts
-    if path.suffix == ".csv":
+    if path.name == "results.csv" or (path.suffix == ".csv" and path.parent.name != "tables"):
         with open(path, newline="", encoding="utf-8") as handle:
             return [(row.get("step"), row.get("method"), row.get("gmacs")) for row in csv.DictReader(handle)]
     if path.name == "log.jsonl":
