@@ -53,6 +53,7 @@ def run(
     quick: bool = False,
     fit: bool = False,
     isolate: bool = False,
+    point_timeout: float | None = None,
     fresh: bool = False,
     name: str | None = None,
     out: FolderOrFile | None = None,
@@ -71,7 +72,7 @@ def run(
     sweep = sweep_of(given, config=config, plugins=plugins, quick=quick)
     folder = run_folder(sweep, out, name)
     hear = listener or (Told(progress) if progress is not None else Listener())
-    return run_sweep(sweep, folder, listener=hear, fit=fit, isolate=isolate, fresh=fresh)
+    return run_sweep(sweep, folder, listener=hear, fit=fit, isolate=isolate, point_timeout=point_timeout, fresh=fresh)
 
 
 def profile(
@@ -92,6 +93,7 @@ def profile(
     revision: str | None = None,
     plugins: Sequence[FolderOrFile] = (),
     isolate: bool = False,
+    point_timeout: float | None = None,
     fresh: bool = False,
     name: str | None = None,
     out: FolderOrFile | None = None,
@@ -104,7 +106,14 @@ def profile(
     for path in plugins:
         registry.load_plugin(Path(path))
     chosen: Profile = validated(Profile, {w: words[w] for w in Profile.model_fields if words[w] is not None})
-    return run_profile(chosen, run_folder(chosen, out, name), listener=listener, isolate=isolate, fresh=fresh)
+    return run_profile(
+        chosen,
+        run_folder(chosen, out, name),
+        listener=listener,
+        isolate=isolate,
+        point_timeout=point_timeout,
+        fresh=fresh,
+    )
 
 
 # -- the steps of a run, for the command line ------------------------------------------------------------------
@@ -153,6 +162,7 @@ def run_sweep(
     listener: Listener,
     fit: bool = False,
     isolate: bool = False,
+    point_timeout: float | None = None,
     fresh: bool = False,
 ) -> Run:
     """Fit what is missing (where asked to), tune to budgets (where there are some), plan and run. The model is loaded
@@ -160,7 +170,15 @@ def run_sweep(
     if fit:
         sweep = fitted(sweep, listener.say)
     plans, matches = planned(sweep, folder, listener.say)
-    done = execute(_parts(plans), sweep.shared(), folder, listener=listener, isolate=isolate, fresh=fresh)
+    done = execute(
+        _parts(plans),
+        sweep.shared(),
+        folder,
+        listener=listener,
+        isolate=isolate,
+        point_timeout=point_timeout,
+        fresh=fresh,
+    )
     done.matches = tuple(asdict(one) | {"met": one.met, "text": str(one)} for one in matches)
     return done
 
@@ -171,6 +189,7 @@ def run_profile(
     *,
     listener: Listener | None = None,
     isolate: bool = False,
+    point_timeout: float | None = None,
     fresh: bool = False,
 ) -> Run:
     """Every method at every batch and size, dense first: a second, identical profile measures nothing again. Raises
@@ -179,7 +198,9 @@ def run_profile(
     device = parts[0][0].on.device
     if device.type == "cuda" and listener is not None and (reason := energy.absent(device)):
         listener.say(reason)
-    return execute(parts, request.shared(), folder, listener=listener, isolate=isolate, fresh=fresh)
+    return execute(
+        parts, request.shared(), folder, listener=listener, isolate=isolate, point_timeout=point_timeout, fresh=fresh
+    )
 
 
 def fitted(sweep: Sweep, say: Callable[[str], None]) -> Sweep:

@@ -49,6 +49,7 @@ def attribute(
     controls: Sequence[str] = (),
     refit: bool = False,
     isolate: bool = False,
+    point_timeout: float | None = None,
     fresh: bool = False,
     plugins: Sequence[str | Path] = (),
     out: str | Path | None = None,
@@ -63,8 +64,8 @@ def attribute(
     sweep = api.sweep_of(given, plugins=plugins)
     folder = run_folder(sweep, out, name)
     return run_attribution(
-        sweep, folder, training_seeds=training_seeds, controls=controls, refit=refit, isolate=isolate, fresh=fresh,
-        listener=listener,
+        sweep, folder, training_seeds=training_seeds, controls=controls, refit=refit, isolate=isolate,
+        point_timeout=point_timeout, fresh=fresh, listener=listener,
     )  # fmt: skip
 
 
@@ -81,6 +82,7 @@ def run_attribution(
     controls: Sequence[str] = (),
     refit: bool = False,
     isolate: bool = False,
+    point_timeout: float | None = None,
     fresh: bool = False,
     listener: Listener | None = None,
 ) -> Run:
@@ -112,7 +114,9 @@ def run_attribution(
     points = [MethodSpec(name=spec.name, settings=_given(method)) for method in methods]
     points += [MethodSpec(name=one.method, settings=one.settings) for one in wanted]
     asked = sweep.model_copy(update={"methods": (*points, *tuned)})
-    run = api.run_sweep(asked, folder, listener=hear, fit=refit, isolate=isolate, fresh=fresh)
+    run = api.run_sweep(
+        asked, folder, listener=hear, fit=refit, isolate=isolate, point_timeout=point_timeout, fresh=fresh
+    )
     pairs = list(_pairs(run, spec.name, methods, wanted))
     run.attribution = tables.frame(run, pairs)
     tables.write(run, run.attribution, folder)

@@ -15,8 +15,9 @@ from typing import Any
 
 import annotated_types
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
-from harness import config, cost, plan
+from harness import config, cost, plan, text
 from harness.compose import method_class
 from harness.errors import UserError
 from harness.method import Method
@@ -70,7 +71,7 @@ def resolved(
     """The sweep with every method at the settings that meet its budgets. What was found lies in `folder`, and is not
     searched again. Raises UserError for a sweep that cannot be matched."""
     kept = folder / MATCHES
-    known = [_read(one) for one in json.loads(kept.read_text())] if kept.is_file() else []
+    known = _known(kept) if kept.exists() else []
 
     def keep(found: Sequence[Match]) -> None:
         others = [one for one in known if one not in found]
@@ -131,8 +132,14 @@ def _search(
     return found
 
 
-def _read(held: dict[str, Any]) -> Match:
-    return Match(**{name: value for name, value in held.items() if name != "met"})
+def _known(path: Path) -> list[Match]:
+    """What an earlier search found. Raises UserError."""
+    held = text.json_of(text.read(path, "the file"), str(path))
+    try:
+        bare = [{name: value for name, value in one.items() if name != "met"} for one in held]
+        return TypeAdapter(list[Match]).validate_python(bare)
+    except (ValidationError, AttributeError, TypeError) as error:
+        raise UserError(f"{path} does not hold what a search for budgets found; delete it and start again") from error
 
 
 def _calibration(sweep: Sweep, model: Model) -> cost.Subject:

@@ -12,6 +12,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from results.files import part_of
+
+_DAMAGE = (SafetensorError, ValueError, OSError, RecursionError, RuntimeError)
+
 
 class CheckpointError(Exception):
     """A weights file that cannot be read. The message names it and says what to do."""
@@ -20,7 +24,7 @@ class CheckpointError(Exception):
 def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write atomically. `facts` is any JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = part_of(path)
     try:
         ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         save_file(ready, part, metadata={"facts": json.dumps(facts)})
@@ -37,9 +41,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise FileNotFoundError(f"no weights at {path}")
     try:
         with safe_open(path, framework="pt") as handle:
-            facts = json.loads((handle.metadata() or {}).get("facts", "{}"))
-            return {name: handle.get_tensor(name) for name in handle.keys()}, facts  # noqa: SIM118
-    except (SafetensorError, ValueError, OSError) as error:
+            return {name: handle.get_tensor(name) for name in handle.keys()}, _facts(handle)  # noqa: SIM118
+    except _DAMAGE as error:
         raise CheckpointError(f"{path} is damaged ({error}); delete it and make it again") from error
 
 
@@ -47,6 +50,13 @@ def facts(path: Path) -> dict[str, Any]:
     """The facts alone, without reading tensors. Raises CheckpointError for a damaged file."""
     try:
         with safe_open(path, framework="pt") as handle:
-            return dict(json.loads((handle.metadata() or {}).get("facts", "{}")))
-    except (SafetensorError, ValueError, OSError) as error:
+            return _facts(handle)
+    except _DAMAGE as error:
         raise CheckpointError(f"{path} is damaged ({error}); delete it and make it again") from error
+
+
+def _facts(handle: Any) -> dict[str, Any]:
+    found = json.loads((handle.metadata() or {}).get("facts", "{}"))
+    if not isinstance(found, dict):
+        raise ValueError("its facts are no names and values")
+    return found

@@ -7,9 +7,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from harness import text
 from harness.compose import method_class
 from harness.errors import UserError, unknown
 from harness.method import Method
@@ -39,12 +39,7 @@ def build(values: Mapping[str, Any], source: str = "") -> Sweep:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The fields of a sweep file. Raises UserError."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"config file {path} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"config file {path} is not YAML: {' '.join(str(error).split())}") from error
+    values = text.yaml_of(text.read(path, "config file"), f"config file {path}")
     if not isinstance(values, dict):
         raise UserError(f"config file {path} must hold keys and values, for instance `model: shapes`")
     for key in values:
@@ -76,6 +71,8 @@ def task_settings_of(task: type[Task], given: Mapping[str, Any], swept: Mapping[
     for name in given:
         if name not in task.Settings.model_fields:
             raise unknown(f"setting of task {task.name!r}", name, task.Settings.model_fields)
+        if isinstance(given[name], (list, tuple)) and not given[name]:
+            raise UserError(f"task {task.name!r}: {name} has no value; give one, or leave it out")
     axes = {**swept, **given}
     names = [name for name in task.Settings.model_fields if name in axes]
     values = [v if isinstance(v, (list, tuple)) else (v,) for v in (axes[name] for name in names)]

@@ -30,7 +30,7 @@ Training = Literal["free", "calibrated", "trained"]
 class MethodSettings(BaseModel):
     """A method's settings: validated, frozen, unknown names refused. Give every field a description."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class RatioSettings(MethodSettings):

@@ -119,13 +119,21 @@ def _plan(
 
 def _cases(task: Task, sweep: Sweep) -> tuple[Case, ...]:
     own = (sweep.prompts, sweep.data)
-    if sweep.split == "evaluation":
-        cases = task.cases(sweep.cases, *own)
-    else:
-        cases = task.calibration(sweep.cases, sweep.cases, *own)
+    try:
+        given = task.cases(sweep.cases, *own) if sweep.split == "evaluation" else task.calibration(
+            sweep.cases, sweep.cases, *own
+        )  # fmt: skip
+        cases = tuple(given)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"task {sweep.task!r} failed to make its cases: {registry.where(error)}") from error
+    if not all(isinstance(case, Case) for case in cases):
+        raise UserError(f"task {sweep.task!r} made cases that are none; expected a tuple of Case objects")
     if len(cases) < 2:
         raise UserError(
-            f"{sweep.prompts or sweep.data} holds {len(cases)} cases; a sweep takes two at least, to compare images"
+            f"{sweep.prompts or sweep.data or f'task {sweep.task!r}'} holds {len(cases)} cases; a sweep takes two at "
+            "least, to compare images"
         )
     if sweep.seed:
         cases = tuple(replace(case, seed=case.seed + sweep.seed * _SEEDS_APART) for case in cases)

@@ -78,7 +78,7 @@ class Registry(Generic[T]):
             found: type[T] = points[name].load()
         except Exception as error:
             raise UserError(
-                f"{self.kind} {name!r} ({points[name].value}) cannot be imported: {_where(error)}"
+                f"{self.kind} {name!r} ({points[name].value}) cannot be imported: {where(error)}"
             ) from error
         self._check(name, found)
         return found
@@ -123,9 +123,11 @@ def plugin_of(cls: type) -> Path | None:
 def load_plugin(path: Path) -> None:
     """Import a file, so that its decorators register. Raises UserError with the file's own error and line."""
     path = path.resolve()
-    name = f"{_PLUGIN}{path.stem}"
-    if getattr(sys.modules.get(name), "__file__", None) == str(path):
+    if path in plugins():
         return
+    name = f"{_PLUGIN}{path.stem}"
+    while name in sys.modules:  # another file of the same name
+        name += "_"
     if not path.is_file():
         raise UserError(f"plugin file {path} does not exist")
     spec = importlib.util.spec_from_file_location(name, path)
@@ -140,10 +142,10 @@ def load_plugin(path: Path) -> None:
         raise
     except Exception as error:
         sys.modules.pop(name)
-        raise UserError(f"plugin file {path} cannot be imported: {_where(error, path)}") from error
+        raise UserError(f"plugin file {path} cannot be imported: {where(error, path)}") from error
 
 
-def _where(error: Exception, path: Path | None = None) -> str:
+def where(error: Exception, path: Path | None = None) -> str:
     if isinstance(error, SyntaxError):
         return f"line {error.lineno}: SyntaxError: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)

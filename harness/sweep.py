@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import json
 import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from harness.registry import methods as registered
 
 DENSE = "dense"
 META = "meta"
+_LARGEST = 16_384  # images per batch, or side of the latents
 QUICK: dict[str, Any] = {"cases": 16, "ratios": (0.2,), "rounds": 6}
 """What `--quick` sets, where nothing else is given."""
 
@@ -36,7 +38,7 @@ class MethodSpec(BaseModel):
 class MeasurementConfig(BaseModel):
     """What every command that measures methods takes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     methods: tuple[MethodSpec, ...] = Field(
         (MethodSpec(name="diffcr"), MethodSpec(name="tome")), description="methods, comma-separated; a+b; all"
@@ -53,17 +55,24 @@ class MeasurementConfig(BaseModel):
     @field_validator("methods", mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
-        """Accept "a,b", ["a", {"name": "b", "around": "mlp"}]: unknown keys beside a name are settings; "all" stands
-        for every registered method."""
+        """Accept "a,b", ["a", {"name": "b", "around": "mlp"}] and {"a": None, "b": {"around": "mlp"}}: unknown keys
+        beside a name are settings; "all" stands for every registered method."""
         items = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+        if isinstance(items, dict) and "name" not in items:
+            items = [{name: settings} for name, settings in items.items()]
+        elif not isinstance(items, (list, tuple)):
+            items = [items]
         out = []
         for item in (one for some in items for one in (sorted(registered) if some == "all" else (some,))):
             if isinstance(item, str):
                 item = {"name": item}
+            if isinstance(item, dict) and "name" not in item and len(item) == 1:
+                ((name, settings),) = item.items()
+                item = {**_settings(name, settings), "name": name}
             if isinstance(item, dict):
                 own = {k: v for k, v in item.items() if k in MethodSpec.model_fields}
                 rest = {k: v for k, v in item.items() if k not in MethodSpec.model_fields}
-                item = own | {"settings": {**own.get("settings", {}), **rest}}
+                item = own | {"settings": {**_settings(own.get("name"), own.get("settings")), **rest}}
             out.append(item)
         return out
 
@@ -98,7 +107,7 @@ class Sweep(MeasurementConfig):
     )
     steps: int | None = Field(None, ge=1, le=1000, description="sampler steps; none: the model's own")
     guidance: float | None = Field(None, ge=0, description="CFG scale; none: the model's own")
-    batch: int = Field(16, ge=1, description="images per batch")
+    batch: int = Field(16, ge=1, le=100_000, description="images per batch")
     prompts: Path | None = Field(
         None, description="text file with one prompt (or class) per line, or MS-COCO captions as JSON"
     )
@@ -169,7 +178,9 @@ class Profile(MeasurementConfig):
     batch: tuple[int, ...] = Field((1,), description="images per batch; every one is measured")
     size: tuple[int, ...] = Field((), description="sides of the latents; none: the configured one")
     text_tokens: int | None = Field(None, ge=0, le=100_000, description="text tokens; none: the model's own")
-    mask_tokens: int | None = Field(None, ge=1, description="tokens to generate, for lazydiffusion; none: all of them")
+    mask_tokens: int | None = Field(
+        None, ge=1, le=10_000_000, description="tokens to generate, for lazydiffusion; none: all of them"
+    )
     ratio_table: Path | None = Field(
         None, description="CSV of layer, region, ratio, for methods whose ratios are learned (diffcr)"
     )
@@ -183,8 +194,8 @@ class Profile(MeasurementConfig):
     @classmethod
     def _positive(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         for number in value:
-            if number < 1:
-                raise ValueError(f"expected positive whole numbers, got {number}")
+            if not 1 <= number <= _LARGEST:
+                raise ValueError(f"expected whole numbers from 1 to {_LARGEST}, got {number}")
         return tuple(dict.fromkeys(value))
 
     def shared(self) -> dict[str, Any]:
@@ -198,11 +209,17 @@ class Profile(MeasurementConfig):
         return f"profile-{_words(Path(self.model).name)}-{digest[:8]}"
 
 
+def _settings(name: object, value: object) -> dict[Any, Any]:
+    if value is None or isinstance(value, dict):
+        return value or {}
+    raise ValueError(f"the settings of method {name!r} must be names and values, got {value!r}")
+
+
 def validated(model: type[Any], values: Mapping[str, Any], source: str = "") -> Any:
     """An object of a pydantic model. Raises UserError with one line that names the field, what it got and what was
     expected."""
     try:
-        return model.model_validate(dict(values))
+        return model.model_validate(dict(values) if isinstance(values, Mapping) else values)
     except ValidationError as error:
         raise UserError(one_line(error, model, source)) from error
 
@@ -219,7 +236,7 @@ def one_line(error: ValidationError, model: Any, source: str = "") -> str:
         return f"{where}unknown setting {name!r}: {hint}known: {', '.join(fields) or 'none'}"
     message = first["msg"].removeprefix("Value error, ")
     name = f"{name}: " if name else ""
-    return f"{where}{name}{message}" + ("" if "got" in message else f", got {first['input']!r}")
+    return f"{where}{name}{message}" + ("" if "got" in message else f", got {reprlib.repr(first['input'])}")
 
 
 def _numbers(value: Any, kind: type[Any], what: str) -> Any:

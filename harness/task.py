@@ -22,7 +22,7 @@ class TaskSettings(BaseModel):
     """What varies within a task (how an image is inpainted, how large the masks are). Every combination that a sweep
     asks for has points of its own, dense among them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Task(ABC):

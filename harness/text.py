@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from harness.errors import UserError
 
@@ -12,8 +14,30 @@ def read(path: Path, what: str) -> str:
     """The text of a file in UTF-8, with or without a byte order mark, its line ends as they are. Raises UserError."""
     try:
         return path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # a NUL in the path, for one
         raise UserError(f"{what} {path} cannot be read: {error}") from error
+
+
+def json_of(text: str | bytes, what: str) -> Any:
+    """What a text says in JSON. Raises UserError, also for one that is nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{what} is no JSON: {error}") from error
+    except RecursionError as error:
+        raise UserError(f"{what} is no JSON that can be read: it is nested too deeply") from error
+
+
+def yaml_of(text: str, what: str) -> Any:
+    """What a text says in YAML, plain values alone. Raises UserError."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:  # a date that there is not, for one
+        raise UserError(f"{what} is not YAML of plain values: {' '.join(str(error).split())[:300]}") from error
+    except RecursionError as error:
+        raise UserError(f"{what} is no YAML that can be read: it is nested too deeply") from error
 
 
 def lines(text: str) -> Iterator[tuple[int, str]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from harness.backbones.base import Backbone
+from harness.errors import UserError
 from harness.method import Method, MethodSettings
 from harness.spec import State
 
@@ -35,6 +36,11 @@ class Precision(Method):
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
         dtype = getattr(torch, self.settings.dtype)  # type: ignore[attr-defined]
         module = backbone.transformer
+        if any(getattr(one, "_compiled_call_impl", None) is not None for one in module.modules()):
+            raise UserError(
+                "precision cannot run on a pipeline that is compiled, whose code is made for weights of one precision: "
+                "leave compile() out, or load the pipeline with that precision"
+            )
         before = next(module.parameters()).dtype
 
         def half(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

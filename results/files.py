@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import re
+import shutil
+import socket
 from pathlib import Path
+
+_PART = ".part"
+_COUNT = itertools.count()
+_HOST = re.sub(r"[^A-Za-z0-9-]+", "-", socket.gethostname()) or "host"
+
+
+def part_of(path: Path) -> Path:
+    """A name beside `path` that no other writer uses, to write to before the file takes its place."""
+    return path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.{next(_COUNT)}{_PART}")
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> Path:
@@ -14,13 +27,48 @@ def write_atomic(path: str | Path, content: str | bytes) -> Path:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    part = part_of(path)
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(temporary, path)
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(part, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
     return path
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what writers on this machine that were killed have left below a folder."""
+    for path in folder.rglob(f".*{_PART}"):
+        host, _, rest = path.name.removesuffix(_PART).rpartition(".")[0].rpartition(".")
+        if host.endswith(f".{_HOST}") and rest.isdecimal() and not _runs(int(rest)):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # somebody else's
+    return True
+
+
+def check_writable(folder: Path, folders: tuple[str, ...] = (), files: tuple[str, ...] = ()) -> None:
+    """Make the folder, and see that files can be written there. folders, files: names in it that are to be such.
+    Raises OSError, which names the path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in folders:
+        if (folder / name).exists() and not (folder / name).is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "a file is where a folder belongs", str(folder / name))
+    for name in files:
+        if (folder / name).is_dir():
+            raise IsADirectoryError(errno.EISDIR, "a folder is where a file belongs", str(folder / name))
+    probe = part_of(folder / "probe")
+    try:
+        probe.write_bytes(b"\0")
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def slug(name: str) -> str:

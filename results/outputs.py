@@ -15,7 +15,7 @@ from results.analysis.verdict import judge
 from results.analysis.verdict_types import Verdict
 from results.files import slug, write_atomic
 from results.record import Record
-from results.run_folder import RunFolder
+from results.run_folder import RunError, RunFolder
 from results.tables import markdown, step_costs
 from results.tables.budgets import write_matched
 from results.tables.formatting import csv
@@ -23,37 +23,41 @@ from results.tables.table import PARETO, Table
 from results.tables.verdict import write_verdict
 
 MATCHES = "matched.json"
-_MARK = "drawn"
+_MARK = "tables/drawn.json"
 _VERSION = 2  # of what is drawn: a new one draws old folders again
 
 
 def write(folder: RunFolder) -> None:
     """Draw the folder's outputs and then mark them as drawn, so that a process that dies before leaves no mark."""
     records = folder.records()
-    table = Table(records)
+    table, matches = Table(records), folder.read_json(MATCHES)
     if any(record.task == step_costs.TASK for record in records):
-        step_costs.to_csv(table, folder.path / "tables" / "profile.csv")
+        written = [step_costs.to_csv(table, folder.path / "tables" / "profile.csv")]
     else:
-        write_tables(table, folder.path)
-        matches = folder.read_json(MATCHES) or ()
+        written = write_tables(table, folder.path)
         if matches and any(r.method == "dense" and r.usable for r in records):
-            write_matched(records, matches, folder.path)
-        verdict = judge(records, matches)
-        write_verdict(verdict, folder.path)
-        _plots(table, folder)
-        _forests(verdict, folder.path / "plots")
-    folder.write_json(f"tables/{_MARK}.json", _state(records))
+            written += write_matched(records, matches, folder.path)
+        verdict = judge(records, matches or ())
+        written += write_verdict(verdict, folder.path)
+        written += _plots(table, folder) + _forests(verdict, folder.path / "plots")
+    files = sorted({path.relative_to(folder.path).as_posix() for path in written})
+    folder.write_json(_MARK, {**_state(records, matches), "files": files})
 
 
 def drawn(folder: RunFolder) -> bool:
-    """Whether the outputs of the folder's present records are there."""
-    mark = folder.path / "tables" / f"{_MARK}.json"
-    return mark.is_file() and mark.read_text(encoding="utf-8") == json.dumps(_state(folder.records()), indent=1)
+    """Whether the outputs of the folder's present records are there, every file of them."""
+    try:
+        mark = folder.read_json(_MARK) or {}
+        files = mark.pop("files")
+        there = all((folder.path / name).is_file() for name in files)
+    except (RunError, AttributeError, KeyError, TypeError):
+        return False  # a damaged mark: draw again
+    return there and mark == _state(folder.records(), folder.read_json(MATCHES))
 
 
-def _state(records: Sequence[Record]) -> dict[str, object]:
-    keys = "".join(f"{record.key} {record.started} {record.outcome}" for record in records)
-    return {"version": _VERSION, "records": hashlib.sha256(keys.encode()).hexdigest()}
+def _state(records: Sequence[Record], matches: object) -> dict[str, object]:
+    rests_on = [matches, *([record.key, record.started, record.outcome] for record in records)]
+    return {"version": _VERSION, "records": hashlib.sha256(json.dumps(rests_on).encode()).hexdigest()}
 
 
 def write_tables(table: Table, folder: str | Path) -> list[Path]:
@@ -74,32 +78,34 @@ def write_tables(table: Table, folder: str | Path) -> list[Path]:
     return written
 
 
-def _plots(table: Table, folder: RunFolder) -> None:
+def _plots(table: Table, folder: RunFolder) -> list[Path]:
     from results.plots.cost_plot import cost_by, swept  # matplotlib is slow to import, and tables do without
     from results.plots.pareto_plot import write_plots
     from results.plots.token_maps import draw
 
     plots, names = folder.path / "plots", point_names(table.records)
-    write_plots(table, plots)
+    written = write_plots(table, plots)
     for setting in swept(table.records):
-        cost_by(table.records, setting, plots / f"cost_by_{slug(setting)}.png")
+        written.append(cost_by(table.records, setting, plots / f"cost_by_{slug(setting)}.png"))
     for record in _strongest(table.records):
         if (maps := folder.token_maps(record)) is not None:
-            draw(maps, names[record.key], plots / "maps")
+            written += draw(maps, names[record.key], plots / "maps")
     alike: dict[str, list[Record]] = {}  # records whose cases are the same share a grid
     for record in table.records:
         if record.images:
             alike.setdefault(record.fingerprint.get("cases", ""), []).append(record)
     for place, members in enumerate(alike.values()):
-        _grid(members, names, folder, plots / ("images.png" if place == 0 else f"images-{place + 1}.png"))
+        name = "images.png" if place == 0 else f"images-{place + 1}.png"
+        written.append(_grid(members, names, folder, plots / name))
+    return written
 
 
-def _forests(verdict: Verdict, plots: Path) -> None:
+def _forests(verdict: Verdict, plots: Path) -> list[Path]:
     from results.plots.forest import forest
 
     compared = [one for one in verdict.sections if any(block.to_dense or block.to_rival for block in one.blocks)]
-    for place, section in enumerate(compared):
-        forest(section, plots / ("verdict.png" if place == 0 else f"verdict-{place + 1}.png"))
+    names = ["verdict.png", *(f"verdict-{place + 1}.png" for place in range(1, len(compared)))]
+    return [forest(section, plots / name) for section, name in zip(compared, names, strict=False)]
 
 
 def _strongest(records: Sequence[Record]) -> list[Record]:
@@ -112,11 +118,11 @@ def _strongest(records: Sequence[Record]) -> list[Record]:
     return list(highest.values())
 
 
-def _grid(members: Sequence[Record], names: dict[str, str], folder: RunFolder, path: Path) -> None:
+def _grid(members: Sequence[Record], names: dict[str, str], folder: RunFolder, path: Path) -> Path:
     from results.plots.image_grid import image_grid
 
     beside = {label: paths for record in members for label, paths in record.shown.items()}
     rows = [(label, [folder.path / name for name in paths]) for label, paths in beside.items()]
     rows += [(names[record.key], [folder.path / name for name in record.images]) for record in members]
     prompts = [case.prompt for case in members[0].cases] or [""] * len(members[0].images)
-    image_grid(rows, prompts, path)
+    return image_grid(rows, prompts, path)

@@ -6,10 +6,11 @@ drawn from records alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION = 2
 
@@ -93,6 +94,17 @@ class Record(BaseModel):
     started: str = Field(description="ISO 8601, UTC")
     seconds: float = 0.0
     schema_version: int = SCHEMA_VERSION
+
+    @model_validator(mode="after")
+    def _inside(self) -> Self:
+        """What a record names lies in its run folder: it may come from somebody else."""
+        lists = (self.images, *self.shown.values(), self.features.values(), self.references.values(), [self.token_maps])
+        for name in (self.sample_key, *(path for paths in lists for path in paths)):
+            if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or "\0" in name or ":" in name[:2]:
+                raise ValueError(f"{name!r} lies outside of the run folder")
+        if "/" in self.sample_key:
+            raise ValueError(f"{self.sample_key!r} is no name of a folder")
+        return self
 
     @property
     def hardware(self) -> str:

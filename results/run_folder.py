@@ -27,11 +27,13 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
-from results.files import slug, write_atomic
+from results.files import check_writable, part_of, remove_parts, slug, write_atomic
 from results.record import SCHEMA_VERSION, Record
 from results.store import Store, StoreError
 
 STORE = "store.sqlite"
+_LOG = "log.jsonl"
+_FOLDERS = ("images", "references", "tables", "plots")
 
 
 class RunError(StoreError):
@@ -76,14 +78,21 @@ class RunFolder:
     @classmethod
     def grow(cls, path: str | Path, workload: Mapping[str, Any]) -> Self:
         """A run to add points to, made where there is none. workload: what all of its points share, as JSON; a folder
-        of another one is refused, with what differs."""
+        of another one is refused, with what differs. So is one in which not everything can be written that a run
+        writes."""
         path = Path(path)
+        try:
+            check_writable(path, folders=_FOLDERS, files=(STORE, _LOG))
+        except OSError as error:
+            raise RunError(
+                f"the run folder {path} cannot be written: {error.filename}: {error.strerror}; give another --out"
+            ) from error
         store = Store(path / STORE)
         try:
             found, mine = store.get_meta("workload"), json.loads(json.dumps(workload))
             if found is None:
                 store.set_meta("workload", json.dumps(mine, sort_keys=True))
-            elif (other := json.loads(found)) != mine:
+            elif (other := _workload(found, path)) != mine:
                 changed = [
                     f"{name}: {json.dumps(other.get(name))} there, {json.dumps(mine.get(name))} asked for"
                     for name in sorted({*mine, *other})
@@ -92,10 +101,23 @@ class RunFolder:
                 raise RunError(
                     f"run folder {path} holds another workload ({'; '.join(changed)}); give another --out, or none"
                 )
+            folder = cls(path, store)
+            folder._tidy()
         except BaseException:
             store.close()
             raise
-        return cls(path, store)
+        return folder
+
+    def _tidy(self) -> None:
+        """Remove files that a killed process left half written, and log the records that it had no time to."""
+        remove_parts(self.path)
+        log = self.path / _LOG
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
+        if lines and lines.pop():
+            write_atomic(log, "".join(f"{line}\n" for line in lines))  # the last line was cut off
+        logged = "".join(lines)
+        for record in self.store.records(sorted(key for key in self.store.keys() if key not in logged)):  # noqa: SIM118
+            self._log(record)
 
     @classmethod
     def reach(cls, path: str | Path) -> Self:
@@ -110,11 +132,14 @@ class RunFolder:
     def put(self, record: Record) -> None:
         """Keep the record and write a line to the log."""
         self.store.put(record)
+        self._log(record)
+
+    def _log(self, record: Record) -> None:
         line = record.model_dump(mode="json", include={"key", "method", "settings", "outcome", "reason", "seconds"})
         if record.traceback:
             line["traceback"] = record.traceback
         line["time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        with open(self.path / "log.jsonl", "a", encoding="utf-8") as handle:
+        with open(self.path / _LOG, "a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
 
     def records(self) -> list[Record]:
@@ -138,11 +163,15 @@ class RunFolder:
     def _take(self, other: RunFolder, record: Record) -> None:
         source, target = other._place(record.sample_key), self._place(record.sample_key)
         if source.exists() and not target.exists():  # a profile has no images
-            part = target.with_name(f"{target.name}.{os.getpid()}.part")
-            shutil.rmtree(part, ignore_errors=True)
+            part = part_of(target)
             part.parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(source, part, copy_function=_link)
-            part.rename(target)
+            try:
+                part.rename(target)
+            except OSError:  # somebody else was faster
+                shutil.rmtree(part, ignore_errors=True)
+                if not target.is_dir():
+                    raise
         for name in record.references.values():
             if not (self.path / name).is_file():
                 (self.path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +191,7 @@ class RunFolder:
         names = []
         for row, image in enumerate(images):
             path = place / f"{row:05d}.png"
-            part = path.with_suffix(f".{os.getpid()}.part")
+            part = part_of(path)
             Image.fromarray(image).save(part, format="PNG")
             part.replace(path)
             names.append(path.relative_to(self.path).as_posix())
@@ -174,7 +203,7 @@ class RunFolder:
             return None
         try:
             return np.stack([np.asarray(Image.open(self.path / name).convert("RGB")) for name in record.images])
-        except (OSError, ValueError):
+        except Exception:  # damaged pictures raise whatever their decoders do
             return None
 
     def complete(self, record: Record) -> bool:
@@ -213,7 +242,7 @@ class RunFolder:
     def _array(self, name: str | None) -> np.ndarray | None:
         try:
             return None if name is None else np.load(self.path / name, allow_pickle=False).astype(np.float64)
-        except (OSError, ValueError):
+        except Exception:  # a damaged header is parsed as Python, and raises whatever that does
             return None
 
     def save_token_maps(self, maps: TokenMaps, sample_key: str) -> str:
@@ -230,18 +259,20 @@ class RunFolder:
         if not record.token_maps:
             return None
         try:
-            with np.load(self.path / record.token_maps, allow_pickle=False) as held:
+            with open(self.path / record.token_maps, "rb") as file, np.load(file, allow_pickle=False) as held:
                 found = {name: held[name] for name in held.files}
-        except (OSError, ValueError):
+            if found["keep"].ndim != 4 or found["images"].ndim != 4:
+                return None
+            return TokenMaps(found["keep"], found["images"], found.get("scores"), found.get("ratios"))
+        except Exception:  # damaged archives raise whatever their many readers do
             return None
-        return TokenMaps(found["keep"], found["images"], found.get("scores"), found.get("ratios"))
 
     def _save(self, sample_key: str, name: str, arrays: np.ndarray | Mapping[str, np.ndarray]) -> str:
         return self._save_at(self._place(sample_key) / name, arrays)
 
     def _save_at(self, path: Path, arrays: np.ndarray | Mapping[str, np.ndarray]) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        part = part_of(path)
         with open(part, "wb") as handle:
             if isinstance(arrays, np.ndarray):
                 np.save(handle, arrays, allow_pickle=False)
@@ -259,7 +290,7 @@ class RunFolder:
             return None
         try:
             return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{path} cannot be read ({error}); delete it and start again") from error
 
     def write_json(self, name: str, value: Any) -> Path:
@@ -277,10 +308,24 @@ class RunFolder:
         self.close()
 
 
+def _workload(text: str, path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+        if isinstance(found, dict):
+            return found
+    except (ValueError, RecursionError):
+        pass
+    raise RunError(
+        f"run folder {path} is damaged: what its store says of the workload cannot be read; give another --out"
+    )
+
+
 def _link(source: str, target: str) -> str:
     """A hard link where the file system has them: images are never changed in place."""
     try:
         os.link(source, target)
+    except FileExistsError:
+        pass  # somebody else was faster
     except OSError:
         shutil.copy2(source, target)
     return target

@@ -196,7 +196,8 @@ class Store:
 
     def _case_facts(self, digest: str) -> tuple[CaseFacts, ...]:
         if digest and digest not in self._cases:
-            row = self._db.execute("SELECT body FROM cases WHERE digest = ?", (digest,)).fetchone()
+            with self._explained():
+                row = self._db.execute("SELECT body FROM cases WHERE digest = ?", (digest,)).fetchone()
             if row is None:
                 raise ValueError(f"its cases {digest[:12]} are missing")
             self._cases[digest] = _CASES.validate_json(row[0])

@@ -31,6 +31,8 @@ class ClassConditional(Task):
                 f"model {model.name!r} ({model.kind or 'no pipeline folder'}) is not conditioned on classes; expected "
                 "a DiTPipeline, or another --task"
             )
+        if model.negative_prompt:
+            raise UserError(f"model {model.name!r} has a negative_prompt in its harness.json, and classes know none")
 
     @property
     def guided(self) -> bool:

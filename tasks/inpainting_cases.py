@@ -7,7 +7,6 @@ which one it is and the quadrant whose object is under the mask.
 from __future__ import annotations
 
 import hashlib
-import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -89,7 +88,7 @@ def _listed(folder: Path) -> list[tuple[Path, Path, str]]:
         out = []
         for number, line in text.lines(text.read(table, "captions file")):
             try:
-                row = json.loads(line)
+                row = text.json_of(line, f"line {number} of {table}")
                 picture, stencil, caption = folder / row["file_name"], folder / row["mask"], row["text"]
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"line {number} of {table} needs file_name, mask and text") from error
@@ -114,7 +113,7 @@ def _open(path: Path, mode: str) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert(mode)
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is no readable image: {error}") from error
 
 

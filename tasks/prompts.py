@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +30,12 @@ def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
 def coco(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """One caption per image of MS-COCO's captions_*.json, with the image's id. Images come in an order shuffled with a
     fixed seed, so that the first few are a random sample, and the first N of more are the same."""
+    held = text.json_of(text.read(path, "prompts file"), str(path))
     try:
-        held = json.loads(text.read(path, "prompts file"))
         captions: dict[int, list[tuple[int, str]]] = {}
         for row in held["annotations"]:
             captions.setdefault(int(row["image_id"]), []).append((int(row["id"]), " ".join(row["caption"].split())))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(
             f"{path} is no MS-COCO captions file: expected JSON with annotations, each with image_id, id and caption "
             f"({type(error).__name__}: {error})"
@@ -65,7 +64,7 @@ def from_folder(folder: Path, count: int) -> tuple[Case, ...]:
     found = []
     for number, line in text.lines(text.read(table, "captions file")):
         try:
-            row = json.loads(line)
+            row = text.json_of(line, f"line {number} of {table}")
             file, caption = folder / row["file_name"], row["text"]
             there = file.is_file()
         except (ValueError, KeyError, TypeError) as error:

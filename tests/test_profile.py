@@ -237,7 +237,7 @@ def test_refusals_and_failures(tiny_folder: Path, monkeypatch: pytest.MonkeyPatc
         harness.profile(methods=["fbcache"], **shared)
     with pytest.raises(UserError, match="device meta is for models with random weights"):
         harness.profile(methods=["tome"], device="meta", **shared)
-    with pytest.raises(UserError, match="batch: expected positive whole numbers, got 0"):
+    with pytest.raises(UserError, match="batch: expected whole numbers from 1 to 16384, got 0"):
         harness.profile(methods=["tome"], batch=[0], **shared)
     with pytest.raises(UserError, match="generates all tokens of its canvas"):
         harness.profile(methods=["tome"], mask_tokens=4, **shared)

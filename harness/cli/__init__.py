@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -22,7 +22,7 @@ from harness.cli import (
     run,
     train,
 )
-from harness.errors import UserError
+from harness.cli.endings import DEBUG, ended, terminable
 
 # Before torch loads: its profiler and allocator would write notes of their own between our lines.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
@@ -41,7 +41,9 @@ app = typer.Typer(
 @app.callback()
 def _program(
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of what goes wrong.")] = False,
 ) -> None:
+    DEBUG.set(debug)
     if version:
         from harness import __version__
 
@@ -49,27 +51,17 @@ def _program(
         raise typer.Exit
 
 
-app.command("run")(run.run)
-app.command("compare")(compare.compare)
-app.command("recommend")(recommend.recommend)
-app.command("attribute")(attribute.attribute)
-app.command("calibrate-clock")(calibrate_clock.calibrate_clock)
-app.command("profile")(profile.profile)
-app.command("published")(published.published)
-app.command("fit")(fit.fit)
-app.command("train")(train.train)
-app.command("maps")(maps.maps)
-app.command("list")(listing.list_)
+_COMMANDS: dict[str, Callable[..., Any]] = {
+    "run": run.run, "compare": compare.compare, "recommend": recommend.recommend, "attribute": attribute.attribute,
+    "profile": profile.profile, "calibrate-clock": calibrate_clock.calibrate_clock, "published": published.published,
+    "fit": fit.fit, "train": train.train, "maps": maps.maps, "list": listing.list_,
+}  # fmt: skip
+for _name, _command in _COMMANDS.items():
+    app.command(_name)(ended(_command))
 
 
 def main() -> None:
-    """Entry point: user errors end in one line and exit code 2."""
+    """Entry point; how commands end stands in `harness.cli.endings`."""
     warnings.filterwarnings("ignore", module=r"(?!harness|methods|tasks|results)")
-    try:
+    with terminable():
         app()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted: finished points are kept; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)

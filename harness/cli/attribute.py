@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli.options import Plugins, listed, options_of, pair, whole_numbers
+from harness.cli.options import Isolate, Plugins, PointTimeout, listed, options_of, pair, whole_numbers
 from harness.sweep import Sweep
 
 _LEFT_OUT = {"methods", "ratios", "match", "budgets", "task_settings", "metric_settings"}
@@ -45,7 +45,8 @@ def attribute(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Take no finished points over from the run folders beside this one.")
     ] = False,
-    isolate: Annotated[bool, typer.Option("--isolate", help="Run every point in a process of its own.")] = False,
+    isolate: Isolate = False,
+    point_timeout: PointTimeout = None,
 ) -> None:
     """Say what each axis of a method (tokens, layers, timesteps, training) is worth: the method beside controls of
     equal cost that destroy one axis each, paired by image."""
@@ -60,8 +61,8 @@ def attribute(
     folder = run_folder(sweep, out, name)
     with Bar() as bar:
         found = run_attribution(
-            sweep, folder, training_seeds=seeds, controls=listed(controls),
-            refit=refit, isolate=isolate, fresh=fresh, listener=bar,
+            sweep, folder, training_seeds=seeds, controls=listed(controls), refit=refit, isolate=isolate,
+            point_timeout=point_timeout, fresh=fresh, listener=bar,
         )  # fmt: skip
     print((folder / "tables" / "attribution.md").read_text(encoding="utf-8"))
     print(f"written to {folder}: tables/attribution.csv, tables/attribution.md, plots/attribution.png")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from harness import registry
-from harness.cli.options import Device, Plugins, load_plugins, pair, validated
+from harness.cli.options import Device, Plugins, load_plugins, pair, validated, writable
 from harness.errors import unknown
 
 
@@ -58,6 +58,7 @@ def fit(
         options=options,
         own=validated(cls.FitSettings, groups[cls.FitSettings]),
     )
+    writable(out)
     paths = request.run(model, out, device=device or "cpu", data=data, skip_bad=skip_bad)
     for path in paths:
         print(f"wrote {path}")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli.options import Plugins, load_plugins, options_of
+from harness.cli.options import Plugins, load_plugins, options_of, writable
 from harness.sweep import Sweep
 
 _KEPT = ("methods", "model", "variant", "revision", "task", "ratios", "prompts", "adapters", "device", "dtype")
@@ -28,7 +28,9 @@ def maps(
     from harness.models import adapters
     from results.plots.token_maps import draw
 
-    for made in plan.make(config.build({"methods": "diffcr", "ratios": (0.3,), **given, "cases": max(2, case + 1)})):
+    sweep = config.build({"methods": "diffcr", "ratios": (0.3,), **given, "cases": max(2, case + 1)})
+    writable(out)
+    for made in plan.make(sweep):
         opened = made.opened
         for point in made.points[1:]:
             method = opened.method(point)

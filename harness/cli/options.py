@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Collection
+from dataclasses import is_dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, get_args
@@ -14,13 +15,23 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from harness import registry
-from harness.errors import UserError
+from harness.errors import UserError, unknown
+from harness.text import yaml_of
+from results.files import check_writable
 
 Command = Callable[..., Any]
 Plugins = Annotated[
     list[Path] | None, typer.Option("--plugin", help="Python file that registers more; may be repeated.")
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of every point that fails.")]
+Isolate = Annotated[bool, typer.Option("--isolate", help="Run every point in a process of its own.")]
+PointTimeout = Annotated[
+    float | None,
+    typer.Option(
+        min=1e-3, metavar="SECONDS", help="Give a point up after so long; implies --isolate. [default: no limit]",
+        show_default=False,
+    ),
+]  # fmt: skip
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. [default: cpu]", show_default=False)]
 
 
@@ -81,27 +92,40 @@ def whole_numbers(text: str, option: str) -> list[int]:
     return [int(part) for part in parts]
 
 
+def writable(*folders: Path) -> None:
+    """Make the folders that a command will write to, before it begins. Raises UserError."""
+    for folder in folders:
+        try:
+            check_writable(folder)
+        except OSError as error:
+            where = error.filename or folder
+            raise UserError(
+                f"nothing can be written to {folder}: {where}: {error.strerror}; give another one"
+            ) from error
+
+
 def load_plugins(paths: list[Path] | None) -> None:
     for path in paths or []:
         registry.load_plugin(path)
 
 
-def pair(text: str, option: str = "--set") -> tuple[str, Any]:
-    import yaml
-
+def pair(text: str) -> tuple[str, Any]:
+    """NAME=VALUE of a --set, the value in YAML. Raises UserError."""
     name, found, value = text.partition("=")
-    if not found or not name:
-        raise UserError(f"{option} expects NAME=VALUE, got {text!r}")
-    return name.strip(), yaml.safe_load(value)
+    if not found or not name.strip():
+        raise UserError(f"--set expects NAME=VALUE, got {text!r}")
+    return name.strip(), yaml_of(value, f"the value of --set {text!r}")
 
 
 def axes(texts: list[str]) -> dict[str, list[Any]]:
     """NAME=VALUE[,VALUE...] as lists by name."""
-    import yaml
-
-    split = (pair(text, "--task-set")[0] for text in texts)
-    values = (text.partition("=")[2].split(",") for text in texts)
-    return {name: [yaml.safe_load(value) for value in some] for name, some in zip(split, values, strict=True)}
+    out = {}
+    for text in texts:
+        name, found, values = text.partition("=")
+        if not found or not name.strip():
+            raise UserError(f"--task-set expects NAME=VALUE[,VALUE...], got {text!r}")
+        out[name.strip()] = [yaml_of(value, f"{value!r} in --task-set {text!r}") for value in values.split(",")]
+    return out
 
 
 def by_metric(texts: list[str]) -> dict[str, dict[str, Any]]:
@@ -124,6 +148,9 @@ def validated(kind: Any, values: dict[str, Any]) -> Any:
 
     from harness.sweep import one_line
 
+    for name in values:
+        if is_dataclass(kind) and name not in kind.__dataclass_fields__:  # pydantic would pass over it
+            raise unknown("setting", name, kind.__dataclass_fields__)
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:

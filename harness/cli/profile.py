@@ -7,7 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli.options import Debug, Plugins, load_plugins, options_of, with_settings
+from harness.cli.endings import DEBUG
+from harness.cli.options import (
+    Debug,
+    Isolate,
+    Plugins,
+    PointTimeout,
+    load_plugins,
+    options_of,
+    with_settings,
+    writable,
+)
 from harness.sweep import Profile, validated
 
 
@@ -34,7 +44,8 @@ def profile(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Take no finished points over from the run folders beside this one.")
     ] = False,
-    isolate: Annotated[bool, typer.Option("--isolate", help="Run every point in a process of its own.")] = False,
+    isolate: Isolate = False,
+    point_timeout: PointTimeout = None,
     debug: Debug = False,
 ) -> None:
     """Measure what methods cost on one denoiser step: GMACs, latency against dense, memory, energy, share by part.
@@ -53,8 +64,12 @@ def profile(
         print("note: --out is a run folder now; give --csv FILE.csv for a CSV file of its own")
     request = with_settings(validated(Profile, given), setting or [])
     folder = api.run_folder(request, out, name)
-    with Bar("steps", debug) as bar:
-        table = api.run_profile(request, folder, listener=bar, isolate=isolate, fresh=fresh)
+    if csv is not None:
+        writable(csv.parent)
+    with Bar("steps", debug or DEBUG.get()) as bar:
+        table = api.run_profile(
+            request, folder, listener=bar, isolate=isolate, point_timeout=point_timeout, fresh=fresh
+        )
     table.print(Console())
     if csv is not None:
         step_costs.to_csv(table, csv)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from harness.cli.options import writable
+
 
 def published(
     table: Annotated[str, typer.Argument(help="table1 (text-to-image) or table2 (inpainting)")],
@@ -19,6 +21,8 @@ def published(
     from harness.published.document import write
     from results.files import write_atomic
 
+    if out is not None:
+        writable(out.parent)
     text = write(table, measured)
     if out is None:
         print(text, end="")

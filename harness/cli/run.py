@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli.options import Debug, Plugins, axes, by_metric, options_of, with_settings
+from harness.cli.endings import CLOSEST, DEBUG, FAILED
+from harness.cli.options import Debug, Isolate, Plugins, PointTimeout, axes, by_metric, options_of, with_settings
 from harness.errors import UserError
 from harness.sweep import Sweep
 
@@ -52,7 +53,8 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Take no finished points over from the run folders beside this one.")
     ] = False,
-    isolate: Annotated[bool, typer.Option("--isolate", help="Run every point in a process of its own.")] = False,
+    isolate: Isolate = False,
+    point_timeout: PointTimeout = None,
     fit: Annotated[
         bool,
         typer.Option("--fit", help="Fit adapters that are missing, into the first --adapters (or ./adapters)."),
@@ -67,7 +69,8 @@ def run(
 ) -> None:
     """Sweep methods over compression ratios and write tables, Pareto plots and an image grid.
 
-    A second, identical run does no work again; an interrupted one goes on where it stopped.
+    A second, identical run does no work again; an interrupted one goes on where it stopped. Exit codes: 0, all points
+    ran (and met their budgets); 1, points failed; 2, bad input; 4, all ran, and some are only closest to a budget.
     """
     asked = [*(task_setting or []), *([f"mask_area={mask_area}"] if mask_area is not None else [])]
     asked += ["binarize=true"] if binarize else []
@@ -85,8 +88,10 @@ def run(
     if dry_run:
         _dry_run(sweep, folder, fit, say)
         return
-    with Bar(debug=debug) as bar:
-        table = api.run_sweep(sweep, folder, listener=bar, fit=fit, isolate=isolate, fresh=fresh)
+    with Bar(debug=debug or DEBUG.get()) as bar:
+        table = api.run_sweep(
+            sweep, folder, listener=bar, fit=fit, isolate=isolate, point_timeout=point_timeout, fresh=fresh
+        )
     _report(table, folder, say)
 
 
@@ -117,7 +122,8 @@ def _dry_run(sweep: Sweep, folder: Path, fit: bool, say: Any) -> None:
 
 
 def _report(table: Any, folder: Path, say: Any) -> None:
-    """The table and where everything lies; exit code 1 where something failed or did not run."""
+    """The table and where everything lies. Exit code 1 where something failed or did not run, 4 where a budget was not
+    met."""
     from rich.console import Console
 
     table.print(Console(width=None if sys.stdout.isatty() else 120))
@@ -129,5 +135,7 @@ def _report(table: Any, folder: Path, say: Any) -> None:
         say(f"{record.outcome}: {record.method} {record.settings}: {record.reason}")
     if table.not_run:
         say(f"{table.not_run} points did not run, because dense failed")
-    if table.failed() or unmet or table.not_run:
-        raise typer.Exit(1)
+    if table.failed() or table.not_run:
+        raise typer.Exit(FAILED)
+    if unmet:
+        raise typer.Exit(CLOSEST)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from harness import zoo
-from harness.cli.options import Device, pair, validated
+from harness.cli.options import Device, pair, validated, writable
 from harness.errors import unknown
 
 
@@ -29,6 +29,8 @@ def train(
     """Make a zoo model (shapes, shapes-inpaint) from nothing but its renderer."""
     from accelerate import Accelerator
 
+    from harness.models.loading import checked
+
     recipes = [path.parent.name.replace("_", "-") for path in sorted(Path(zoo.__file__).parent.glob("*/make.py"))]
     if name not in recipes:
         raise unknown("zoo model", name, recipes)
@@ -36,4 +38,6 @@ def train(
     recipe = importlib.import_module(f"{package}.make")
     chosen = validated(recipe.Recipe, dict(pair(text) for text in setting or []))
     weights = out or Path(recipe.__file__ or "").parent / "weights"
+    checked(device or "cpu", "float32")
+    writable(work, weights)
     recipe.make(chosen, work, weights, Accelerator(cpu=(device or "cpu") == "cpu"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +79,12 @@ def execute(
     *,
     listener: Listener | None = None,
     isolate: bool = False,
+    point_timeout: float | None = None,
     fresh: bool = False,
 ) -> Run:
     """Run what the folder `out` and, unless `fresh`, the run folders beside it do not hold, then draw what is not
-    drawn. shared: what all points of the folder share. Returns the table of these points.
+    drawn. shared: what all points of the folder share. point_timeout: seconds after which a point is given up, which
+    takes a process of its own. Returns the table of these points.
 
     Raises UserError before anything is written: for a folder of another workload, and for weights that do not load.
     """
@@ -101,7 +104,8 @@ def execute(
                 places = ", ".join(sorted({str(place.name) for place in found.values()}))
                 hear.say(f"{len(found)} finished points are taken over from {places} (--fresh runs them anew)")
             hear.begin(sum(opened.work_per_point * len(some) for (opened, _), some in zip(parts, todo, strict=True)))
-            run_point = isolated.run_point if isolate else local.run_point
+            apart = isolate or point_timeout is not None
+            run_point = partial(isolated.run_point, timeout=point_timeout) if apart else local.run_point
             for (opened, _), points in zip(parts, todo, strict=True):
                 local.run(opened, points, folder, hear.progress, hear.finished, run_point)
             hear.end()

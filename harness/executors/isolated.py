@@ -1,26 +1,36 @@
-"""Points one after another, each in a process of its own: one that is killed (out of memory, say) fails alone."""
+"""Points one after another, each in a process of its own: one that is killed (out of memory, say) or does not end fails
+alone. A child never outlives its parent: a pipe between them closes when the parent dies, however it does."""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
+from tempfile import TemporaryFile
 
 from harness import registry
-from harness.executors import worker
+from harness.executors import marks, worker
 from harness.executors.worker import Opened
 from harness.spec import Progress
 from harness.workload import Point
 from results.record import Record
 from results.run_folder import RunFolder
 
+_COMMAND = [sys.executable, "-m", "harness.executors.isolated"]
+_KEPT = 20_000  # characters of what a child said last
 
-def run_point(opened: Opened, point: Point, folder: RunFolder, progress: Progress) -> Record:
+
+def run_point(
+    opened: Opened, point: Point, folder: RunFolder, progress: Progress, timeout: float | None = None
+) -> Record:
     """Like `local.run_point`, in a child process, which keeps the record itself. A child that dies leaves a failed
-    record with the signal or its last words."""
+    record with the signal or its last words. timeout: seconds after which it is killed."""
     began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     progress(f"{point.label}: own process", 0)
     work = {
@@ -28,35 +38,73 @@ def run_point(opened: Opened, point: Point, folder: RunFolder, progress: Progres
         "point": point.to_json(),
         "folder": str(folder.path),
     }
-    command = [sys.executable, "-m", "harness.executors.isolated"]
-    child = subprocess.run(command, input=json.dumps(work), text=True, capture_output=True)
+    why, words = _child(json.dumps(work), timeout)
     progress(f"{point.label}: own process", opened.work_per_point)
     record = folder.store.get(point.key)
-    if child.returncode or record is None or record.started < started:
+    if why or record is None or record.started < started:
         record = opened.record(
-            point, outcome="failed", reason=_last_words(child), traceback=child.stderr[-20_000:], started=started,
-            seconds=time.monotonic() - began,
+            point, outcome="failed", reason=why or "the point's process left no record", traceback=words[-_KEPT:],
+            started=started, seconds=time.monotonic() - began,
         )  # fmt: skip
         folder.put(record)
+    marks.forget(folder.path, point.key)
     return record
 
 
-def _last_words(child: subprocess.CompletedProcess[str]) -> str:
-    if child.returncode < 0:
-        name = signal.Signals(-child.returncode).name
+def _child(work: str, timeout: float | None) -> tuple[str, str]:
+    """Run a child. Returns why it failed, "" where it did not, and what it wrote to its streams."""
+    with TemporaryFile() as said:
+        child = subprocess.Popen(_COMMAND, stdin=subprocess.PIPE, stdout=said, stderr=said, start_new_session=True)
+        assert child.stdin is not None
+        try:
+            with suppress(BrokenPipeError):  # its exit status tells
+                child.stdin.write(work.encode() + b"\n")
+                child.stdin.flush()
+            child.wait(timeout)
+            why = ""
+        except subprocess.TimeoutExpired:
+            why = f"the point took longer than {timeout:g} s (--point-timeout)"
+        finally:  # also after an interrupt
+            _kill(child)
+            with suppress(BrokenPipeError):
+                child.stdin.close()
+        said.seek(0)
+        words = said.read().decode("utf-8", errors="replace")
+    return why or _last_words(child.returncode, words), words
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    """The child and whatever it started."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _last_words(code: int, words: str) -> str:
+    if code < 0:
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         hint = ", perhaps because memory ran out" if name == "SIGKILL" else ""
         return f"the point's process was ended by {name}{hint}"
-    lines = [line for line in child.stderr.splitlines() if line.strip()]
-    return f"the point's process ended with code {child.returncode}: {lines[-1][:300] if lines else 'no message'}"
+    lines = [line for line in words.splitlines() if line.strip()]
+    return f"the point's process ended with code {code}: {lines[-1][:300] if lines else 'no message'}" if code else ""
 
 
 def _main() -> None:
-    work = json.load(sys.stdin)
+    pipe = os.fdopen(os.dup(0), "rb")
+    work = json.loads(pipe.readline())
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # a plugin that asks for input gets none
+    threading.Thread(target=_watch, args=(pipe,), daemon=True).start()
     worker.load_plugins(work["plugins"])
     point = Point.from_json(work["point"])
     opened = worker.open_workload(point.workload)
     with RunFolder.reach(work["folder"]) as folder:
-        folder.put(opened.run(point, folder, lambda _what, _images: None))
+        folder.put(worker.run(opened, point, folder, lambda _what, _images: None))
+
+
+def _watch(pipe: object) -> None:
+    """Ends this process, and all that it started, when the parent is gone."""
+    pipe.read()  # type: ignore[attr-defined]
+    os.killpg(0, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
+from harness.executors import marks, worker
 from harness.executors.worker import Opened
 from harness.spec import Progress
 from harness.workload import Point
@@ -14,8 +16,13 @@ RunPoint = Callable[[Opened, Point, RunFolder, Progress], Record]
 
 
 def run_point(opened: Opened, point: Point, folder: RunFolder, progress: Progress) -> Record:
-    """Run one point and keep its record."""
-    record = opened.run(point, folder, progress)
+    """Run one point and keep its record. One that ended this program before is not run again here, and failed."""
+    if reason := marks.refusal(folder.path, point.key):
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        record = opened.record(point, outcome="failed", reason=reason, started=started)
+    else:
+        with marks.marked(folder.path, point.key):
+            record = worker.run(opened, point, folder, progress)
     folder.put(record)
     return record
 

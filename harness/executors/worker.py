@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import time
+import traceback
+from datetime import UTC, datetime
 from pathlib import Path
 
 from harness import plan, registry
 from harness.engine import OpenWorkload
 from harness.profiling.step import OpenStep
 from harness.profiling.workload import open_step
+from harness.spec import Progress
 from harness.sweep import Profile, Sweep, validated
-from harness.workload import Workload
+from harness.workload import Point, Workload
+from results.record import Record
+from results.run_folder import RunFolder
 
 Opened = OpenWorkload | OpenStep
 """A workload at hand: `run(point, folder, progress)` gives a record, `record(point, ...)` one of what became of it."""
@@ -22,6 +28,20 @@ def open_workload(workload: Workload) -> Opened:
     if workload.kind == "step":
         return open_step(validated(Profile, request), workload)
     return plan.reopen(validated(Sweep, request), workload)
+
+
+def run(opened: Opened, point: Point, folder: RunFolder, progress: Progress) -> Record:
+    """Run a point. What would end this process (`sys.exit` in a method) costs the point alone."""
+    began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
+    try:
+        return opened.run(point, folder, progress)
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        return opened.record(
+            point, outcome="failed", reason=f"{type(error).__name__}: it tried to end the program ({error})",
+            traceback=traceback.format_exc(), started=started, seconds=time.monotonic() - began,
+        )  # fmt: skip
 
 
 def load_plugins(paths: list[str]) -> None:

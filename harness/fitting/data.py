@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from harness import checkpoints
+from harness import checkpoints, text
 from harness.errors import UserError
 from harness.fitting.options import FitOptions
 from harness.models import prompting
@@ -109,19 +109,23 @@ def _pairs(folder: Path) -> tuple[list[tuple[Path, str]], list[str]]:
     pairs: list[tuple[Path, str]] = []
     bad: list[str] = []
     if table.is_file():
-        for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
-            if not line.strip():
-                continue
+        for number, line in text.lines(text.read(table, "captions file")):
+            where = f"line {number} of {table.name}"
             try:
-                row = json.loads(line)
-                pairs.append((folder / row["file_name"], str(row["text"])))
+                row = text.json_of(line, where)
+                pairs.append((folder / row["file_name"], text.prompt(row["text"], where)))
+            except UserError as error:
+                bad.append(str(error))
             except (ValueError, KeyError, TypeError):
-                bad.append(f"line {number} of {table.name} has no file_name and text")
+                bad.append(f"{where} has no file_name and text")
     else:
         for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in _IMAGES):
-            text = path.with_suffix(".txt")
-            caption = text.read_text(encoding="utf-8").strip() if text.is_file() else ""
-            pairs.append((path, caption)) if caption else bad.append(f"{path.name} has no caption in {text.name}")
+            beside = path.with_suffix(".txt")
+            try:
+                caption = text.read(beside, "caption") if beside.is_file() else ""
+                pairs.append((path, text.prompt(caption, beside.name)))
+            except UserError as error:
+                bad.append(str(error) if beside.is_file() else f"{path.name} has no caption in {beside.name}")
     return pairs, bad
 
 
@@ -131,7 +135,7 @@ def _readable(path: Path) -> bool:
     try:
         with Image.open(path) as image:
             image.verify()
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False
     return True
 

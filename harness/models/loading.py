@@ -9,7 +9,6 @@ names. Weights load from safetensors only, and nothing here waits for a network,
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
+from harness import text
 from harness.backbones.base import Backbone
 from harness.errors import UserError, unknown
-from harness.models import hub, pretrained
+from harness.models import hub, notes, pretrained
 from harness.models.model import Model
 from harness.registry import backbones
+from harness.sweep import META
 
 _OLD = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
 _ZOO = Path(__file__).resolve().parent.parent / "zoo"
@@ -63,8 +64,15 @@ def folder_of(name: str, revision: str | None = None, variant: str | None = None
 
 def checked(device: str, dtype: str) -> torch.dtype:
     """The precision of that name. Raises UserError for one that is unknown, and for a device that is not here."""
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda", META) or (kind != "cuda" and number) or not (number or "0").isdecimal():
+        raise UserError(f"unknown device {device!r}: expected cpu, cuda or cuda:N (for profile, meta too)")
+    if kind == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device {device!r} was asked for, but this machine has no CUDA device; use --device cpu")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"device {device!r} was asked for, but this machine has {torch.cuda.device_count()} CUDA devices"
+        )
     if dtype not in KINDS:
         raise unknown("dtype", dtype, KINDS)
     return KINDS[dtype]
@@ -93,7 +101,6 @@ def load(
         raise UserError(f"model {name!r} has no weights of variant {variant!r}; leave --variant out")
     kind = checked(device, dtype)
     parts = _read_json(folder / "model_index.json")
-    notes = folder / "harness.json"
     places = (*adapters, folder / "adapters", folder.parent.parent / "adapters")
     return Model(
         name=name,
@@ -102,21 +109,27 @@ def load(
         digest=digest_of(folder, variant) if digest is None else digest,
         scheduler=_class_of(parts, "scheduler"),
         kind=str(parts.get("_class_name", "")),
-        labels={int(label): str(name) for label, name in (parts.get("id2label") or {}).items()},
+        labels=_labels(parts.get("id2label"), folder),
         device=torch.device(device),
-        facts=_read_json(notes) if notes.is_file() else {},
+        facts=notes.read(folder / "harness.json"),
         adapters=places,
     )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); restore the folder") from error
+    found = text.json_of(text.read(path, "the file"), str(path))
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no JSON object; restore the folder")
     return found
+
+
+def _labels(found: object, folder: Path) -> dict[int, str]:
+    try:
+        return {int(label): str(name) for label, name in dict(found or {}).items()}  # type: ignore[call-overload]
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"id2label in {folder / 'model_index.json'} holds no names by number; restore the folder"
+        ) from error
 
 
 def _class_of(index: dict[str, Any], part: str) -> str:

@@ -18,6 +18,7 @@ from harness.errors import UserError
 from harness.leftovers import Snapshot
 from harness.registry import methods
 from harness.spec import State
+from harness.sweep import validated
 
 
 @dataclass
@@ -79,15 +80,20 @@ class Model:
 
     @cached_property
     def call(self) -> dict[str, Any]:
-        """Extra arguments of the pipeline's call."""
-        return dict(self.facts.get("call", {}))
+        """Extra arguments of the pipeline's call, but for a negative prompt, which `encode` takes."""
+        return {name: value for name, value in self.facts.get("call", {}).items() if name != "negative_prompt"}
+
+    @property
+    def negative_prompt(self) -> str:
+        """What guidance leads away from."""
+        return str(self.facts.get("call", {}).get("negative_prompt", ""))
 
     @torch.no_grad()
     def encode(self, prompts: list[str], guided: bool = False) -> dict[str, torch.Tensor]:
         """Prompt states by the names of the pipeline's arguments, see `harness.models.prompting.encode`."""
         from harness.models import prompting
 
-        return prompting.encode(self.pipeline, prompts, self.call, guided)
+        return prompting.encode(self.pipeline, prompts, self.call, guided, self.negative_prompt)
 
     def adapter_files(self) -> dict[str, Path]:
         """Adapter states by name; an earlier folder wins. Folders that are not there yet hold none."""
@@ -99,10 +105,11 @@ class Model:
 
     def fitted(self, method: str) -> list[dict[str, Any]]:
         """The settings of every adapter that this method has here. Raises UserError for a damaged file."""
-        found = [self._facts(path) for path in self.adapter_files().values()]
-        saved = [facts["settings"] for facts in found if facts.get("method") == method and "settings" in facts]
+        read = ((path, self._facts(path)) for path in self.adapter_files().values())
+        saved = {p: facts["settings"] for p, facts in read if facts.get("method") == method and "settings" in facts}
         # settings that came after a fit have their defaults
-        return [methods.get(method).Settings.model_validate(one).model_dump(mode="json") for one in saved]
+        kind = methods.get(method).Settings
+        return [validated(kind, one, f"adapter {path}").model_dump(mode="json") for path, one in saved.items()]
 
     def adapter_digest(self, name: str) -> str:
         """The digest of an adapter state, whose tensors are not read. Raises UserError as `adapter` does."""

@@ -72,10 +72,13 @@ def _refused(kind: str) -> UserError:
     )
 
 
-def encode(pipeline: Any, prompts: list[str], call: Mapping[str, Any], guided: bool) -> dict[str, Tensor]:
+def encode(
+    pipeline: Any, prompts: list[str], call: Mapping[str, Any], guided: bool, negative: str = ""
+) -> dict[str, Tensor]:
     """Prompt states as arguments of the pipeline's call, each (B, ...): embeddings (B, L, D), masks (B, L), pooled
-    embeddings (B, D), and, if guided, those of the negative prompt "". call: the call's other arguments, some of which
-    are about prompts. Raises UserError for a pipeline that nobody here knows, and for guidance in two passes per step.
+    embeddings (B, D), and, if guided, those of the negative prompt. call: the call's other arguments, some of which are
+    about prompts. Raises UserError for a pipeline that nobody here knows, for guidance in two passes per step, and for
+    a negative prompt where the pipeline has no use for one.
     """
     way = way_of(pipeline)
     if not way.halves and float(call.get("true_cfg_scale", 1.0)) > 1:
@@ -85,6 +88,11 @@ def encode(pipeline: Any, prompts: list[str], call: Mapping[str, Any], guided: b
         )
     known = inspect.signature(pipeline.encode_prompt).parameters
     options = {name: call[name] for name in ("clean_caption", "max_sequence_length") if name in call and name in known}
+    if negative and "negative_prompt" not in known:
+        raise UserError(
+            f"{type(pipeline).__name__} takes no negative prompt; leave negative_prompt out of harness.json"
+        )
+    options |= {"negative_prompt": negative} if negative else {}
     instruction = "complex_human_instruction"  # encode_prompt leaves it out unless told, and the call tells it
     if instruction in known:
         default = inspect.signature(type(pipeline).__call__).parameters[instruction].default

@@ -12,6 +12,8 @@ from harness.published.costs import Cell, cells, deviation, published, spec_of
 from harness.published.quality import dense_rows, quality
 from results.tables.formatting import rows
 
+_NUMBERS = ("ratio", "batch", "latency_ratio", "latency_ratio_low", "latency_ratio_high")
+_COLUMNS = ("method", "outcome", "mask_tokens", "peak_memory_mb")
 _READING = """\
 Counted on the meta device by the command below, per image and step, both CFG halves, in GMACs (the papers'
 "GFLOPs"). Nothing is fitted to a published cell; an empty published cell is our prediction.
@@ -98,9 +100,15 @@ def _relative(spec: dict[str, object], found: Sequence[Cell], measured: Path | N
 
 def _profile(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(path)
+        found = pd.read_csv(path)
+        found = found.astype({name: float for name in _NUMBERS if name in found})
     except (OSError, ValueError) as error:
         raise UserError(f"profile {path} cannot be read: {(str(error).splitlines() or [''])[0]}") from error
+    if lacking := [name for name in (*_NUMBERS, *_COLUMNS) if name not in found]:
+        raise UserError(
+            f"profile {path} has no column {lacking[0]}; give the CSV that `python -m harness profile` writes"
+        )
+    return found
 
 
 def _own(own: pd.DataFrame | None, cell: Cell, setup: dict[str, int]) -> list[str]:

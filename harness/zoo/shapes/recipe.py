@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+Count = Annotated[int, Field(ge=1, le=100_000_000)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Lengths of the stages, in steps (and scenes for the latent cache)."""
 
-    vae_steps: int = 5_000
-    text_steps: int = 900
-    judge_steps: int = 600
-    scenes: int = 32_768
-    pooled_steps: int = 900
-    steps: int = 1_400
-    batch: int = 32
-    width: int = 96
-    layers: int = 8
-    heads: int = 3
+    vae_steps: Count = 5_000
+    text_steps: Count = 900
+    judge_steps: Count = 600
+    scenes: Count = 32_768
+    pooled_steps: Count = 900
+    steps: Count = 1_400
+    batch: Count = 32
+    width: Count = 96
+    layers: Count = 8
+    heads: Count = 3
 
 
 def rows(step: int, size: int) -> range:

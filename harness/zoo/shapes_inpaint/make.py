@@ -21,6 +21,7 @@ from harness.models.inpainting.regions import Strategy
 from harness.models.lazy import LazyEncoder, LazyPixArt, at, pack, pick
 from harness.training.loop import Losses, Plan, train
 from harness.zoo.shapes import networks, scene
+from harness.zoo.shapes.recipe import Count
 from harness.zoo.shapes_inpaint.data import pairs, regions
 
 TURNS: tuple[Strategy, ...] = ("lazy", "whole", "lazy", "crop")
@@ -31,10 +32,10 @@ SEEN = 0.25  # weight of the loss on tokens that are generated although they are
 class Recipe:
     """steps: optimizer steps. scenes: of the latent cache. batch: images per step. layers: of the encoder."""
 
-    steps: int = 1_500
-    scenes: int = 32_768
-    batch: int = 32
-    layers: int = 6
+    steps: Count = 1_500
+    scenes: Count = 32_768
+    batch: Count = 32
+    layers: Count = 6
 
 
 def make(recipe: Recipe, work: Path, out: Path, accelerator: Accelerator) -> None:
