@@ -73,19 +73,14 @@ def _set_global_hooks(state: tuple[tuple[Any, ...], ...]) -> None:
         hooks.update(items)
 
 
-def _folder() -> str:
+def _folder() -> str | None:
     with suppress(FileNotFoundError):  # somebody has deleted it
         return os.getcwd()
-    return ""
-
-
-def _set_folder(path: str) -> None:
-    if path:
-        os.chdir(path)
+    return None
 
 
 _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
-    "the current folder": (_folder, _set_folder),
+    "the current folder": (_folder, os.chdir),
     "torch's number of threads": (torch.get_num_threads, torch.set_num_threads),
     "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "torch's default device": (torch.get_default_device, _set_default_device),
@@ -113,12 +108,18 @@ class ProcessState:
     def now(cls) -> ProcessState:
         on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
         generators = (random.getstate(), np.random.get_state(), torch.get_rng_state(), on_gpus)
-        return cls({name: get() for name, (get, _) in _SETTINGS.items()}, generators)
+        return cls(cls._settings(), generators)
+
+    @staticmethod
+    def _settings() -> dict[str, Any]:
+        """None for what cannot be told."""
+        return {name: get() for name, (get, _) in _SETTINGS.items()}
 
     def restore(self) -> list[str]:
         """Make everything as it was; returns the names of the settings that were not. Generators are put back in
         silence."""
-        changed = [name for name, value in self.settings.items() if _SETTINGS[name][0]() != value]
+        now = ProcessState._settings()
+        changed = [name for name, was in self.settings.items() if None not in (was, now[name]) and was != now[name]]
         for name in changed:
             _SETTINGS[name][1](self.settings[name])
         python, numpy, cpu, on_gpus = self.random

@@ -99,7 +99,7 @@ def test_calibration_cases_are_not_the_evaluation_s(small: dict[str, Any], tmp_p
     own = tmp_path / "prompts.txt"
     own.write_text("\n".join(f"a large red plain circle top left {i}" for i in range(6)))
     assert [case.index for case in task.calibration(2, 4, own)] == [4, 5]
-    with pytest.raises(UserError, match="holds 6 prompts"):
+    with pytest.raises(UserError, match="holds 6 cases, and 4 of a sweep with 3 others"):
         task.calibration(3, 4, own)
 
 

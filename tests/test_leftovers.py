@@ -300,3 +300,12 @@ def test_the_process_is_restored() -> None:
         change()
         assert before.restore() == [name] and before.restore() == []
     assert torch.equal(torch.rand(2), drawn[0]) and (np.random.rand(), random.random()) == drawn[1:]
+
+
+def test_a_folder_that_somebody_deleted_is_nobodys_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "gone"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    before = ProcessState.now()
+    place.rmdir()
+    assert before.restore() == [] and ProcessState.now().restore() == []

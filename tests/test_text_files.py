@@ -28,8 +28,7 @@ def test_lines_end_at_newlines_alone(tmp_path: Path) -> None:
     path = tmp_path / "p.txt"
     path.write_bytes(BOM + f"first\r\n\n  second one \n{ODD}\n".encode())
     assert [case.prompt for case in prompts.from_file(path, 3)] == ["first", "second one", ODD]
-    with pytest.raises(UserError, match="holds 3 prompts, but 4"):
-        prompts.from_file(path, 4)
+    assert len(prompts.from_file(path, 4)) == 3  # all that there are
 
 
 def coco(folder: Path, caption: str) -> Callable[[], object]:
