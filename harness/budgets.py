@@ -136,9 +136,10 @@ def _known(path: Path) -> list[Match]:
     """What an earlier search found. Raises UserError."""
     held = text.json_of(text.read(path, "the file"), str(path))
     try:
-        bare = [{name: value for name, value in one.items() if name != "met"} for one in held]
-        return TypeAdapter(list[Match]).validate_python(bare)
-    except (ValidationError, AttributeError, TypeError) as error:
+        for one in held:
+            one.pop("met")
+        return TypeAdapter(list[Match]).validate_python(held)
+    except (ValidationError, AttributeError, TypeError, KeyError) as error:
         raise UserError(f"{path} does not hold what a search for budgets found; delete it and start again") from error
 
 

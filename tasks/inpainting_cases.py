@@ -88,7 +88,7 @@ def _listed(folder: Path) -> list[tuple[Path, Path, str]]:
         out = []
         for number, line in text.lines(text.read(table, "captions file")):
             try:
-                row = text.json_of(line, f"line {number} of {table}")
+                row = text.json_of(line, f"line {number} of {table} needs file_name, mask and text: it")
                 picture, stencil, caption = folder / row["file_name"], folder / row["mask"], row["text"]
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"line {number} of {table} needs file_name, mask and text") from error

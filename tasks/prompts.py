@@ -30,7 +30,7 @@ def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
 def coco(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """One caption per image of MS-COCO's captions_*.json, with the image's id. Images come in an order shuffled with a
     fixed seed, so that the first few are a random sample, and the first N of more are the same."""
-    held = text.json_of(text.read(path, "prompts file"), str(path))
+    held = text.json_of(text.read(path, "prompts file"), f"{path} is no MS-COCO captions file: it")
     try:
         captions: dict[int, list[tuple[int, str]]] = {}
         for row in held["annotations"]:
@@ -64,7 +64,7 @@ def from_folder(folder: Path, count: int) -> tuple[Case, ...]:
     found = []
     for number, line in text.lines(text.read(table, "captions file")):
         try:
-            row = text.json_of(line, f"line {number} of {table}")
+            row = text.json_of(line, f"line {number} of {table} needs file_name and text: it")
             file, caption = folder / row["file_name"], row["text"]
             there = file.is_file()
         except (ValueError, KeyError, TypeError) as error:

@@ -22,7 +22,7 @@ def test_closest_is_told_apart_from_met_and_from_failed(
     for cost, code in ((0.83, 4), (0.801, 0)):
         found = {
             "method": "tome", "settings": {}, "chosen": {"ratio": 0.2}, "axis": "gmacs", "budget": 0.8,
-            "setting": "ratio", "strength": 0.2, "cost": cost, "tried": 3,
+            "setting": "ratio", "strength": 0.2, "cost": cost, "tried": 3, "met": code == 0,
         }  # fmt: skip
         (out / "matched.json").write_text(json.dumps([found]))
         with pytest.raises(SystemExit) as caught:

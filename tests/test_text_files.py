@@ -174,3 +174,26 @@ def test_words_of_every_script_are_drawn(tmp_path: Path, words: str) -> None:
     maps = np.ones((2, 3, 4, 4))
     drawn = token_maps(maps, np.zeros((2, 16, 16, 3), dtype=np.uint8), tmp_path / "maps.png", title=words, label=words)
     assert drawn.stat().st_size > 0
+
+
+# -- captions of a fit's training data -----------------------------------------------------------------------------
+
+
+def test_training_captions_are_read_as_other_texts_are(tmp_path: Path) -> None:
+    from harness.fitting.data import _pairs
+
+    rows = [{"file_name": "a.png", "text": "a\u2028cat"}, {"file_name": "b.png", "text": " "}, {"file_name": "c.png"}]
+    lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "metadata.jsonl").write_bytes(("\ufeff" + lines).encode())
+    pairs, bad = _pairs(tmp_path)
+    assert pairs == [(tmp_path / "a.png", "a\u2028cat")]
+    assert bad == [
+        "line 2 of metadata.jsonl has an empty text; a prompt has to say something",
+        "line 3 of metadata.jsonl has no file_name and text",
+    ]
+    (tmp_path / "metadata.jsonl").unlink()
+    for name, content in (("a", "\ufeffa cat\n".encode()), ("b", b"\xff"), ("c", b"a\0cat")):
+        (tmp_path / f"{name}.png").write_bytes(b"")
+        (tmp_path / f"{name}.txt").write_bytes(content)
+    pairs, bad = _pairs(tmp_path)
+    assert pairs == [(tmp_path / "a.png", "a cat")] and len(bad) == 2
