@@ -61,7 +61,7 @@ def recommended(folders: Sequence[str | Path], most: Sequence[str], least: Seque
                 continue
             judged, notes = candidates(points, dense, upper, lower)
             if lower and dense.n_cases < FEWEST:
-                notes.append(f"{dense.n_cases} images are fewer than {FEWEST}: the probabilities say little")
+                notes.append(f"n = {dense.n_cases} is fewer than {FEWEST} images: the probabilities say little")
             metric = _metric(members, judged, lower)
             meeting = [one for one in judged if one.probability >= MEETS]
             ties = tied(meeting[0], meeting[1:], metric) if meeting and metric else []

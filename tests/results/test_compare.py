@@ -231,7 +231,7 @@ def test_one_image_gives_no_probability_worth_the_name(tmp_path, judged):
         store.put(judged("dense", None, DENSE[:1]))
         store.put(judged("m", 0.2, DENSE[:1]))
     (found,) = recommended([tmp_path], [], ["truth=-1%"])
-    assert found.notes == ("1 images are fewer than 8: the probabilities say little",)
+    assert found.notes == ("n = 1 is fewer than 8 images: the probabilities say little",)
 
 
 def test_the_line_that_puts_settings_to_use(record):
