@@ -109,13 +109,15 @@ def resolution(section: Section) -> str:
 
 
 def _line(one: Compared) -> list[str]:
-    return [plain(one.method), one.text, _difference(one), change(one.relative), number(one.p_adjusted, 2), *_cost(one.cost),
-            _settle(one)]  # fmt: skip
+    return [plain(one.method), one.text, *_figures(one), *_cost(one.cost), _settle(one)]
 
 
 def _rival(one: Compared) -> list[str]:
-    return [plain(one.method), plain(one.comparator), one.text, _difference(one), change(one.relative),
-            number(one.p_adjusted, 2), _settle(one)]  # fmt: skip
+    return [plain(one.method), plain(one.comparator), one.text, *_figures(one), _settle(one)]
+
+
+def _figures(one: Compared) -> tuple[str, str, str]:
+    return _difference(one), change(one.relative), number(one.p_adjusted, 2)
 
 
 def _other(one: Compared) -> list[str]:
