@@ -11,6 +11,7 @@ from results.analysis.bounds import Bound, bound
 from results.analysis.compare import differing
 from results.analysis.differences import NotComparable
 from results.analysis.headline import headline
+from results.analysis.paired import FEWEST
 from results.analysis.pareto import comparable
 from results.analysis.point_names import point_names
 from results.analysis.points import DENSE
@@ -30,7 +31,7 @@ class Recommendation:
     meeting: tuple[Candidate, ...]
     nearest: Candidate | None
     tied: tuple[str, ...]
-    left_out: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def recommended(folders: Sequence[str | Path], most: Sequence[str], least: Sequence[str]) -> list[Recommendation]:
@@ -58,13 +59,15 @@ def recommended(folders: Sequence[str | Path], most: Sequence[str], least: Seque
             points = {names[record.key]: record for record in members if record.method != DENSE}
             if dense is None or not points:
                 continue
-            judged, left_out = candidates(points, dense, upper, lower)
+            judged, notes = candidates(points, dense, upper, lower)
+            if lower and dense.n_cases < FEWEST:
+                notes.append(f"n = {dense.n_cases} is fewer than {FEWEST} images: the probabilities say little")
             metric = _metric(members, judged, lower)
             meeting = [one for one in judged if one.probability >= MEETS]
             ties = tied(meeting[0], meeting[1:], metric) if meeting and metric else []
             nearest = None if meeting else min(judged, key=lambda one: one.missed, default=None)
             about = setup(members[0]) + "".join(f" · {k} {v}" for k, v in members[0].task_settings.items())
-            found.append(Recommendation(about, metric, tuple(meeting), nearest, tuple(ties), tuple(left_out)))
+            found.append(Recommendation(about, metric, tuple(meeting), nearest, tuple(ties), tuple(notes)))
     if not found:
         raise NotComparable("the runs hold no method beside dense with a usable record")
     if not any(one.meeting for one in found):
@@ -101,6 +104,6 @@ def _one_workload(folders: Sequence[str | Path], runs: Sequence[Sequence[Record]
 def closest(one: Recommendation) -> str:
     """How close the nearest point comes, in words."""
     if one.nearest is None:
-        return "; ".join(one.left_out)
+        return "; ".join(one.notes)
     checks = ", ".join(map(str, one.nearest.checks))
     return f"{one.nearest.name}: {checks}; it meets all with probability {one.nearest.probability:.2g}"

@@ -64,8 +64,12 @@ def points_of(records: Sequence[Record]) -> list[Point]:
 
 def blocks_of(points: Iterable[Point], matches: Sequence[Mapping[str, Any]] = ()) -> list[Block]:
     """By the budget that a point was tuned to, else by its ratio; points with neither come last, together. matches:
-    what the search for budgets found."""
-    budgets = [(one["method"], one["chosen"], f"{one['axis']} {one['budget']:g}") for one in matches]
+    what the search for budgets found; one without a strength was left out."""
+    budgets = [
+        (one["method"], one["chosen"], f"{one['axis']} {one['budget']:g}")
+        for one in matches
+        if one["strength"] is not None
+    ]
     found: dict[str, list[Point]] = {}
     for point in points:
         asked = point.first.method, point.first.settings

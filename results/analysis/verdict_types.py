@@ -34,7 +34,8 @@ class Cost(Plain):
 
 class Compared(Plain):
     """Method less comparator in one metric, paired by image. relative: to the comparator's mean. seeds: training seeds,
-    which are the unit of the interval where there are several. margin: relative, None where none applies. p_margin: of
+    which are the unit of the interval where there are several. margin: relative, None where none applies. p: the larger
+    one of sign flips and of a t-test that allows for skewed differences. p_margin: of
     "worse by the margin or more", one-sided. p_adjusted, p_margin_adjusted: within the family (Holm). settle_images:
     how many images would settle what is not distinguishable, if the truth is what was measured."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from results.analysis.compare_types import Comparison, Condition, CostRatio, MetricDifference, PointComparison
-from results.tables.formatting import DIRECTIONS, code, interval, number, plain
+from results.tables.formatting import DIRECTIONS, change, code, interval, number, plain
 from results.tables.markdown import rows
 
 _READING = """\
@@ -59,7 +59,7 @@ def _metric(one: MetricDifference) -> list[str]:
     return [
         f"{code(one.metric)} ({DIRECTIONS[one.better]})", number(one.a), number(one.b),
         f"{one.difference:+.3g} {interval(one.low, one.high)}".strip(),
-        "" if one.relative is None else f"{100 * one.relative:+.2g} %", number(one.p, 2), str(one.n or ""),
+        change(one.relative), number(one.p, 2), str(one.n or ""),
         number(one.detectable, 2),
     ]  # fmt: skip
 

@@ -45,6 +45,13 @@ def asked_and_reached(ratio: float | None, reached: float | None) -> str:
     return f"{told} (reaches {percent(reached)})"
 
 
+def change(share: float | None) -> str:
+    """A relative difference as a signed percentage with two digits, such as "-12 %"; "" for None."""
+    if share is None:
+        return ""
+    return f"{100 * share:+,.0f} %" if abs(share) >= 0.995 else f"{100 * share:+.2g} %"
+
+
 def point(method: str, ratio: float | None) -> str:
     """The short name of an operating point, such as "uniform 20 %"."""
     return f"{method} {percent(ratio)}".strip()

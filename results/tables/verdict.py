@@ -12,7 +12,7 @@ from rich.text import Text
 
 from results.analysis.verdict_types import Compared, Cost, Rank, Section, Verdict
 from results.files import write_atomic
-from results.tables.formatting import DIRECTIONS, code, interval, number, percent, plain
+from results.tables.formatting import DIRECTIONS, change, code, interval, number, percent, plain
 from results.tables.markdown import rows
 
 _READING = """\
@@ -109,13 +109,15 @@ def resolution(section: Section) -> str:
 
 
 def _line(one: Compared) -> list[str]:
-    return [plain(one.method), one.text, _difference(one), _relative(one), number(one.p_adjusted, 2), *_cost(one.cost),
-            _settle(one)]  # fmt: skip
+    return [plain(one.method), one.text, *_figures(one), *_cost(one.cost), _settle(one)]
 
 
 def _rival(one: Compared) -> list[str]:
-    return [plain(one.method), plain(one.comparator), one.text, _difference(one), _relative(one),
-            number(one.p_adjusted, 2), _settle(one)]  # fmt: skip
+    return [plain(one.method), plain(one.comparator), one.text, *_figures(one), _settle(one)]
+
+
+def _figures(one: Compared) -> tuple[str, str, str]:
+    return _difference(one), change(one.relative), number(one.p_adjusted, 2)
 
 
 def _other(one: Compared) -> list[str]:
@@ -124,10 +126,6 @@ def _other(one: Compared) -> list[str]:
 
 def _difference(one: Compared) -> str:
     return f"{one.difference:+.3g} {interval(one.low, one.high)}".strip()
-
-
-def _relative(one: Compared) -> str:
-    return "" if one.relative is None else f"{100 * one.relative:+.2g} %"
 
 
 def _cost(cost: Cost) -> tuple[str, str]:
@@ -182,7 +180,7 @@ def _short(section: Section) -> RichTable:
         drawn.add_column(head, overflow="fold")
     for one in _compared(section):
         mark = " *" if one.family == "exploratory" else ""
-        difference = f"{_relative(one)} {_bounds(one)}" if one.relative is not None else _difference(one)
+        difference = f"{change(one.relative)} {_bounds(one)}" if one.relative is not None else _difference(one)
         said = Text(one.text + mark, _STYLES[one.word])
         drawn.add_row(one.method, one.comparator, said, difference, *_cost(one.cost))
     return drawn
@@ -201,8 +199,8 @@ def _bounds(one: Compared) -> str:
     """The interval in % of the comparator's mean."""
     if one.low is None or one.high is None or not one.relative:
         return ""
-    scale = 100 * one.relative / one.difference
-    return f"[{one.low * scale:+.2g}, {one.high * scale:+.2g}]"
+    scale = one.relative / one.difference
+    return f"[{', '.join(change(bound * scale).removesuffix(' %') for bound in (one.low, one.high))}]"
 
 
 def _below(section: Section) -> Iterator[str]:

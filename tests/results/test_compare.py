@@ -226,6 +226,14 @@ def test_budgets_that_say_nothing(run, most, least, said):
         recommended([run("r", ("a", 0.3, DENSE))], most, least)
 
 
+def test_one_image_gives_no_probability_worth_the_name(tmp_path, judged):
+    with Store(tmp_path / STORE) as store:
+        store.put(judged("dense", None, DENSE[:1]))
+        store.put(judged("m", 0.2, DENSE[:1]))
+    (found,) = recommended([tmp_path], [], ["truth=-1%"])
+    assert found.notes == ("n = 1 is fewer than 8 images: the probabilities say little",)
+
+
 def test_the_line_that_puts_settings_to_use(record):
     plain = record("tome", 0.3, settings={"ratio": 0.3, "around": "mlp"})
     assert apply_line(plain) == "harness.apply(pipeline, 'tome', ratio=0.3, around='mlp')"

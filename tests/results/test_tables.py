@@ -13,7 +13,7 @@ from rich.console import Console
 from results import Table
 from results.outputs import write_tables
 from results.tables import terminal
-from results.tables.formatting import interval, number, percent
+from results.tables.formatting import change, interval, number, percent
 
 COLUMNS = [
     "method", "settings", "ratio", "ratio_reached", "task", "model", "device", "dtype", "steps", "cases", "outcome",
@@ -225,3 +225,11 @@ def test_interval_and_percent():
     assert interval(0.81234, 1.5) == "[0.812, 1.5]"
     assert interval(None, 1.0) == ""
     assert [percent(r) for r in (0.2, 0.125, 0.0, None, float("nan"))] == ["20 %", "12.5 %", "0 %", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.0123, "+1.2 %"), (-0.123, "-12 %"), (1.326, "+133 %"), (-12.5, "-1,250 %"), (0.0, "+0 %"), (None, "")],
+)
+def test_changes(share, text):
+    assert change(share) == text

@@ -146,7 +146,8 @@ def test_budgets_are_blocks(judged):
     matches = [
         {"method": r.method, "chosen": r.settings, "axis": "latency", "budget": 0.8, "strength": 1} for r in records[1:]
     ]
-    (block,) = judge(records, matches).sections[0].blocks
+    out_of_reach = matches[0] | {"budget": 0.5, "strength": None}  # left out: the point is of the budget that it met
+    (block,) = judge(records, [out_of_reach, *matches]).sections[0].blocks
     assert block.title == "latency 0.8" and len(block.to_dense) == 2 and len(block.ranks) == 2
 
 
