@@ -1,5 +1,6 @@
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,15 @@ def _threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _plugins() -> Iterator[None]:
+    """Plugin files of one test, which are gone afterwards, are not for the child processes of another."""
+    before = set(sys.modules)
+    yield
+    for name in [name for name in sys.modules if name.startswith("harness_plugin_") and name not in before]:
+        del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

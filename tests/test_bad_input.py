@@ -225,7 +225,7 @@ def test_precision_refuses_what_is_compiled(tiny_folder: Path) -> None:
     ("task", "said"),
     [
         ("raising", "failed to make its cases: line"),
-        ("few", "made 1 cases of 2"),
+        ("few", "holds 1 cases; a sweep takes two"),
         ("numbers", "expected a tuple of Case objects"),
     ],
 )

@@ -32,7 +32,7 @@ def test_every_option_has_one_name(name: str, model: type[BaseModel]) -> None:
 def test_the_help_shows_each_default_as_the_model_has_it(capsys: pytest.CaptureFixture[str]) -> None:
     command = typer.main.get_command(cli.app).commands["run"]  # type: ignore[attr-defined]
     shown = {parameter.name: getattr(parameter, "help", "") for parameter in command.params}
-    for name, default in (("cases", 64), ("rounds", 6), ("methods", "diffcr,tome"), ("batch", 16), ("seed", 0)):
+    for name, default in (("cases", 64), ("rounds", 12), ("methods", "diffcr,tome"), ("batch", 16), ("seed", 0)):
         assert f"[default: {default}]" in shown[name], name
     assert shown["steps"] == Sweep.model_fields["steps"].description
 
@@ -44,12 +44,12 @@ def test_words_as_on_the_command_line(tmp_path: Path) -> None:
         (0.8, 0.7),
         (0.1, 0.3),
         16,
-        3,
+        6,
     )
     (tmp_path / "sweep.yaml").write_text("cases: 8\nmatch: latency=0.9\nmetric_settings: {fid: {weights: a}}\n")
     given = {"metric_settings": {"fid": {"reference": "b"}}, "cases": 4}
     found = api.sweep_of(given, config=tmp_path / "sweep.yaml", quick=True)
-    assert (found.cases, found.match, found.budgets, found.rounds) == (4, "latency", (0.9,), 3)
+    assert (found.cases, found.match, found.budgets, found.rounds) == (4, "latency", (0.9,), 6)
     assert found.metric_settings == {"fid": {"weights": "a", "reference": "b"}}
 
 
