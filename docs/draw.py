@@ -17,11 +17,13 @@ from pathlib import Path
 import matplotlib as mpl
 
 from results import Run, open_run
+from results.analysis.attribution import Pair
 from results.analysis.compare_types import Comparison
 from results.analysis.paired import Difference
 from results.analysis.verdict_types import Verdict
 from results.plots import pareto_plot
 from results.plots.png import write_png
+from results.tables import attribution
 from results.tables.formatting import interval, number, percent, rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,7 +70,36 @@ def _cells(found: Difference) -> list[str]:
     return [f"{found.value:+.3f} {interval(found.low, found.high)}", "" if found.p is None else number(found.p, 2)]
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"default-run": default_run, "default-differences": default_differences}
+def attribution_shapes() -> str:
+    """DiffCR-LT against the same counts of random tokens, seed by seed and over the seeds."""
+    run = open_run(REFERENCE / "attribution_shapes")
+    found = {(r.settings["control"], r.settings["refitted"], r.settings["seed"]): r for r in run.records
+             if r.method == "diffcr"}
+    pairs = [
+        Pair(found["", False, seed], found["random-tokens", refitted, seed], "tokens", "random-tokens", form, seed)
+        for refitted, form in ((False, "swapped"), (True, "refitted"))
+        for seed in range(3)
+    ]
+    table = attribution.frame(run, pairs)
+    metrics = {
+        "truth[shapes-judge]": "truth (lower)", "distance_to_dense[shapes-judge]": "distance to dense (lower)",
+        "psnr_to_dense": "PSNR to dense, dB",
+    }  # fmt: skip
+    lines = []
+    for (form, seed), rows_of in table.groupby(["form", "seed"], sort=False):
+        cells = []
+        for metric in metrics:
+            row = rows_of[rows_of["metric"] == metric].iloc[0]
+            cells += [f"{row['difference']:+.3f} {interval(row['low'], row['high'])}", number(row["p"], 2)]
+        cost = rows_of.iloc[0]
+        lines.append([form, seed, *cells, f"{cost['gmacs_method'] / cost['gmacs_control']:.3f}"])
+    head = ["control", "seed", *(cell for name in metrics.values() for cell in (name, "p")), "GMACs / control"]
+    return rows(head, lines)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "default-run": default_run, "default-differences": default_differences, "attribution-shapes": attribution_shapes,
+}  # fmt: skip
 
 
 def drawn(text: str) -> str:

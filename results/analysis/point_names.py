@@ -45,7 +45,7 @@ def variants(records: Iterable[Named], *, seeds: bool = True, strengths: bool = 
         left_out = {RATIO, *(() if seeds else (SEED,)), *(() if strengths else (one.strength for one in members))}
         told = [name for name in _differing([record.settings for record in members]) if name not in left_out]
         for record in members:
-            parts = [f"{name}={_short(record.settings.get(name))}" for name in told]
+            parts = [f"{name}={_short(value)}" for name in told if (value := record.settings.get(name)) != ""]
             parts += [_short(record.task_settings.get(name)) for name in of_task]
             names[record.key] = " ".join([method, *parts])
     return names
