@@ -73,8 +73,11 @@ def _cells(found: Difference) -> list[str]:
 def attribution_shapes() -> str:
     """DiffCR-LT against the same counts of random tokens, seed by seed and over the seeds."""
     run = open_run(REFERENCE / "attribution_shapes")
-    found = {(r.settings["control"], r.settings["refitted"], r.settings["seed"]): r for r in run.records
-             if r.method == "diffcr"}
+    found = {
+        (r.settings["control"], r.settings["refitted"], r.settings["seed"]): r
+        for r in run.records
+        if r.method == "diffcr"
+    }
     pairs = [
         Pair(found["", False, seed], found["random-tokens", refitted, seed], "tokens", "random-tokens", form, seed)
         for refitted, form in ((False, "swapped"), (True, "refitted"))

@@ -38,8 +38,9 @@ def test_floors_of_several_machines_stand_side_by_side(tmp_path: Path) -> None:
     noise_floor.keep(one, 0.02, file)
     assert noise_floor.known(one, file) == {noise_floor.FLOOR: "0.0200"}
     assert noise_floor.known(other, file) == {noise_floor.FLOOR: "0.0500"}
-    file.write_text("[1, 2")
-    assert noise_floor.known(one, file) == {}
+    for damaged in ("[1, 2", "[1]", '{"a": {}}', '{"a": 1' + "0" * 400 + "}"):
+        file.write_text(damaged)
+        assert noise_floor.known(one, file) == {}
 
 
 def test_a_calibration_knows_equal_from_unequal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,6 +188,8 @@ def test_ratio_tables(tmp_path: Path) -> None:
         "layer,ratio\n0,0.1\n": "has no column region",
         "layer,region,ratio\n0,0,1.5\n": r"line 2: .* compression ratio in \[0, 0.9\], got 0, 0, 1.5",
         "layer,region,ratio\n0,0,a\n": "line 2: expected",
+        "layer,region,ratio\n1e400,0,0.1\n": "line 2: expected",
+        "layer,region,ratio\n0,1000000000000,0.1\n": "lacks layer 0, region 0",
         "layer,region,ratio\n0,0,0.1\n0,0,0.2\n": "line 3: layer 0, region 0 stands there twice",
         "layer,region,ratio\n0,0,0.1\n1,0,0.2\n": "lacks layer 2, region 0; the model has 3 layers",
         "layer,region,ratio\n" + "".join(f"{layer},0,0.1\n" for layer in range(4)): "has rows for 4 layers",

@@ -27,7 +27,7 @@ def read(file: Path = FILE) -> dict[str, float]:
     try:
         held = json.loads(file.read_text(encoding="utf-8"))
         return {str(name): float(value) for name, value in held.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return {}
 
 

@@ -28,7 +28,7 @@ def read(path: Path, layers: int) -> Tensor:
         try:
             layer, region, ratio = int(cells[0]), int(cells[1]), float(cells[2])
             whole = layer == cells[0] and region == cells[1]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):  # the last for infinity
             whole = False
         if not whole or layer < 0 or region < 0 or not 0 <= ratio <= _HIGHEST:
             raise UserError(
@@ -39,12 +39,11 @@ def read(path: Path, layers: int) -> Tensor:
             raise UserError(f"ratio table {path}, line {line}: layer {layer}, region {region} stands there twice")
         found[layer, region] = ratio
     regions = max((region for _, region in found), default=-1) + 1
-    expected = [(layer, region) for layer in range(layers) for region in range(regions)]
-    for place in expected:
+    for place in ((layer, region) for layer in range(layers) for region in range(regions)):
         if place not in found:
             raise UserError(
                 f"ratio table {path} lacks layer {place[0]}, region {place[1]}; the model has {layers} layers"
             )
-    if not expected or len(found) > len(expected):
+    if not regions or len(found) > layers * regions:
         raise UserError(f"ratio table {path} has rows for {len({p[0] for p in found})} layers; the model has {layers}")
     return torch.tensor([[found[layer, region] for region in range(regions)] for layer in range(layers)])
