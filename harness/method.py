@@ -235,9 +235,14 @@ class Method(ABC):
         the adapter state that it runs with."""
         return ()
 
-    def fit_defaults(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    @property
+    def rests_on(self) -> Method | None:
+        """The method whose adapter a fit of this one takes as given; None: it takes none."""
+        return None
+
+    def fit_defaults(self, given: State | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         """What these settings stand for in a fit wherever nobody says otherwise: options of type FitSettings, and of
-        the shared loop."""
+        the shared loop. given: the state of the method that this one `rests_on`."""
         return {}, {}
 
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:

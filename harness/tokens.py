@@ -5,11 +5,15 @@ Letters: B batch, N tokens, K kept tokens, D width.
 
 from __future__ import annotations
 
+import functools
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from harness.spec import Call
 
 
 def kept_count(ratio: float, tokens: int, rounding: str = "ceil") -> int:
@@ -26,25 +30,69 @@ def kept_count(ratio: float, tokens: int, rounding: str = "ceil") -> int:
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:
-    """Indices (B, K) of the k highest scores (B, N), in spatial (ascending) order. Which of several equal scores stay
-    in is up to the device."""
-    return scores.topk(k, dim=1, sorted=False).indices.sort(dim=1).values
+    """Indices (B, K) of the k highest scores (B, N), in no particular order: no family's blocks ask for one, and a sort
+    per layer is a tenth of a step on a GPU. Which of several equal scores stay in is up to the device."""
+    return scores.topk(k, dim=1, sorted=False).indices
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A choice of tokens as rows of x.flatten(0, 1): whole rows move several times faster than elements by `gather`,
+    and are found once for taking and for putting back.
+
+    flat: (B K,). shape: (B, K).
+    """
+
+    flat: Tensor
+    shape: torch.Size
+
+    @classmethod
+    def of(cls, index: Tensor, tokens: int) -> Rows:
+        """index (B, K) into `tokens` tokens of each image."""
+        if len(index) == 1:
+            return cls(index.flatten(), index.shape)
+        return cls((index + _starts(len(index), tokens, index.device)).flatten(), index.shape)
+
+    def take(self, x: Tensor) -> Tensor:
+        """Their tokens (B, K, D) of x (B, N, D)."""
+        return x.flatten(0, 1).index_select(0, self.flat).view(*self.shape, x.shape[-1])
+
+    def put(self, x: Tensor, values: Tensor) -> Tensor:
+        """A copy of x (B, N, D) with these tokens replaced by values (B, K, D)."""
+        return x.flatten(0, 1).index_copy(0, self.flat, values.to(x.dtype).flatten(0, 1)).view(x.shape)
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:
     """The tokens (B, K, D) of x (B, N, D) at index (B, K)."""
-    return x.flatten(0, 1).index_select(0, _rows(x, index)).view(*index.shape, x.shape[-1])
+    return Rows.of(index, x.shape[1]).take(x)
 
 
 def scatter(x: Tensor, index: Tensor, values: Tensor) -> Tensor:
     """A copy of x (B, N, D) with the tokens at index (B, K) replaced by values (B, K, D)."""
-    return x.flatten(0, 1).index_copy(0, _rows(x, index), values.to(x.dtype).flatten(0, 1)).view(x.shape)
+    return Rows.of(index, x.shape[1]).put(x, values)
 
 
-def _rows(x: Tensor, index: Tensor) -> Tensor:
-    """index (B, K) into x.flatten(0, 1), (B K,). Whole rows move several times faster than elements by `gather`."""
-    first = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
-    return (index + first).flatten()
+def run_on(index: Tensor, call: Call) -> Tensor:
+    """A block or another part on the tokens at index (B, K) alone; the others leave it as they came, (B, N, D)."""
+    rows = Rows.of(index, call.x.shape[1])
+    return rows.put(call.x, call.run(rows.take(call.x), index))
+
+
+def _starts(batch: int, tokens: int, device: torch.device) -> Tensor:
+    """Where each image's rows start, (B, 1). Kept between calls, apart from what a compiler traces."""
+    if device.type == "meta" or torch.compiler.is_compiling():
+        return _made_starts(batch, tokens, device)
+    return _kept_starts(batch, tokens, device)
+
+
+def _made_starts(batch: int, tokens: int, device: torch.device) -> Tensor:
+    return torch.arange(0, batch * tokens, tokens, device=device)[:, None]
+
+
+@functools.lru_cache(maxsize=64)
+def _kept_starts(batch: int, tokens: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return _made_starts(batch, tokens, device)
 
 
 def mix(low: Tensor, high: Tensor, share: Tensor) -> Tensor:

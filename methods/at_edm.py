@@ -26,7 +26,7 @@ from harness import guidance
 from harness.backbones.base import Backbone
 from harness.method import Method
 from harness.spec import Call, State, Step
-from harness.tokens import kept_count, scatter, take, top_k
+from harness.tokens import kept_count, run_on, top_k
 from methods.common.draws import ImageNoise
 from methods.common.exempt import FIRST_LAYERS, HalfExemptSettings, share_of_each
 from methods.common.recovery import What, recovered
@@ -103,7 +103,7 @@ class ATEDM(Method):
             scores = weighed(rank[0], noise(call), settings.temperature)
             index = top_k(scores, kept_count(share, call.x.shape[1]))
             kept[:] = [index]
-            out = scatter(call.x, index, call.run(take(call.x, index), index))
+            out = run_on(index, call)
             return recovered(call.x, out, index, settings.recover)
 
         rankers = [first, *(layer for layer in layers[settings.group - 1 : -1 : settings.group])]

@@ -11,7 +11,7 @@ from torch import Tensor
 from harness.backbones.base import Backbone
 from harness.method import Method
 from harness.spec import Call, State
-from harness.tokens import kept_count, scatter, take, top_k
+from harness.tokens import kept_count, run_on, top_k
 from methods.common.draws import ImageNoise
 from methods.common.exempt import MOST, ExemptSettings
 
@@ -42,7 +42,7 @@ class RandomDrop(Method):
                 return call.run(call.x)
             share = settings.share(self.name, backbone.layers, call.step.count)
             index = top_k(noise(call), kept_count(share, call.x.shape[1]))  # (B, K)
-            return scatter(call.x, index, call.run(take(call.x, index), index))
+            return run_on(index, call)
 
         with noise.on(backbone), backbone.advise("block", block, settings.layers_of(backbone.layers)):
             yield

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from harness.backbones.base import Backbone
 from harness.method import FittedSettings, Fitting, Method, MethodSettings
 from harness.spec import Call, State
-from harness.tokens import kept_count, scatter, take, top_k
+from harness.tokens import kept_count, run_on, top_k
 from methods.common.noise import FreshNoise, SeededNoise, Source
 
 
@@ -60,7 +60,7 @@ def _advised(backbone: Backbone, noise: Source, ratio: object) -> Iterator[None]
         if k == call.x.shape[1]:
             return call.run(call.x)
         index = top_k(noise(call), k)  # (B, K)
-        return scatter(call.x, index, call.run(take(call.x, index), index))
+        return run_on(index, call)
 
     with backbone.advise("block", block):
         yield

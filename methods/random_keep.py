@@ -15,7 +15,7 @@ from torch import Tensor
 from harness.backbones.base import Backbone
 from harness.method import Method
 from harness.spec import Call, State
-from harness.tokens import kept_count, scatter, take, top_k
+from harness.tokens import kept_count, run_on, top_k
 from methods.common.draws import ImageNoise
 from methods.common.exempt import MOST, HalfExemptSettings
 from methods.common.recovery import recovered
@@ -48,7 +48,7 @@ class RandomKeep(Method):
                 return call.run(call.x)
             share = settings.share(self.name, backbone.layers, call.step.count)
             index = top_k(noise(call), kept_count(share, call.x.shape[1]))  # (B, K)
-            return recovered(call.x, scatter(call.x, index, call.run(take(call.x, index), index)), index)
+            return recovered(call.x, run_on(index, call), index)
 
         with noise.on(backbone), backbone.advise("block", block, settings.layers_of(backbone.layers)):
             yield

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from harness.backbones.base import Backbone
 from harness.method import Fitting, Method, MethodSettings, RatioSettings, Watch
 from harness.spec import Call, State
-from harness.tokens import kept_count, scatter, take, top_k
+from harness.tokens import kept_count, run_on, top_k
 
 
 class StaticSettings(RatioSettings):
@@ -67,7 +67,7 @@ class Static(Method):
             if k == call.x.shape[1]:
                 return call.run(call.x)
             index = top_k(means(call), k)  # (B, K)
-            return scatter(call.x, index, call.run(take(call.x, index), index))
+            return run_on(index, call)
 
         with backbone.advise("block", block):
             yield

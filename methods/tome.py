@@ -14,6 +14,7 @@ from torch import Tensor
 from harness.backbones.base import Backbone
 from harness.method import Method, MethodSettings
 from harness.spec import Call, State
+from harness.tokens import Rows
 from methods.common.exempt import ExemptSettings
 
 
@@ -62,16 +63,18 @@ class ToMe(Method):
         weights: list[Tensor] = []  # (B, K) of the block that runs
 
         def advice(call: Call) -> Tensor:
-            x = call.x  # (B, N, D)
-            merged = int(settings.ratio * x.shape[1])
+            merged = int(settings.ratio * call.x.shape[1])
             if not merged or not settings.runs(call.step):
-                return call.run(x)
+                return call.run(call.x)
+            # A subset of the grid is a line of tokens, with windows as large as the squares; it comes in any order.
+            order = call.index.argsort(1) if call.index is not None else None  # (B, N)
+            line = Rows.of(order, call.x.shape[1]) if order is not None else None
+            x = call.x if line is None else line.take(call.x)  # (B, N, D)
             where = torch.device("cpu") if x.is_meta else x.device  # the meta device draws nothing
             generator = generators.setdefault(where, torch.Generator(where).manual_seed(0))
-            # A subset of the grid is a line of tokens, with windows as large as the squares.
-            side, line = settings.stride, call.index is not None
+            side = settings.stride
             width, height, across, down = (
-                (x.shape[1], 1, side**2, 1) if line else (call.grid.width, call.grid.height, side, side)
+                (call.grid.width, call.grid.height, side, side) if line is None else (x.shape[1], 1, side**2, 1)
             )
             merge, unmerge = bipartite_soft_matching_random2d(
                 x, width, height, across, down, merged, no_rand=not settings.random, generator=generator
@@ -79,14 +82,18 @@ class ToMe(Method):
             fewer = merge(x)  # (B, N - merged, D)
             # A merged token stands where the first of its tokens does, for those who ask.
             index = merge(_places(x), mode="amin")[..., 0].long() if backbone.placed else None  # (B, N - merged)
+            if order is not None and index is not None:
+                index = order.gather(1, index)
             sizes = merge(x.new_ones(*x.shape[:2], 1), mode="sum")[..., 0] if settings.proportional else None
             if call.part != "block":
-                return unmerge(call.run(fewer, index, sizes))
-            weights[:] = [] if sizes is None else [sizes]
-            try:
-                return x + unmerge(call.run(fewer, index) - fewer)
-            finally:
-                weights.clear()
+                out = unmerge(call.run(fewer, index, sizes))
+            else:
+                weights[:] = [] if sizes is None else [sizes]
+                try:
+                    out = x + unmerge(call.run(fewer, index) - fewer)
+                finally:
+                    weights.clear()
+            return out if line is None else line.put(call.x, out)
 
         def weighed(call: Call) -> Tensor:
             return call.run(call.x, sizes=weights[0] if weights else None)

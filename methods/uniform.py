@@ -54,7 +54,7 @@ class Uniform(Method):
     def cost_state(self, backbone: Backbone, table: Tensor | None = None) -> State:
         return random_routers(backbone)
 
-    def fit_defaults(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def fit_defaults(self, given: State | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         return defaults(self.settings, RoutingFit.PAPER)
 
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:

@@ -15,10 +15,15 @@ from harness.attach import attached
 from harness.compose import method_class
 from harness.errors import UserError
 from harness.executors.execute import Listener
+from harness.fitting.options import FitOptions
+from harness.fitting.request import Request
 from harness.models import Model, load
+from harness.models.adapters import state_of
 from harness.spec import State
 from harness.token_maps import record
 from methods.diffcr import DiffCR
+from methods.diffcr.fit import DiffCRFit
+from methods.diffcr.method import DiffCRSettings
 from tasks.text_to_image import TextToImage
 
 TABLE = [[0.0, 0.2], [0.5, 0.1], [0.1, 0.3]]  # layers x regions of the tiny model
@@ -175,6 +180,29 @@ def test_training_seeds_are_taken_together(tiny_folder: Path, tmp_path: Path) ->
         assert (over["low"], over["high"]) == pytest.approx((np.mean(each) - half, np.mean(each) + half), rel=1e-3)
     document = (tmp_path / "o" / "tables" / "attribution.md").read_text()
     assert "| all |" in document and "Student's" in document
+
+
+def test_random_tokens_can_be_refitted_with_the_ratios_of_the_fit_itself(tiny_folder: Path, tmp_path: Path) -> None:
+    own = DiffCR(DiffCRSettings.model_validate({"ratio": 0.3}))
+    refitted = {"control": "random-tokens", "refitted": True, "same_ratios": True}
+    random = DiffCR(own.settings.model_copy(update=refitted))
+    assert random.adapter() == "diffcr-lt-30-random-tokens-same-ratios"
+    options = FitOptions.model_validate({"steps": 6, "batch": 4, "scenes": 16, "lora_rank": 2})
+    found = []
+    for method in (own, random):
+        settings = method.settings.model_dump(mode="json", exclude={"ratio"})
+        Request("diffcr", settings, (0.3,), options).run(str(tiny_folder), tmp_path)
+        state = state_of(method, load(str(tiny_folder), adapters=(tmp_path,)))
+        assert state is not None
+        found.append(state.tensors)
+    assert torch.equal(found[0]["ratios"], found[1]["ratios"])
+    assert any(not torch.equal(found[0][name], found[1][name]) for name in found[0] if "lora_B" in name)
+
+
+def test_a_fixed_table_of_another_model_is_refused(tiny_folder: Path) -> None:
+    options = DiffCRFit.model_validate({"table": [[0.1, 0.2]] * 7})
+    with pytest.raises(UserError, match="a table of 7 layers does not fit a model of"):
+        DiffCR().fitting(load(str(tiny_folder)).backbone, 20, options)
 
 
 def test_what_cannot_be_attributed_is_told(tiny_folder: Path, adapters: Path, tmp_path: Path) -> None:

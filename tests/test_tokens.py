@@ -28,13 +28,13 @@ def test_kept_count_refuses(ratio: float) -> None:
 
 
 @given(st.integers(1, 3), st.integers(1, 40), st.data())
-def test_top_k_keeps_the_highest_in_spatial_order(batch: int, count: int, data: st.DataObject) -> None:
+def test_top_k_keeps_the_highest(batch: int, count: int, data: st.DataObject) -> None:
     k = data.draw(st.integers(1, count))
     values = data.draw(st.lists(st.integers(0, 5), min_size=batch * count, max_size=batch * count))
     scores = torch.tensor(values, dtype=torch.float32).view(batch, count)
     index = tokens.top_k(scores, k)
     assert index.shape == (batch, k)
-    assert (index.diff(dim=1) > 0).all()
+    assert all(len(set(row)) == k for row in index.tolist())
     dropped = torch.ones(batch, count, dtype=torch.bool).scatter(1, index, False)
     for row in range(batch):
         if dropped[row].any():

@@ -19,7 +19,7 @@ from harness.fitting.data import data_for
 from harness.fitting.fit import fit
 from harness.fitting.options import FitOptions
 from harness.method import Method, MethodSettings
-from harness.models import Model, load
+from harness.models import Model, adapters, load
 from harness.sweep import MethodSpec, Sweep
 from results.plots.trajectories import trajectories
 
@@ -65,14 +65,15 @@ class Request:
     ) -> list[Path]:
         """Fit on a freshly loaded model; an interrupted fit goes on. Returns the paths of the adapters, and of the
         picture of the ratios where there is one; nothing in the further processes of a launch on several devices."""
-        loaded = load(model, device=device, variant=variant, revision=revision)
+        loaded = load(model, device=device, adapters=(out,), variant=variant, revision=revision)
         precision = "bf16" if self.options.precision == "bfloat16" else "no"
         accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)  # makes this process's GPU "cuda"
         methods = self.methods
         # What a model asks of fits by default (its number of timestep regions, say); what the user set wins.
         kind, asked = methods[0].FitSettings, loaded.facts.get("fit", {})
         given = self.own.model_dump(exclude_unset=True) if self.own else {}
-        of_fit, of_loop = methods[0].fit_defaults()
+        base = methods[0].rests_on
+        of_fit, of_loop = methods[0].fit_defaults(adapters.state_of(base, loaded) if base else None)
         own = kind.model_validate({k: v for k, v in asked.items() if k in kind.model_fields} | of_fit | given)
         options = FitOptions.model_validate(of_loop | self.options.model_dump(exclude_unset=True))
         trains = methods[0].fitting(loaded.backbone, 20, own).trains
@@ -102,4 +103,4 @@ def missing(sweep: Sweep, model: Model) -> list[Request]:
             if method.needs_state and method.ratio != 0 and method.adapter() not in found:
                 settings = {k: v for k, v in method.settings.model_dump(mode="json").items() if k != "ratio"}
                 wanted[method.adapter()] = Request(method.name, settings, (method.ratio or 0.0,))
-    return list(wanted.values())
+    return sorted(wanted.values(), key=lambda request: request.methods[0].rests_on is not None)

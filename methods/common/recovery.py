@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.tokens import scatter, take, top_k
+from harness.tokens import Rows, take, top_k
 
 What = Literal["update", "token"]
 
@@ -24,9 +24,10 @@ def recovered(start: Tensor, out: Tensor, index: Tensor, what: What = "update") 
     others = top_k(pruned.float(), start.shape[1] - index.shape[1])  # (B, N - K); nonzero would wait for the device
     if not others.shape[1]:
         return out
-    own, kept = take(start, others), take(start, index)  # (B, N - K, D), (B, K, D)
+    left, went = Rows.of(others, start.shape[1]), Rows.of(index, start.shape[1])
+    own, kept = left.take(start), went.take(start)  # (B, N - K, D), (B, K, D)
     like = F.normalize(own, dim=-1) @ F.normalize(kept, dim=-1).transpose(1, 2)  # (B, N - K, K)
     nearest = like.argmax(-1)  # (B, N - K), places among the kept ones
-    moved = take(out, index)  # (B, K, D)
+    moved = went.take(out)  # (B, K, D)
     given = take(moved, nearest) if what == "token" else own + take(moved - kept, nearest)
-    return scatter(out, others, given)
+    return left.put(out, given)

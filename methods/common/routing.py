@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from harness.backbones.base import Backbone
 from harness.method import Control, FittedSettings, MethodSettings, Watch
 from harness.spec import Call, State
-from harness.tokens import scatter, take, top_k
+from harness.tokens import Rows, top_k
 from methods.common.noise import FreshNoise, SeededNoise, Source
 from methods.common.sensitivity import read_sensitivity, read_updates
 
@@ -243,22 +243,34 @@ class Routed:
         if everything and not (self.full and self.rescale != "none"):
             return call.run(x)
         logits = x @ weight.to(x.dtype)  # (B, N)
-        needed = self.rescale != "none" or self.noise is None
-        scores = logits.sigmoid() if needed else logits
         if everything:
-            return self._scaled(call, x, None, scores[..., None] * self.scale)
-        ranked = self._ranked(call, logits.detach(), scores.detach())
+            return self._scaled(call, x, None, self._factor_of(logits))
+        ranked = self._ranked(call, logits.detach())
         index = top_k(ranked, k)  # (B, K)
-        kept = take(x, index)  # (B, K, D)
+        rows = Rows.of(index, x.shape[1])
+        kept = rows.take(x)  # (B, K, D)
         whole = self._update_of_all(call) if self._teaches(call) else None
-        factor = (scores.gather(1, index) * self.scale)[..., None] if self.rescale != "none" else None
+        factor = self._factor_of(logits.gather(1, index)) if self.rescale != "none" else None
         out = self._scaled(call, kept, index, factor)
         if whole is None:
-            return scatter(x, index, out)
+            return rows.put(x, out)
         # Forward as ever; backward, the router hears of every token what its update is worth to the loss.
-        updates = scatter(whole, index, (out - kept).detach())  # (B, N, D)
+        updates = rows.put(whole, (out - kept).detach())  # (B, N, D)
         soft = soft_choice(logits, logits.detach() if self.noise is None else ranked, k)
-        return scatter(x, index, out) + (soft - soft.detach())[..., None].to(x.dtype) * updates
+        return rows.put(x, out) + (soft - soft.detach())[..., None].to(x.dtype) * updates
+
+    def _factor_of(self, logits: Tensor) -> Tensor:
+        """What the score multiplies with, (B, K, 1), from logits (B, K)."""
+        scores = logits.sigmoid()[..., None]
+        return scores if self.scale == 1 else scores * self.scale
+
+    def _ranked(self, call: Call, logits: Tensor) -> Tensor:
+        """What the choice goes by, (B, N); the scores rank as their logits do."""
+        if self.control == "average-tokens":
+            logits = logits.mean(0, keepdim=True).expand_as(logits)
+        if self.noise is None:
+            return logits
+        return self.noise(call) if self.control == "random-tokens" else self.noise(call) + logits
 
     def _ranked(self, call: Call, logits: Tensor, scores: Tensor) -> Tensor:
         """What the choice goes by, (B, N)."""

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness.backbones.base import Backbone
+from harness.errors import UserError
 from harness.method import Fitting
 from harness.spec import Call, State
 from harness.tokens import kept_count, mix
@@ -62,6 +63,10 @@ class DiffCRFit(RoutingFit):
         description="how ratios become bins. nearest: the paper's. balanced: the neighbouring bins whose mean comes "
         "closest to the target, so that 20 % is 20 % at inference",
     )
+    table: tuple[tuple[float, ...], ...] = Field(
+        (), description="ratios by layer and timestep region that stand fixed, raised together to the target; empty: "
+        "the fit learns them"
+    )  # fmt: skip
 
 
 class _Learned(nn.Module):
@@ -96,7 +101,9 @@ def magnified(share: Tensor, factor: int) -> Tensor:
 
 def fitting(backbone: Backbone, steps: int, by_timestep: bool, options: DiffCRFit, control: str = "") -> Fitting:
     """Two-bin mixing around every block, and the loss that pulls the mean ratio to the target. control: see
-    `DiffCRSettings`."""
+    `DiffCRSettings`. Raises UserError for a fixed table that does not fit the model."""
+    if options.table:
+        return _under(options.table, backbone, steps, options, control)
     learned = _Learned(backbone, options.regions if by_timestep else 1, options, flat=control == "flat-layers")
     ratios, routed = learned.ratios, Routed.training(options, control)
     shares = step_shares(steps, ratios.regions)
@@ -180,4 +187,43 @@ def fitting(backbone: Backbone, steps: int, by_timestep: bool, options: DiffCRFi
         after_step=after_step,
         log=log,
         learned=lambda: float(mean().detach()),
+    )
+
+
+def _under(
+    table: tuple[tuple[float, ...], ...], backbone: Backbone, steps: int, options: DiffCRFit, control: str
+) -> Fitting:
+    """Routers and LoRA under a fixed table of ratios."""
+    if len(table) != backbone.layers or len({len(row) for row in table}) != 1:
+        raise UserError(f"a table of {len(table)} layers does not fit a model of {backbone.layers}, or its rows differ "
+                        f"in length: give one row per layer, one ratio per region")  # fmt: skip
+    values = torch.tensor(table)
+    routers, routed = Routers(backbone.layers, backbone.width), Routed.training(options, control)
+    mean = float((values.mean(0) * step_shares(steps, values.shape[1])).sum())
+    share = [0.0]
+
+    def block(call: Call) -> Tensor:
+        ratio = table[call.layer][region_of(call.step.index, call.step.count, values.shape[1])]
+        return routed.block(call, routers.weight[call.layer], kept_count(share[0] * ratio, call.x.shape[1]))
+
+    @contextmanager
+    def attach() -> Iterator[None]:
+        with routed.on(backbone, block):
+            yield
+
+    def aim(ratio: float, step: int, steps: int) -> None:
+        settled = step >= (1 - options.settle) * steps  # as where the ratios are learned
+        share[0], routed.step = 1.0 if settled else min(1.0, ratio / max(mean, 1e-9)), step
+
+    facts = options.model_dump() | {"steps": steps}
+    return Fitting(
+        module=routers,
+        attach=attach,
+        state=lambda: State({"router": routers.weight.detach().clone(), "ratios": values}, facts),
+        groups={"weight": options.router_lr},
+        regions=values.shape[1],
+        target=aim,
+        renew=routed.renew,
+        calibrate=calibration(routers, backbone, options),
+        log=lambda: {"ratio": share[0] * mean},
     )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from harness.backbones.base import Backbone
@@ -38,9 +38,20 @@ class DiffCRSettings(RoutingSettings):
         False, description="with what a fit to a higher ratio left when its mean passed this one (by-product)"
     )
 
+    same_ratios: bool = Field(
+        False, description="refitted with the ratios of the fit without the control, so that nothing else differs"
+    )
+
     @property
     def suffix(self) -> str:
-        return super().suffix + "-trajectory" * self.trajectory
+        return super().suffix + "-same-ratios" * self.same_ratios + "-trajectory" * self.trajectory
+
+    @model_validator(mode="after")
+    def _compared(self) -> DiffCRSettings:
+        if self.same_ratios and not (self.refitted and self.control == "random-tokens"):
+            raise ValueError("same_ratios is of weights that were refitted with random tokens: set refitted=true and "
+                             "control=random-tokens")  # fmt: skip
+        return self
 
 
 class DiffCR(Method):
@@ -81,6 +92,10 @@ class DiffCR(Method):
         random, average = token_controls("")
         found = [
             replace(random, refit={"control": random.name, "refitted": True}),
+            Control(
+                "tokens", "random-tokens-same-ratios", None,
+                {"control": random.name, "refitted": True, "same_ratios": True},
+            ),
             average,
             ratios("flat-layers", "layer", {"control": "flat-layers", "refitted": True}),
             Control("layers", "uniform", None, {}, other="uniform", idle=idle("flat-layers", "layer")),
@@ -137,8 +152,16 @@ class DiffCR(Method):
         made = random_routers(backbone)
         return State(made.tensors | {"ratios": ratios}, made.facts | {"steps": ratios.shape[1]})
 
-    def fit_defaults(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        return defaults(self.settings, DiffCRFit.PAPER)
+    @property
+    def rests_on(self) -> DiffCR | None:
+        if not self.settings.same_ratios:
+            return None
+        free = {"control": "", "refitted": False, "same_ratios": False}
+        return DiffCR(self.settings.model_copy(update=free))
+
+    def fit_defaults(self, given: State | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        own, loop = defaults(self.settings, DiffCRFit.PAPER)
+        return own | ({"table": given.tensors["ratios"].tolist()} if given is not None else {}), loop
 
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:
         control = self.settings.control
