@@ -272,14 +272,6 @@ class Routed:
             return logits
         return self.noise(call) if self.control == "random-tokens" else self.noise(call) + logits
 
-    def _ranked(self, call: Call, logits: Tensor, scores: Tensor) -> Tensor:
-        """What the choice goes by, (B, N)."""
-        if self.control == "average-tokens":
-            logits = scores = logits.mean(0, keepdim=True).expand_as(logits)
-        if self.noise is None:
-            return scores
-        return self.noise(call) if self.control == "random-tokens" else logits + self.noise(call)
-
     def _teaches(self, call: Call) -> bool:
         if not self.straight or not torch.is_grad_enabled():
             return False
