@@ -1,4 +1,4 @@
-"""Token merging (ToMe; Bolya and Hoffman, "Token Merging for Fast Stable Diffusion", 2023), through tomesd."""
+"""Token merging (ToMe; Bolya and Hoffman, "Token Merging for Fast Stable Diffusion", 2023)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from harness.method import Method, MethodSettings
 from harness.spec import Call, State
 from harness.tokens import Rows
 from methods.common.exempt import ExemptSettings
+from methods.common.merging import Merging, Partition
 
 
 class ToMeSettings(ExemptSettings):
@@ -25,6 +26,10 @@ class ToMeSettings(ExemptSettings):
     )
     stride: int = Field(2, ge=2, le=8, description="side of the windows that keep one destination token each")
     random: bool = Field(True, description="choose each window's destination token at random, else its first")
+    matching: Literal["lean", "tomesd"] = Field(
+        "lean", description="who merges: our own code, or that of the package tomesd, which gives the same in more "
+        "operators"
+    )  # fmt: skip
     proportional: bool = Field(
         False, description="self-attention weighs each key by how many tokens it stands for (ToMe, 2023, Eq. 1)"
     )
@@ -59,38 +64,38 @@ class ToMe(Method):
     @contextmanager
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
         settings: ToMeSettings = self.settings  # type: ignore[assignment]
-        generators: dict[torch.device, torch.Generator] = {}
+        partition = Partition(settings.stride, fixed=not settings.random)
+        layers = settings.layers_of(backbone.layers)
         weights: list[Tensor] = []  # (B, K) of the block that runs
+
+        def matched(x: Tensor, call: Call, merged: int) -> Merging | _Package:
+            if settings.matching == "tomesd":
+                return _Package(x, call, merged, partition)
+            on_grid = call.index is None
+            between = partition.of(call.layer) if on_grid else partition.along(x.shape[1], x.device)
+            return Merging(x, between, merged)
 
         def advice(call: Call) -> Tensor:
             merged = int(settings.ratio * call.x.shape[1])
             if not merged or not settings.runs(call.step):
                 return call.run(call.x)
-            # A subset of the grid is a line of tokens, with windows as large as the squares; it comes in any order.
+            # A subset of the grid is a line of tokens; it comes in any order.
             order = call.index.argsort(1) if call.index is not None else None  # (B, N)
             line = Rows.of(order, call.x.shape[1]) if order is not None else None
             x = call.x if line is None else line.take(call.x)  # (B, N, D)
-            where = torch.device("cpu") if x.is_meta else x.device  # the meta device draws nothing
-            generator = generators.setdefault(where, torch.Generator(where).manual_seed(0))
-            side = settings.stride
-            width, height, across, down = (
-                (call.grid.width, call.grid.height, side, side) if line is None else (x.shape[1], 1, side**2, 1)
-            )
-            merge, unmerge = bipartite_soft_matching_random2d(
-                x, width, height, across, down, merged, no_rand=not settings.random, generator=generator
-            )
-            fewer = merge(x)  # (B, N - merged, D)
+            pairs = matched(x, call, merged)
+            fewer = pairs.merge()  # (B, N - merged, D)
             # A merged token stands where the first of its tokens does, for those who ask.
-            index = merge(_places(x), mode="amin")[..., 0].long() if backbone.placed else None  # (B, N - merged)
+            index = pairs.merge(_places(x), "amin")[..., 0].long() if backbone.placed else None  # (B, N - merged)
             if order is not None and index is not None:
                 index = order.gather(1, index)
-            sizes = merge(x.new_ones(*x.shape[:2], 1), mode="sum")[..., 0] if settings.proportional else None
+            sizes = pairs.merge(x.new_ones(*x.shape[:2], 1), "sum")[..., 0] if settings.proportional else None
             if call.part != "block":
-                out = unmerge(call.run(fewer, index, sizes))
+                out = pairs.unmerge(call.run(fewer, index, sizes))
             else:
                 weights[:] = [] if sizes is None else [sizes]
                 try:
-                    out = x + unmerge(call.run(fewer, index) - fewer)
+                    out = x + pairs.unmerge(call.run(fewer, index) - fewer)
                 finally:
                     weights.clear()
             return out if line is None else line.put(call.x, out)
@@ -98,9 +103,8 @@ class ToMe(Method):
         def weighed(call: Call) -> Tensor:
             return call.run(call.x, sizes=weights[0] if weights else None)
 
-        layers = settings.layers_of(backbone.layers)
         with ExitStack() as stack:
-            stack.enter_context(backbone.on_begin(generators.clear))
+            stack.enter_context(partition.on(backbone, layers))
             stack.enter_context(backbone.advise(settings.around, advice, layers))
             if settings.proportional and settings.around == "block":
                 stack.enter_context(backbone.advise("self_attention", weighed, layers))
@@ -108,6 +112,23 @@ class ToMe(Method):
 
     def reached(self, state: State | None) -> float | None:
         return self.ratio if self.settings.everywhere else None  # type: ignore[attr-defined]
+
+
+class _Package:
+    """`tomesd`'s own matching, with the same destinations."""
+
+    def __init__(self, x: Tensor, call: Call, merged: int, partition: Partition) -> None:
+        side, grid = partition.stride, call.grid
+        width, height, across, down = (
+            (grid.width, grid.height, side, side) if call.index is None else (x.shape[1], 1, side**2, 1)
+        )
+        self._x = x
+        self._merge, self.unmerge = bipartite_soft_matching_random2d(
+            x, width, height, across, down, merged, no_rand=partition.fixed, generator=partition.generator
+        )
+
+    def merge(self, x: Tensor | None = None, mode: str = "mean") -> Tensor:
+        return self._merge(self._x if x is None else x, mode=mode)
 
 
 def _places(x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from harness.backbones.base import Backbone
 from harness.method import Control, FittedSettings, MethodSettings, Watch
 from harness.spec import Call, State
-from harness.tokens import Rows, top_k
+from harness.tokens import Rows
 from methods.common.noise import FreshNoise, SeededNoise, Source
 from methods.common.sensitivity import read_sensitivity, read_updates
 
@@ -245,18 +245,20 @@ class Routed:
         logits = x @ weight.to(x.dtype)  # (B, N)
         if everything:
             return self._scaled(call, x, None, self._factor_of(logits))
-        ranked = self._ranked(call, logits.detach())
-        index = top_k(ranked, k)  # (B, K)
+        ranked = self._ranked(call, logits)
+        values, index = ranked.topk(k, dim=1, sorted=False)  # (B, K); in any order, as in `top_k`
         rows = Rows.of(index, x.shape[1])
         kept = rows.take(x)  # (B, K, D)
         whole = self._update_of_all(call) if self._teaches(call) else None
-        factor = self._factor_of(logits.gather(1, index)) if self.rescale != "none" else None
+        factor = None
+        if self.rescale != "none":
+            factor = self._factor_of(values if ranked is logits else logits.gather(1, index))
         out = self._scaled(call, kept, index, factor)
         if whole is None:
             return rows.put(x, out)
         # Forward as ever; backward, the router hears of every token what its update is worth to the loss.
         updates = rows.put(whole, (out - kept).detach())  # (B, N, D)
-        soft = soft_choice(logits, logits.detach() if self.noise is None else ranked, k)
+        soft = soft_choice(logits, ranked.detach(), k)
         return rows.put(x, out) + (soft - soft.detach())[..., None].to(x.dtype) * updates
 
     def _factor_of(self, logits: Tensor) -> Tensor:

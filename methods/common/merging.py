@@ -1,0 +1,160 @@
+"""Bipartite merging of tokens (ToMe; Bolya and Hoffman, 2023, Sec. 3), with as few operators as it takes.
+
+One token of every window of the grid is a destination, the others are sources. Each source finds the destination most
+similar to it (cosine); the `merged` sources with the highest similarity are averaged into theirs. What comes out equals
+`tomesd.merge.bipartite_soft_matching_random2d`, rounding and the order of tokens apart.
+
+Letters: B batch, N tokens, T destinations, K = N - merged, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.backbones.base import Backbone
+from harness.tokens import Rows
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of `down` x `across` tokens on a grid of `height` x `width`."""
+
+    height: int
+    width: int
+    down: int
+    across: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Windows that lie wholly on the grid, by row and column."""
+        return self.height // self.down, self.width // self.across
+
+    @property
+    def count(self) -> int:
+        rows, columns = self.shape
+        return rows * columns
+
+    @property
+    def size(self) -> int:
+        return self.down * self.across
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Which tokens are destinations. order: (N,) destinations, then sources. back: (N,) the inverse of `order`.
+    places: (N,) 0 to N - 1. count: T."""
+
+    order: Tensor
+    back: Tensor
+    places: Tensor
+    count: int
+
+
+def sides(windows: Windows, chosen: Tensor, device: torch.device) -> list[Sides]:
+    """For each of L choices: which token of each window is its destination, chosen (L, windows), row by row within a
+    window. They are made on the CPU and sent to the device."""
+    rows, columns = windows.shape
+    top = torch.arange(rows)[:, None] * windows.down
+    left = torch.arange(columns)[None] * windows.across
+    place = chosen.cpu().view(-1, rows, columns)
+    at = (top + place // windows.across) * windows.width + left + place % windows.across  # (L, rows, columns)
+    tokens = windows.height * windows.width
+    is_source = torch.ones(len(at), tokens, dtype=torch.int8).scatter_(1, at.flatten(1), 0)
+    order = is_source.argsort(dim=1, stable=True)  # (L, N)
+    back = order.argsort(dim=1).to(device, non_blocking=True)
+    places = torch.arange(tokens, device=device)
+    return [Sides(o, b, places, windows.count) for o, b in zip(order.to(device, non_blocking=True), back, strict=True)]
+
+
+class Partition:
+    """Which token of each window is a destination: drawn anew for every layer and step, the same for all images, on all
+    devices. They are there before the first block of a step runs, so that a step can be captured.
+
+    stride: side of the windows. fixed: each window's first token, instead.
+    """
+
+    def __init__(self, stride: int, *, fixed: bool = False) -> None:
+        self.stride, self.fixed = stride, fixed
+        self.generator = torch.Generator()
+        self._of: dict[int, Sides] = {}
+        self._step = -1
+
+    @contextmanager
+    def on(self, backbone: Backbone, layers: Sequence[int]) -> Iterator[None]:
+        """Draw before every step of this backbone, for these layers."""
+
+        def begin() -> None:
+            self.generator.manual_seed(0)
+            self._step = -1
+
+        @torch.compiler.disable
+        def enter(latents: Tensor) -> None:
+            if backbone.step.index != self._step:
+                self._step = backbone.step.index
+                grid = backbone.grid
+                windows = Windows(grid.height, grid.width, self.stride, self.stride)
+                self._of = dict(
+                    zip(layers, sides(windows, self.drawn(windows, len(layers)), latents.device), strict=True)
+                )
+
+        begin()
+        with backbone.on_begin(begin), backbone.on_call(enter):
+            yield
+
+    def of(self, layer: int) -> Sides:
+        """On the grid, at the step that runs."""
+        return self._of[layer]
+
+    def along(self, tokens: int, device: torch.device) -> Sides:
+        """On a line of so many tokens, with windows as large as the squares."""
+        windows = Windows(1, tokens, 1, self.stride**2)
+        return sides(windows, self.drawn(windows, 1), device)[0]
+
+    def drawn(self, windows: Windows, layers: int) -> Tensor:
+        """(layers, windows)."""
+        if self.fixed:
+            return torch.zeros(layers, windows.count, dtype=torch.int64)
+        return torch.randint(windows.size, (layers, windows.count), generator=self.generator)
+
+
+class Merging:
+    """Which tokens of x (B, N, D) are merged with which: at most all sources."""
+
+    def __init__(self, x: Tensor, between: Sides, merged: int) -> None:
+        count, tokens = between.count, x.shape[1]
+        self.count, self.merged = count, min(merged, tokens - count)
+        self._between = between
+        self._ordered = ordered = x.index_select(1, between.order)  # (B, N, D)
+        unit = ordered / ordered.norm(dim=-1, keepdim=True)
+        nearest, which = (unit[:, count:] @ unit[:, :count].transpose(1, 2)).max(-1)  # (B, N - T)
+        # All of it is needed: which go, and where the others are.
+        ranked = nearest.argsort(1, descending=True)
+        self._gone, self._stay = ranked[:, : self.merged], ranked[:, self.merged :]
+        self._into = which.gather(1, self._gone)  # (B, merged)
+        self._ranked = ranked
+
+    def merge(self, x: Tensor | None = None, mode: str = "mean") -> Tensor:
+        """Tokens (B, K, D): the destinations, each with its sources, then the sources that stay. x: (B, N, D) other
+        values of the same tokens, by default those that were matched. mode: as in `Tensor.scatter_reduce`."""
+        ordered = self._ordered if x is None else x.index_select(1, self._between.order)
+        targets, sources = ordered[:, : self.count], ordered[:, self.count :]
+        width = ordered.shape[-1]
+
+        def of(index: Tensor) -> Tensor:
+            return index[..., None].expand(-1, -1, width)
+
+        joined = targets.scatter_reduce(1, of(self._into), sources.gather(1, of(self._gone)), reduce=mode)
+        return torch.cat([joined, sources.gather(1, of(self._stay))], 1)
+
+    def unmerge(self, values: Tensor) -> Tensor:
+        """Every token's own part (B, N, D) of values (B, K, D)."""
+        places, count = self._between.places, self.count
+        rest = places[count : count + self._stay.shape[1]].expand_as(self._stay)
+        of_sources = torch.zeros_like(self._ranked).scatter_(1, self._ranked, torch.cat([self._into, rest], 1))
+        at = torch.cat([places[:count].expand(len(values), -1), of_sources], 1)  # destinations first, (B, N)
+        return Rows.of(at.index_select(1, self._between.back), values.shape[1]).take(values)

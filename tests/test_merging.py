@@ -1,0 +1,58 @@
+"""Our own merging equals the package tomesd's, with the same destinations."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tomesd.merge import bipartite_soft_matching_random2d
+
+from methods.common.merging import Merging, Windows, sides
+
+
+@given(
+    height=st.integers(2, 9), width=st.integers(2, 9), stride=st.sampled_from([(2, 2), (1, 4), (3, 3)]),
+    share=st.floats(0.05, 0.75), batch=st.integers(1, 3), seed=st.integers(0, 100), fixed=st.booleans(),
+)  # fmt: skip
+def test_as_tomesd(
+    height: int, width: int, stride: tuple[int, int], share: float, batch: int, seed: int, fixed: bool
+) -> None:
+    windows = Windows(height, width, *stride)
+    merged = max(1, int(share * height * width))
+    if not windows.count:
+        return
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, height * width, 6, generator=draw)
+    update = torch.randn(batch, height * width, 6, generator=draw)
+    before = draw.get_state()
+    merge, unmerge = bipartite_soft_matching_random2d(
+        x, width, height, stride[1], stride[0], merged, no_rand=fixed, generator=draw
+    )
+    draw.set_state(before)
+    chosen = torch.randint(windows.size, (1, windows.count), generator=draw)
+    (between,) = sides(windows, chosen * (not fixed), x.device)
+    pairs = Merging(x, between, merged)
+    theirs, ours = merge(x), pairs.merge()
+    assert ours.shape == theirs.shape
+    torch.testing.assert_close(ours.sort(1).values, theirs.sort(1).values)
+    torch.testing.assert_close(pairs.unmerge(ours), unmerge(theirs))
+    torch.testing.assert_close(pairs.unmerge(pairs.merge(update)), unmerge(merge(update)))
+    torch.testing.assert_close(pairs.unmerge(pairs.merge(update, "sum")), unmerge(merge(update, mode="sum")))
+
+
+def test_more_than_all_sources_are_never_merged() -> None:
+    windows = Windows(4, 4, 2, 2)
+    (between,) = sides(windows, torch.zeros(1, 4, dtype=torch.int64), torch.device("cpu"))
+    x = torch.randn(2, 16, 3, generator=torch.Generator().manual_seed(0))
+    assert Merging(x, between, 15).merge().shape == (2, 4, 3)
+    assert sorted(between.order[:4].tolist()) == [0, 2, 8, 10]  # each window's first token
+    assert torch.equal(between.order[between.back], torch.arange(16))
+
+
+@pytest.mark.parametrize("height", [3, 4])
+def test_tokens_beyond_the_last_window_are_sources(height: int) -> None:
+    windows = Windows(height, 5, 2, 2)
+    made = sides(windows, torch.randint(4, (7, windows.count)), torch.device("cpu"))
+    for one in made:
+        targets = one.order[: one.count]
+        assert (targets // 5 < 2 * (height // 2)).all() and (targets % 5 < 4).all()
+        assert len(set((targets // 10 * 10 + targets % 5 // 2).tolist())) == windows.count
