@@ -30,29 +30,35 @@ def interleave(
 ) -> list[list[float]]:
     """Seconds of every repetition of every run: `result[i][j]` is run i in round j.
 
-    Every run is warmed up `warmup` times; then rounds go A B, B A, A B, ..., so that a drift of the machine's speed
-    hits all runs alike and `result[a][j] / result[b][j]` are paired ratios; `first` is the number of the first round,
-    0 for A B. Garbage collection is off meanwhile.
+    Every run is warmed up `warmup` times, or the one that goes first once; then rounds go A B, B A, B A, A B, ... (see `_order`), so that a drift of the
+    machine's speed hits all runs alike and `result[a][j] / result[b][j]` are paired ratios; `first` is the number of the
+    first round, 0 for A B. Garbage collection is off meanwhile.
     `inside[i]()` is a context that run i needs; entering and leaving it is not timed. Raises what a run raises.
     """
     contexts = inside or [nullcontext] * len(runs)
-    for run, context in zip(runs, contexts, strict=True):
-        with context():
-            for _ in range(warmup):
-                run()
     seconds: list[list[float]] = [[] for _ in runs]
-    with _no_garbage_collection():
+    with _no_garbage_collection():  # collecting empties caches, so that what warms up comes after it
+        for index in range(len(runs)) if warmup else _order(first, len(runs))[:1]:
+            with contexts[index]():
+                for _ in range(max(1, warmup)):
+                    runs[index]()
         for repeat in range(first, first + repeats):
-            order = range(len(runs)) if repeat % 2 == 0 else reversed(range(len(runs)))
-            for index in order:
+            for index in _order(repeat, len(runs)):
                 with contexts[index]():
                     seconds[index].append(_seconds(runs[index], device))
     return seconds
 
 
+def _order(number: int, runs: int) -> Sequence[int]:
+    """In which order the runs of a round go: forwards or backwards by the Thue-Morse sequence, so that neither a drift
+    nor a place in a block of 1, 2, 4, ... rounds favours one of them."""
+    return range(runs)[:: -1 if number.bit_count() % 2 else 1]
+
+
 class Blocks:
     """Interleaved rounds of several runs in blocks, between which the caller does other work: what slows a machine down
-    for some seconds then hits some blocks and not the others, and shows as their spread.
+    for some seconds then hits some blocks and not the others, and shows as their spread. The first run after other work
+    finds cold caches (measured: 5 % of a run of 20 ms); each block starts with one that is not timed.
 
     rounds: in all; size: of each block. seconds: as `interleave` returns them, filled block by block.
     """
