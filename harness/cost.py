@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness import attach
+from harness import attach, limit
 from harness.errors import MethodFailure
 from harness.measure import flops, latency, memory
 from harness.method import Method
@@ -53,14 +53,31 @@ class Subject:
         return self.cases[rows[int(np.abs(counts - counts.mean()).argmin())]], "of the image nearest to the mean"
 
 
-def timed(own: Sequence[float], dense: Sequence[float], about: str, *, runs: int = 1) -> dict[str, Estimate]:
-    """Latency and its ratio to dense from interleaved pairs of seconds. about: what ran and the clock. runs: how often
-    it ran in each sample."""
+def timed(
+    own: Sequence[float], dense: Sequence[float], about: str, *, runs: int = 1, limit: Sequence[float] = ()
+) -> dict[str, Estimate]:
+    """Latency and its ratio to dense from interleaved rounds of seconds. about: what ran and the clock. runs: how often
+    it ran in each sample. limit: seconds of the method's limit in the same rounds, see `harness.limit`."""
     whole = bootstrap(np.array(own) / runs, np.median)
     size = block_size(len(own))
     ratio = paired_ratio(np.array(own), np.array(dense), block=size)
     blocks = f"{-(-len(own) // size)} blocks of {size} pair{'s' * (size > 1)}"
-    return {
+    beside = {}
+    if limit:
+        least = paired_ratio(np.array(limit), np.array(dense), block=size)
+        over = paired_ratio(np.array(own), np.array(limit), block=size)
+        beside = {
+            "latency_limit_ratio": Estimate(
+                **least._asdict(), n=len(own), unit="limit / dense",
+                convention="limit: dense on as many tokens in every block, none chosen or moved; median over "
+                f"{blocks}; {about}",
+            ),
+            "latency_overhead": Estimate(
+                **over._asdict(), n=len(own), unit="method / limit",
+                convention=f"what the method takes beyond its limit; median over {blocks}, {about}",
+            ),
+        }  # fmt: skip
+    return beside | {
         "latency_s": Estimate(
             **whole._asdict(), n=len(own), unit="s", role="cost", better="lower", convention=f"median, {about}"
         ),
@@ -97,11 +114,13 @@ def looked_at(on: Subject, method: Method, state: State | None) -> Subject:
         return replace(on, spent=tuple(with_products(on, case)[1] for case in on.cases))
 
 
-def counted(on: Subject, method: Method, state: State | None) -> flops.FlopCount:
-    """What the denoiser costs on the typical case, per image and step of the sweep."""
+def counted(on: Subject, method: Method, state: State | None, seen: limit.Seen | None = None) -> flops.FlopCount:
+    """What the denoiser costs on the typical case, per image and step of the sweep. seen: takes in how many tokens the
+    blocks ran on."""
     case = (on.typical[0],)
     encoder = _encoder(on.model)
-    with attach.running(on.model, method, state, guided=on.task.guided):
+    watched = nullcontext() if seen is None else seen.on(on.model.backbone)
+    with attach.running(on.model, method, state, guided=on.task.guided), watched:
         return flops.count(
             on.model.backbone.transformer,
             lambda: on.task.generate(case),
@@ -137,9 +156,10 @@ def pairs(
     rounds: int,
     theirs: list[Tensor] | None = None,
     own: list[Tensor] | None = None,
+    least: limit.Counts | None = None,
 ) -> Iterator[latency.Blocks]:
-    """Seconds of whole images of the typical case, dense's and the method's in turn, block by block. The images go into
-    `theirs`, dense's, and `own`, where these are given."""
+    """Seconds of whole images of the typical case, dense's and the method's in turn, block by block; third, those of
+    dense on as many tokens as `least` says. The images go into `theirs`, dense's, and `own`, where these are given."""
     case = (on.typical[0],)
     guided = on.task.guided
 
@@ -149,7 +169,16 @@ def pairs(
     with attach.ready(on.model, method, state, guided=guided) as put_on:
         inside = [lambda: attach.running(on.model, dense, None, guided=guided), put_on]
         runs = [into(theirs), into(own)]
+        if least is not None:
+            inside.append(lambda: _limited(on, dense, least))
+            runs.append(into(None))
         yield latency.Blocks(runs, rounds, block_size(rounds), on.model.device, inside)
+
+
+@contextmanager
+def _limited(on: Subject, dense: Method, least: limit.Counts) -> Iterator[None]:
+    with attach.running(on.model, dense, None, guided=on.task.guided), limit.dense_on(on.model.backbone, least):
+        yield
 
 
 def _check(images: Sequence[Tensor], dense: Sequence[Tensor]) -> None:
@@ -182,15 +211,20 @@ def measured(
     def generate() -> None:
         behind.append(on.task.generate(one))
 
-    with pairs(on, method, state, dense, rounds, theirs, alone) as clock:
+    seen = limit.Seen()
+    with memory.idle(model.backbone.blocks) as idle:
+        counts = counted(on, method, state, seen)
+    progress("memory", 3)
+    # What stays on its own copy runs in another way than dense does here.
+    least = seen.counts if seen.thinned and not method.lasting else None
+
+    with pairs(on, method, state, dense, rounds, theirs, alone, least) as clock:
 
         def block() -> None:
             progress("latency", 2 * clock.block())
 
         block()
-        with memory.idle(model.backbone.blocks) as idle:
-            counts = counted(on, method, state)
-        progress("memory", 3)
+        on.task.encode(one)
         block()
         with attach.running(model, method, state, guided=on.task.guided):
             on.task.generate([case for case in on.cases if case.index != typical.index][-1:] or one)
@@ -208,7 +242,7 @@ def measured(
         left = rounds - len(clock.seconds[0])
         clock.rest()
         progress("latency", 2 * left + 2)
-        dense_s, own_s = clock.seconds
+        dense_s, own_s, *limits = clock.seconds
     for images in (behind, alone) if method.lasting else (behind + alone,):  # a copy is compiled for itself
         _check(images, theirs)
     kind = latency.clock(device)
@@ -220,7 +254,7 @@ def measured(
     notes = f"; not counted: {', '.join(counts.unknown)}" if counts.unknown else ""
     estimates = {
         "gmacs": _products(on, counts, f"every matrix product, fused attention included, {each}{notes}"),
-        **timed(own_s, dense_s, f"whole image at batch 1, prompt states given, {kind}{about}"),
+        **timed(own_s, dense_s, f"whole image at batch 1, prompt states given, {kind}{about}", limit=sum(limits, [])),
         "peak_memory_mb": Estimate(
             value=total / 2**20, n=1, unit="MiB", role="cost", better="lower",
             convention=f"weights with the method on, but for blocks that never run, and {peak.convention}; one image"
@@ -241,4 +275,5 @@ def measured(
     shares["latency_text_s"] = float(np.median(text))
     for name, value in shares.items():
         estimates[name] = Estimate(value=value, n=1, unit="s", convention=f"one image, {kind}")
-    return estimates, {"latency_dense_s": dense_s, "latency_method_s": own_s}
+    samples = {"latency_dense_s": dense_s, "latency_method_s": own_s}
+    return estimates, samples | ({"latency_limit_s": limits[0]} if limits else {})

@@ -50,9 +50,13 @@ def dispatched(name: str, facts: dict[str, Any], **settings: Any) -> Counter[str
         return out
 
     given = backbone.inputs(2, text_tokens=16)
-    with torch.no_grad(), backbone.advise("block", outer, [3]), attach.stepping(backbone, method, state):
-        with backbone.at(Step(9, 20, 500.0)):
-            backbone.transformer(**given)
+    with (
+        torch.no_grad(),
+        backbone.advise("block", outer, [3]),
+        attach.stepping(backbone, method, state),
+        backbone.at(Step(9, 20, 500.0)),
+    ):
+        backbone.transformer(**given)
     return found
 
 

@@ -30,9 +30,9 @@ def interleave(
 ) -> list[list[float]]:
     """Seconds of every repetition of every run: `result[i][j]` is run i in round j.
 
-    Every run is warmed up `warmup` times, or the one that goes first once; then rounds go A B, B A, B A, A B, ... (see `_order`), so that a drift of the
-    machine's speed hits all runs alike and `result[a][j] / result[b][j]` are paired ratios; `first` is the number of the
-    first round, 0 for A B. Garbage collection is off meanwhile.
+    Every run is warmed up `warmup` times, or the one that goes first once; then rounds go A B, B A, B A, A B, ... (see
+    `_order`), so that a drift of the machine's speed hits all runs alike and `result[a][j] / result[b][j]` are paired
+    ratios; `first` is the number of the first round, 0 for A B. Garbage collection is off meanwhile.
     `inside[i]()` is a context that run i needs; entering and leaving it is not timed. Raises what a run raises.
     """
     contexts = inside or [nullcontext] * len(runs)

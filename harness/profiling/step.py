@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from harness import attach
+from harness import attach, limit
 from harness.backbones.base import Backbone
 from harness.cost import timed
 from harness.errors import first_line, told
@@ -257,6 +257,11 @@ def _timed(
     def on_own() -> Any:
         return attach.stepping(own, candidate.method, candidate.state)
 
+    seen = limit.Seen()
+    if not lasting:
+        with on_own(), seen.on(own):
+            method()
+
     with attach.kept_on(on_own, lasting) as inside:
         with inside():
             peak = memory.peak(method, device)
@@ -265,9 +270,10 @@ def _timed(
                 found["peak_resident_mb"] = Estimate(
                     value=most / _MIB, n=1, unit="MiB", convention="most bytes of main memory that the process held"
                 )
-        dense_s, own_s = latency.interleave(
-            [dense, method], device=device, warmup=1, repeats=rounds, inside=[nullcontext, inside]
-        )
+        runs, contexts = [dense, method], [nullcontext, inside]
+        if seen.thinned:
+            runs, contexts = [*runs, method], [*contexts, lambda: limit.dense_on(own, seen.counts)]
+        dense_s, own_s, *limits = latency.interleave(runs, device=device, warmup=1, repeats=rounds, inside=contexts)
         if device.type == "cuda" and not energy.absent(device):
             with inside():
                 spent = energy.joules(method, device) / steps / setup.batch
@@ -291,8 +297,9 @@ def _timed(
         value=total / _MIB, n=1, unit="MiB", role="cost", better="lower",
         convention=f"the denoiser's weights, and {peak.convention}; batch {setup.batch}",
     )  # fmt: skip
-    found |= timed(own_s, dense_s, about, runs=steps)
-    return found, {"latency_dense_s": dense_s, "latency_method_s": own_s}
+    found |= timed(own_s, dense_s, about, runs=steps, limit=sum(limits, []))
+    samples = {"latency_dense_s": dense_s, "latency_method_s": own_s}
+    return found, samples | ({"latency_limit_s": limits[0]} if limits else {})
 
 
 def _idle(candidate: Candidate, estimates: Mapping[str, Estimate], dense: Record | None) -> str:

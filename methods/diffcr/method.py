@@ -93,7 +93,9 @@ class DiffCR(Method):
         found = [
             replace(random, refit={"control": random.name, "refitted": True}),
             Control(
-                "tokens", "random-tokens-same-ratios", None,
+                "tokens",
+                "random-tokens-same-ratios",
+                None,
                 {"control": random.name, "refitted": True, "same_ratios": True},
             ),
             average,

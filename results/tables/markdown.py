@@ -34,7 +34,10 @@ _HOW_TO_READ = """\
 - **ratio**: the compression ratio asked for. A cell without a number is empty.
 - Only points of one group share a front: same task, model, device, dtype, steps, cases and fingerprint."""
 
-_COSTS = ("gmacs", "gmacs_paper", "gmacs_encoder", "latency_s", "latency_ratio", "peak_memory_mb", "tokens")
+_COSTS = (
+    "gmacs", "gmacs_paper", "gmacs_encoder", "latency_s", "latency_ratio", "latency_limit_ratio", "latency_overhead",
+    "peak_memory_mb", "tokens",
+)  # fmt: skip
 _HEADINGS = ("front", "method", "settings", "ratio", "cost", "quality", "[low, high]", "front share")
 
 

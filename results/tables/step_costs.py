@@ -67,6 +67,8 @@ def _costs(records: Sequence[Record], title: str) -> RichTable:
     drawn.add_column("GMACs / dense", justify="right")
     if timed:
         drawn.add_column("latency / dense [95 %]", justify="right")
+        drawn.add_column("limit / dense", justify="right")
+        drawn.add_column("latency / limit [95 %]", justify="right")
     dense = records[0].estimates
     for r in records:
         cells = [number(r.estimates[name].value, 5) if name in r.estimates else "" for name in shown]
@@ -74,6 +76,9 @@ def _costs(records: Sequence[Record], title: str) -> RichTable:
         cells.append(number(r.estimates["gmacs"].value / dense["gmacs"].value) if both else r.outcome)
         if timed and (ratio := r.estimates.get("latency_ratio")):
             cells.append(f"{number(ratio.value, 3)} {interval(ratio.low, ratio.high)}")
+        if timed and (over := r.estimates.get("latency_overhead")):
+            cells.append(number(r.estimates["latency_limit_ratio"].value, 3))
+            cells.append(f"{number(over.value, 3)} {interval(over.low, over.high)}")
         drawn.add_row(r.method, percent(r.ratio), *cells)
     return drawn
 

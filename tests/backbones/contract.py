@@ -27,6 +27,7 @@ from harness.backbones import lora
 from harness.backbones.base import Backbone
 from harness.backbones.following import follow
 from harness.errors import UserError
+from harness.limit import Seen, dense_on
 from harness.measure.torch_counter import counting
 from harness.spec import Call, Part, State, Step
 from harness.tokens import scatter, take
@@ -292,11 +293,15 @@ class Contract:
         with counting() as dense:
             self.family.forward(backbone, 1)
         assert dense.total == self.family.macs(config, None) and not dense.unknown
-        with attached(backbone, *routed(backbone, "mlp")), counting() as fewer:
+        seen = Seen()
+        with attached(backbone, *routed(backbone, "mlp")), seen.on(backbone), counting() as fewer:
             self.family.forward(backbone, 1)
         scores = layers * tokens * backbone.width
         assert fewer.total == self.family.macs(config, [int((1 - RATIO) * tokens)] * layers) + scores
-        assert not fewer.unknown
+        assert not fewer.unknown and seen.thinned
+        with dense_on(backbone, seen.counts), counting() as limit:
+            self.family.forward(backbone, 1)
+        assert limit.total == fewer.total - scores
 
     @pytest.mark.parametrize("name", METHODS)
     def test_methods(self, backbone: Backbone, name: str) -> None:

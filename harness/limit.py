@@ -1,0 +1,77 @@
+"""The limit of a method that thins out tokens: dense on as many of them in every block, without choosing or moving any.
+
+What a method takes beyond its limit is overhead. The ratio of products is not the yardstick: elementwise work, text and
+short rows do not shrink in proportion, so that even dense on fewer tokens does not reach it.
+
+Letters: B batch, N tokens, K tokens that a block runs on, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from harness.backbones.base import Backbone
+from harness.spec import Call
+
+Counts = Mapping[tuple[int, int], int]
+"""How many tokens a block ran on, by the step's index and the layer; none: it did not run."""
+
+
+class Seen:
+    """What blocks ran on. counts: see `Counts`. whole: N."""
+
+    def __init__(self) -> None:
+        self.counts: dict[tuple[int, int], int] = {}
+        self.whole = 0
+
+    @property
+    def thinned(self) -> bool:
+        """Whether some block ran on a part of the tokens."""
+        return any(count < self.whole for count in self.counts.values())
+
+    @contextmanager
+    def on(self, backbone: Backbone) -> Iterator[None]:
+        """Watch; to be entered when the method is on."""
+
+        def block(call: Call) -> Tensor:
+            self.whole = backbone.tokens
+            self.counts[call.step.index, call.layer] = call.x.shape[1]
+            return call.run(call.x)
+
+        with backbone.advise("block", block):
+            yield
+
+
+@contextmanager
+def dense_on(backbone: Backbone, counts: Counts) -> Iterator[None]:
+    """Dense, each block on the first K of its tokens. What it gives is no image: it is for cost alone."""
+    aside: list[Tensor] = []  # tokens that the next block does without, those nearest to the front last
+
+    def sized(x: Tensor, count: int) -> Tensor:
+        while aside and x.shape[1] < count:
+            x = torch.cat([x, aside.pop()], 1)
+        if x.shape[1] > count:
+            aside.append(x[:, count:])
+            x = x[:, :count]
+        return x
+
+    def block(call: Call) -> Tensor:
+        if call.layer == 0:
+            aside.clear()
+        count = counts.get((call.step.index, call.layer), 0)
+        x = call.x
+        if count:
+            x = sized(x, count)
+            places = torch.arange(x.shape[1], device=x.device).expand(len(x), -1) if backbone.placed else None
+            x = call.run(x, places)
+        if call.layer == backbone.layers - 1:
+            x = torch.cat([x, *reversed(aside)], 1) if aside else x
+            aside.clear()
+        return x
+
+    with backbone.unchecked(), backbone.advise("block", block):
+        yield
