@@ -3,7 +3,7 @@ fixed compression ratio in every layer and at every timestep, no auxiliary loss.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from harness.backbones.base import Backbone
 from harness.method import Control, Fitting, Method, MethodSettings
 from harness.spec import Call, State
 from harness.tokens import kept_count
+from methods.common.counts import Counts
 from methods.common.routing import (
     Routed,
     Routers,
@@ -48,7 +49,8 @@ class Uniform(Method):
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
         assert state is not None
         routed = Routed.fitted(state.facts, self.settings.temperature, self.settings.control)
-        with _advised(backbone, routed, state.tensors["router"], lambda: self.ratio or 0.0):
+        counts = Counts([self.ratio or 0.0] * backbone.layers, self.settings.multiple, "floor")
+        with _advised(backbone, routed, state.tensors["router"], counts.of):
             yield
 
     def cost_state(self, backbone: Backbone, table: Tensor | None = None) -> State:
@@ -67,7 +69,9 @@ class Uniform(Method):
 
         @contextmanager
         def attach() -> Iterator[None]:
-            with _advised(backbone, routed, routers.weight, lambda: current[0]):
+            with _advised(
+                backbone, routed, routers.weight, lambda _layer, tokens: kept_count(current[0], tokens, "floor")
+            ):
                 yield
 
         return Fitting(
@@ -83,9 +87,11 @@ class Uniform(Method):
 
 
 @contextmanager
-def _advised(backbone: Backbone, routed: Routed, weight: Tensor, ratio: object) -> Iterator[None]:
+def _advised(backbone: Backbone, routed: Routed, weight: Tensor, kept: Callable[[int, int], int]) -> Iterator[None]:
+    """kept: (layer, tokens) -> how many of them go through."""
+
     def block(call: Call) -> Tensor:
-        return routed.block(call, weight[call.layer], kept_count(ratio(), call.x.shape[1], "floor"))  # type: ignore[operator]
+        return routed.block(call, weight[call.layer], kept(call.layer, call.x.shape[1]))
 
     with routed.on(backbone, block):
         yield

@@ -48,6 +48,13 @@ class RoutingSettings(FittedSettings):
         "temperature * noise go through. 0: none; far above the logits (1e6): random tokens; empty: what the fit had",
     )
 
+    multiple: int = Field(
+        1,
+        ge=1,
+        description="layers that leave tokens out keep a multiple of this (64 suits GPUs), the mean staying as it is; "
+        "1: exactly as many as the ratio says",
+    )
+
     preset: Literal["", "paper"] = Field(
         "", description="paper: fitted in the form of the authors' pseudocode, wherever the fit is not told otherwise"
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 from harness.backbones.base import Backbone
 from harness.method import Control, Fitting, Method, MethodSettings
 from harness.spec import Call, State, Step
-from harness.tokens import kept_count
+from methods.common.counts import Counts
 from methods.common.routing import Routed, RoutingSettings, TokenControl, defaults, random_routers, token_controls
 from methods.diffcr.fit import DiffCRFit, fitting
 from methods.diffcr.ratios import region_of, step_shares
@@ -128,6 +128,7 @@ class DiffCR(Method):
         weight = state.tensors["router"]
         routed = Routed.fitted(state.facts, self.settings.temperature, control)
         layers = [layer for layer, row in enumerate(table) if any(row) or routed.full]
+        counts = [Counts(column, self.settings.multiple) for column in zip(*table, strict=True)]  # by region
         region = 0
 
         def enter(step: Step) -> None:
@@ -135,7 +136,7 @@ class DiffCR(Method):
             region = region_of(step.index, step.count, len(table[0]))
 
         def block(call: Call) -> Tensor:
-            kept = kept_count(table[call.layer][region], call.x.shape[1])
+            kept = counts[region].of(call.layer, call.x.shape[1])
             return routed.block(call, weight[call.layer], kept)
 
         with backbone.on_step(enter), routed.on(backbone, block, layers):
