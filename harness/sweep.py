@@ -21,6 +21,8 @@ from harness.registry import methods as registered
 DENSE = "dense"
 META = "meta"
 _LARGEST = 16_384  # images per batch, or side of the latents
+Mode = Literal["eager", "compile", "graph", "compile+graph"]
+"""How a denoiser step is executed, see `harness.profiling.modes`."""
 QUICK: dict[str, Any] = {"cases": 16, "ratios": (0.2,), "rounds": 6}
 """What `--quick` sets, where nothing else is given."""
 
@@ -181,9 +183,17 @@ class Profile(MeasurementConfig):
     mask_tokens: int | None = Field(
         None, ge=1, le=10_000_000, description="tokens to generate, for lazydiffusion; none: all of them"
     )
+    mode: tuple[Mode, ...] = Field(
+        ("eager",), description="eager, compile (by blocks), graph (CUDA graphs), compile+graph; dense in the same one"
+    )
     ratio_table: Path | None = Field(
         None, description="CSV of layer, region, ratio, for methods whose ratios are learned (diffcr)"
     )
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _words(cls, value: Any) -> Any:
+        return tuple(dict.fromkeys(part.strip() for part in value.split(","))) if isinstance(value, str) else value
 
     @field_validator("batch", "size", mode="before")
     @classmethod
@@ -200,7 +210,7 @@ class Profile(MeasurementConfig):
 
     def shared(self) -> dict[str, Any]:
         """What all points of a run folder share, as JSON: everything but which points there are."""
-        which = {"methods", "ratios", "batch", "size", "ratio_table", "adapters"}
+        which = {"methods", "ratios", "batch", "size", "mode", "ratio_table", "adapters"}
         return {"kind": "step", **self.model_dump(mode="json", exclude=which)}
 
     def run_name(self) -> str:

@@ -27,8 +27,8 @@ from harness.backbones.base import Backbone
 from harness.method import Method
 from harness.spec import Call, State, Step
 from harness.tokens import kept_count, run_on, top_k
-from methods.common.draws import ImageNoise
 from methods.common.exempt import FIRST_LAYERS, HalfExemptSettings, share_of_each
+from methods.common.noise import SeededNoise
 from methods.common.recovery import What, recovered
 
 
@@ -84,7 +84,7 @@ class ATEDM(Method):
         rank: list[Tensor] = []  # (B, N) importance
         kept: list[Tensor] = []  # (B, K) of the block that runs
 
-        noise = ImageNoise()
+        noise = SeededNoise()
 
         def attention(call: Call) -> Tensor:
             if not settings.runs(call.step):

@@ -16,8 +16,8 @@ from harness.backbones.base import Backbone
 from harness.method import Method
 from harness.spec import Call, State
 from harness.tokens import kept_count, run_on, top_k
-from methods.common.draws import ImageNoise
 from methods.common.exempt import MOST, HalfExemptSettings
+from methods.common.noise import SeededNoise
 from methods.common.recovery import recovered
 
 
@@ -41,7 +41,7 @@ class RandomKeep(Method):
         if not settings.ratio:
             yield
             return
-        noise = ImageNoise()
+        noise = SeededNoise()
 
         def block(call: Call) -> Tensor:
             if not settings.runs(call.step):

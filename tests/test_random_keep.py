@@ -18,8 +18,8 @@ from harness.models import Model
 from harness.spec import Call, Step
 from harness.tokens import kept_count, take
 from harness.zoo.shapes import networks
-from methods.common.draws import ImageNoise, seeds_of
 from methods.common.exempt import ExemptSettings, HalfExemptSettings
+from methods.common.noise import SeededNoise, seeds_of
 from methods.common.recovery import recovered
 from methods.random_drop import RandomDrop
 from methods.random_keep import RandomKeep
@@ -98,7 +98,7 @@ def test_noise_is_gumbel_and_independent_of_the_order_of_calls(backbone: PixArt)
         "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
     }  # fmt: skip
     found: dict[int, list[Tensor]] = {}
-    noise = ImageNoise()
+    noise = SeededNoise()
     with noise.on(backbone), torch.no_grad():
 
         def block(call: Call) -> Tensor:

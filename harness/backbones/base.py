@@ -6,6 +6,7 @@ keys and weights stay as they were, so the model is restored bit for bit.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,6 +49,7 @@ class Backbone(SamplerClock):
         self._listeners: list[Callable[[Tensor], None]] = []
         self._watching = 0
         self._unchecked = False
+        self._compiled: dict[type[nn.Module], Callable[..., Any]] | None = None
         self._names = list(inspect.signature(type(transformer).forward).parameters)[1:]
 
     # -- what a family provides ------------------------------------------------------------------------------
@@ -164,6 +166,25 @@ class Backbone(SamplerClock):
             yield
 
     @contextmanager
+    def compiled_blocks(self) -> Iterator[None]:
+        """Blocks run compiled: one form for every shape, which all layers share; advice around them runs as it is, and
+        advice inside them is compiled along, layer by layer."""
+        self._compiled = {}
+        try:
+            with self.advise("block", lambda call: call.run(call.x)):
+                yield
+        finally:
+            self._compiled = None
+
+    def _block_forward(self, module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
+        if self._compiled is None:
+            return original
+        kind = type(module)
+        if kind not in self._compiled:
+            self._compiled[kind] = torch.compile(kind.forward, dynamic=False)
+        return functools.partial(self._compiled[kind], module)
+
+    @contextmanager
     def unchecked(self) -> Iterator[None]:
         """Parts may hand on another number of tokens than they were given."""
         self._unchecked = True
@@ -228,7 +249,8 @@ class Backbone(SamplerClock):
                     now = held if index is None else index if held is None else held.gather(1, index)
                     told = given if sizes is None else given | self.weighed(sizes)
                     if depth == len(chain):
-                        out, texts[0] = self.run_part(layer, part, original, x, text, told, now)
+                        forward = original if part != "block" else self._block_forward(module, original)
+                        out, texts[0] = self.run_part(layer, part, forward, x, text, told, now)
                         return out
                     rest = run_from(depth + 1, now, told)
                     return chain[depth](Call(x, layer, part, self.step, self.grid, rest, told, now, text))

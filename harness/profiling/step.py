@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -24,9 +25,10 @@ from harness.measure.torch_counter import Executed, counting
 from harness.method import Method
 from harness.models.model import Model
 from harness.process_state import ProcessState
+from harness.profiling import modes
 from harness.profiling.breakdown import divided
 from harness.spec import Progress, State, Step
-from harness.sweep import META
+from harness.sweep import META, Mode
 from harness.workload import Point, Workload
 from results.record import Estimate, Record
 from results.run_folder import RunFolder
@@ -82,12 +84,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Setup:
-    """The inputs of a step: images per batch, side of the latents, tokens to generate where the model takes some."""
+    """The inputs of a step: images per batch, side of the latents, tokens to generate where the model takes some; and
+    how it is executed."""
 
     batch: int
     size: int | None
     text_tokens: int
     mask_tokens: int | None
+    mode: Mode = "eager"
 
 
 @dataclass
@@ -123,6 +127,8 @@ class OpenStep:
         try:
             estimates, samples = _measured(self.rounds, self.on, candidate, self.setup)
             reason = _idle(candidate, estimates, dense)
+        except modes.CapturedError as error:
+            reason, trace = str(error), traceback.format_exc()
         except Exception as error:
             own = set[str]().union(*(one.files() for one in candidate.method.members()))
             reason, trace = _told(error, self.on.device, own), traceback.format_exc()
@@ -155,8 +161,10 @@ class OpenStep:
 
 
 def settings_of(setup: Setup) -> dict[str, Any]:
-    found = {"batch": setup.batch, "size": setup.size, "text_tokens": setup.text_tokens}
-    return found | ({"mask_tokens": setup.mask_tokens} if setup.mask_tokens is not None else {})
+    """As a record keeps them."""
+    found: dict[str, Any] = {"batch": setup.batch, "size": setup.size, "text_tokens": setup.text_tokens}
+    found |= {"mask_tokens": setup.mask_tokens} if setup.mask_tokens is not None else {}
+    return found | ({"mode": setup.mode} if setup.mode != "eager" else {})
 
 
 def inputs(backbone: Backbone, setup: Setup) -> dict[str, Any]:
@@ -174,15 +182,23 @@ def steps_of(candidate: Candidate) -> list[Step]:
     return [_MIDDLE] if many == 1 else [Step(index, many, 500.0) for index in range(many)]
 
 
+def single_steps(backbone: Backbone, candidate: Candidate, given: Mapping[str, Any]) -> list[Callable[[], None]]:
+    """Each runs one of the candidate's steps on these inputs; the method has to be on."""
+
+    def run(step: Step) -> None:
+        with torch.no_grad(), backbone.at(step):
+            backbone.transformer(**given)
+
+    return [partial(run, step) for step in steps_of(candidate)]
+
+
 def stepper(backbone: Backbone, candidate: Candidate, given: Mapping[str, Any]) -> Callable[[], None]:
-    """Runs the candidate's steps on these inputs; the method has to be on."""
-    steps = steps_of(candidate)
+    """Runs all of them."""
+    steps = single_steps(backbone, candidate, given)
 
     def run() -> None:
-        with torch.no_grad():
-            for step in steps:
-                with backbone.at(step):
-                    backbone.transformer(**given)
+        for step in steps:
+            step()
 
     return run
 
@@ -246,11 +262,11 @@ def _place(on: Subject, candidate: Candidate) -> Iterator[Backbone]:
 def _timed(
     rounds: int, on: Subject, candidate: Candidate, setup: Setup, own: Backbone
 ) -> tuple[dict[str, Estimate], dict[str, list[float]]]:
-    device, steps = on.device, candidate.steps
+    device, steps, mode = on.device, candidate.steps, setup.mode
     given = inputs(on.backbone, setup)
     dense, method = stepper(on.backbone, candidate, given), stepper(own, candidate, given)
     clock = latency.clock(device)
-    about = f"a denoiser step at batch {setup.batch}, {clock}"
+    about = f"a denoiser step at batch {setup.batch}, {clock}" + (f", mode {mode}" if mode != "eager" else "")
     lasting = candidate.method.lasting
     found: dict[str, Estimate] = {}
 
@@ -261,8 +277,7 @@ def _timed(
     if not lasting:
         with on_own(), seen.on(own):
             method()
-
-    with attach.kept_on(on_own, lasting) as inside:
+    with modes.compiling(mode, {on.backbone, own}), attach.kept_on(on_own, lasting) as inside:
         with inside():
             peak = memory.peak(method, device)
             if device.type == "cpu":
@@ -270,18 +285,23 @@ def _timed(
                 found["peak_resident_mb"] = Estimate(
                     value=most / _MIB, n=1, unit="MiB", convention="most bytes of main memory that the process held"
                 )
-        runs, contexts = [dense, method], [nullcontext, inside]
+        runs: list[Callable[[], None]] = [dense, method]
+        contexts: list[Callable[[], Any]] = [nullcontext, inside]
         if seen.thinned:
             runs, contexts = [*runs, method], [*contexts, lambda: limit.dense_on(own, seen.counts)]
+        if "graph" in mode:
+            each = [single_steps(backbone, candidate, given) for backbone in (on.backbone, own, own)]
+            runs = [modes.captured(one, put_on) for one, put_on in zip(each, contexts, strict=False)]
+            contexts = [nullcontext] * len(runs)
         dense_s, own_s, *limits = latency.interleave(runs, device=device, warmup=1, repeats=rounds, inside=contexts)
         if device.type == "cuda" and not energy.absent(device):
-            with inside():
-                spent = energy.joules(method, device) / steps / setup.batch
+            with contexts[1]():
+                spent = energy.joules(runs[1], device) / steps / setup.batch
             found["energy_j"] = Estimate(
                 value=spent, n=1, unit="J", role="cost", better="lower",
                 convention="NVML's counter of the whole device, per image and step, idle power included",
             )  # fmt: skip
-    if not lasting:  # what torch.compile has made cannot be looked into
+    if mode == "eager" and not lasting:  # what torch.compile or a graph has made cannot be looked into
 
         def read() -> float:
             latency.synchronize(device)

@@ -19,7 +19,7 @@ from harness.measure import environment
 from harness.method import Method
 from harness.models import adapters, random_init
 from harness.models.loading import RANDOM, checked, family_of, load
-from harness.profiling import ratio_table
+from harness.profiling import modes, ratio_table
 from harness.profiling.step import Candidate, OpenStep, Setup, Subject, inputs, settings_of
 from harness.spec import State
 from harness.sweep import DENSE, META, MethodSpec, Profile
@@ -31,10 +31,13 @@ def plans(profile: Profile) -> list[tuple[OpenStep, tuple[Point, ...]]]:
     on = subject(profile)
     chosen = candidates(profile, on)
     facts = environment.describe(on.device)
+    for mode in profile.mode:
+        modes.check(mode, on.device)
     setups = [
-        Setup(batch, size, on.text_tokens, profile.mask_tokens)
+        Setup(batch, size, on.text_tokens, profile.mask_tokens, mode)
         for size in (profile.size or (on.size,))
         for batch in profile.batch
+        for mode in profile.mode
     ]
     for size in {setup.size for setup in setups}:  # what the family refuses is told before anything is measured
         inputs(on.backbone, Setup(1, size, on.text_tokens, profile.mask_tokens))
@@ -53,7 +56,8 @@ def open_step(profile: Profile, workload: Workload) -> OpenStep:
     """One of the workloads of `plans`, in a process that was handed it. Raises UserError."""
     on = subject(profile)
     settings = workload.task_settings
-    setup = Setup(settings["batch"], settings["size"], settings["text_tokens"], settings.get("mask_tokens"))
+    setup = Setup(settings["batch"], settings["size"], settings["text_tokens"], settings.get("mask_tokens"),
+                  settings.get("mode", "eager"))  # fmt: skip
     return OpenStep(workload, on, setup, profile.rounds, lambda point: _of_point(point, profile, on))
 
 

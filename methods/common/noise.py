@@ -47,10 +47,13 @@ class SeededNoise:
     It is drawn for all layers before the first block of a step runs, into a tensor that keeps its place, so that a
     block does no more than add its part: blocks can be compiled, or captured in a CUDA graph that is replayed after
     the tensor was filled anew.
+
+    paired: whether the batch that runs holds both CFG halves, the unconditional one first.
     """
 
-    def __init__(self, temperature: float) -> None:
+    def __init__(self, temperature: float = 1.0) -> None:
         self.temperature = temperature
+        self.paired = False
         self._seeds: list[int] = []
         self._step = -1
         self._values: Tensor | None = None  # (layers, B, N)
@@ -64,6 +67,9 @@ class SeededNoise:
             if len(latents) > len(self._seeds):
                 self._forget()
                 self._seeds = [0] * len(latents) if latents.is_meta else seeds_of(latents)
+            rows = self._seeds[len(self._seeds) - len(latents) :]
+            half, odd = divmod(len(rows), 2)
+            self.paired = backbone.guided is not False and not odd and rows[:half] == rows[half:]
             shape = (backbone.layers, len(self._seeds), backbone.grid.tokens)
             fits = self._values is not None and self._values.shape == shape and self._values.device == latents.device
             if fits and self._step == backbone.step.index:

@@ -239,7 +239,8 @@ class Routed:
             if isinstance(self.noise, SeededNoise):
                 stack.enter_context(self.noise.on(backbone))
             stack.enter_context(backbone.advise("block", block, chosen))
-            stack.enter_context(backbone.advise("mlp", self._mlp, split))
+            if self.rescale == "mlp":
+                stack.enter_context(backbone.advise("mlp", self._mlp, split))
             yield
 
     def block(self, call: Call, weight: Tensor, k: int) -> Tensor:
