@@ -84,6 +84,7 @@ def profile(
     size: str | int | Sequence[int] | None = None,
     text_tokens: int | None = None,
     mask_tokens: int | None = None,
+    mode: str | Sequence[str] | None = None,
     ratio_table: FolderOrFile | None = None,
     rounds: int | None = None,
     adapters: FolderOrFile | Sequence[FolderOrFile] | None = None,

@@ -14,6 +14,7 @@ from torch import Tensor
 from harness import attach, limit
 from harness.errors import MethodFailure
 from harness.measure import flops, latency, memory
+from harness.measure.busy import busy
 from harness.method import Method
 from harness.spec import Progress, State
 from results.analysis.statistics import block_size, bootstrap, paired_ratio
@@ -181,6 +182,17 @@ def _limited(on: Subject, dense: Method, least: limit.Counts) -> Iterator[None]:
         yield
 
 
+def worked(run: Callable[[], object], device: torch.device, about: str) -> dict[str, Estimate]:
+    """`device_busy`, where the device can tell; a method may be on."""
+    share = busy(run, device)
+    if share is None:
+        return {}
+    return {"device_busy": Estimate(
+        value=share, n=1, unit="share of wall time",
+        convention=f"time in kernels over wall time; below 0.75 the latency is the host's, launch-bound; {about}",
+    )}  # fmt: skip
+
+
 def _check(images: Sequence[Tensor], dense: Sequence[Tensor]) -> None:
     """Of images of one case made at different times, as dense's were. Raises MethodFailure for those that are no
     images, and for those that depend on what was made before."""
@@ -234,8 +246,10 @@ def measured(
         encoder, vae = _encoder(model), model.pipeline.vae
         named: dict[str, latency.Part] = {"denoiser": model.backbone.transformer, "vae": (vae, "decode")}
         timer = latency.PartTimer(named | ({"encoder": encoder} if encoder is not None else {}), device)
-        with attach.running(model, method, state, guided=on.task.guided), timer as parts:
-            generate()
+        with attach.running(model, method, state, guided=on.task.guided):
+            with timer as parts:
+                generate()
+            working = worked(generate, device, "whole image")
         progress("latency", 3)
         block()
         text = latency.interleave([lambda: on.task.encode(one)], device=device, warmup=1, repeats=3)[0]
@@ -261,6 +275,7 @@ def measured(
             f"{about}",
         ),
     }  # fmt: skip
+    estimates |= working
     if counts.gmacs_paper is not None:
         estimates["gmacs_paper"] = Estimate(
             value=counts.gmacs_paper, n=counts.calls, unit="GMACs", role="cost", better="lower",

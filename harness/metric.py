@@ -36,7 +36,8 @@ class Sample:
     _memo: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.images = self.images.view()
+        # In one order in memory, wherever they come from: convolutions round otherwise in another.
+        self.images = np.ascontiguousarray(self.images).view()
         self.images.flags.writeable = False  # whoever made the array can go on with it
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:

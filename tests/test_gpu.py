@@ -11,6 +11,7 @@ from support import build, state_for
 from harness.attach import attached
 from harness.backbones.pixart import PixArt
 from harness.compose import method_class
+from harness.measure.busy import busy
 from harness.method import Method
 from harness.spec import State, Step
 
@@ -42,3 +43,15 @@ def test_a_routed_step_waits_for_the_device_no_more_often_than_a_dense_one(
     noisy = {"temperature": temperature} if "temperature" in cls.Settings.model_fields else {}
     routed = cls(cls.Settings.model_validate({"ratio": 0.3, **noisy}))
     assert waits(routed, state_for(routed, backbone)) == waits(build("dense", 0.0), None)
+
+
+def test_the_device_is_busy_with_large_products_and_idle_between_small_ones() -> None:
+    large, small = torch.randn(8192, 8192, device="cuda"), torch.randn(8, 8, device="cuda")
+
+    def many() -> None:
+        for _ in range(300):
+            small @ small
+
+    device = torch.device("cuda")
+    assert (busy(lambda: [large @ large for _ in range(8)], device) or 0) > 0.75
+    assert (busy(many, device) or 1) < 0.75

@@ -521,3 +521,13 @@ def test_metric_settings_on_the_command_line() -> None:
     for text in ("fid.weights", "weights=a", ".weights=a", "fid.=a"):
         with pytest.raises(UserError, match="--metric-set expects METRIC.NAME=VALUE, got"):
             by_metric([text])
+
+
+def test_figures_do_not_depend_on_the_order_in_memory() -> None:
+    """Images from the sampler and from PNG files lie otherwise in memory, and are the same images."""
+    draw = torch.Generator().manual_seed(0)
+    made = images_to_uint8(torch.rand(2, 3, 64, 64, generator=draw))
+    cases = tuple(Case(i, "a", seed=i) for i in range(2))
+    one, other = Sample(cases, made), Sample(cases, np.stack([np.ascontiguousarray(image) for image in made]))
+    assert not made.flags["C_CONTIGUOUS"] and one.images.flags["C_CONTIGUOUS"]
+    assert np.array_equal(features.features(one), features.features(other))

@@ -13,6 +13,7 @@ from harness.cli import (
     attribute,
     calibrate_clock,
     compare,
+    devices,
     fit,
     listing,
     maps,
@@ -52,7 +53,8 @@ def _program(
 
 
 _COMMANDS: dict[str, Callable[..., Any]] = {
-    "run": run.run, "compare": compare.compare, "recommend": recommend.recommend, "attribute": attribute.attribute,
+    "run": run.run, "compare": compare.compare, "recommend": recommend.recommend,
+    "devices": devices.devices, "attribute": attribute.attribute,
     "profile": profile.profile, "calibrate-clock": calibrate_clock.calibrate_clock, "published": published.published,
     "fit": fit.fit, "train": train.train, "maps": maps.maps, "list": listing.list_,
 }  # fmt: skip

@@ -17,7 +17,7 @@ import torch
 
 from harness import attach, limit
 from harness.backbones.base import Backbone
-from harness.cost import timed
+from harness.cost import timed, worked
 from harness.errors import first_line, told
 from harness.leftovers import Snapshot
 from harness.measure import energy, latency, memory
@@ -301,6 +301,8 @@ def _timed(
                 value=spent, n=1, unit="J", role="cost", better="lower",
                 convention="NVML's counter of the whole device, per image and step, idle power included",
             )  # fmt: skip
+        with contexts[1]():
+            found |= worked(runs[1], device, about)
     if mode == "eager" and not lasting:  # what torch.compile or a graph has made cannot be looked into
 
         def read() -> float:

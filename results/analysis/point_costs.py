@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from results.analysis.paired import FEWEST
 from results.analysis.points import Point
 from results.analysis.verdict_types import Cost, LatencyWord
@@ -9,6 +11,10 @@ from results.record import Estimate, Record
 
 FLOOR = "latency_floor"
 """In a record's environment, where the machine was calibrated (`calibrate-clock`)."""
+
+BUSY = "device_busy"
+LEAST_BUSY = 0.75
+"""Below it, a latency on a GPU is the host's, which launches kernels, and says nothing of a method."""
 
 
 def cost_of(point: Point, dense: Point) -> Cost:
@@ -22,15 +28,19 @@ def cost_of(point: Point, dense: Point) -> Cost:
         return Cost(gmacs=gmacs)
     return Cost(
         gmacs=gmacs, latency=ratio.value, latency_low=ratio.low, latency_high=ratio.high, latency_pairs=ratio.n,
-        latency_word=_latency_word(own, ratio),
+        latency_word=_latency_word((own, other), ratio),
     )  # fmt: skip
 
 
-def _latency_word(record: Record, ratio: Estimate) -> LatencyWord:
-    """From the interval over blocks of pairs; a ratio nearer to 1 than the machine's noise floor says nothing."""
+def _latency_word(records: Sequence[Record], ratio: Estimate) -> LatencyWord:
+    """From the interval over blocks of pairs; a ratio nearer to 1 than the machine's noise floor says nothing, nor does
+    one of which a GPU idles through too much. records: of the method and of dense."""
     if ratio.low is None or ratio.high is None or ratio.n < FEWEST:
         return ""
-    floor = float(record.environment.get(FLOOR, 0.0))
+    shares = [record.estimates[BUSY].value for record in records if BUSY in record.estimates]
+    if any(share < LEAST_BUSY for share in shares):
+        return "launch-bound"
+    floor = float(records[0].environment.get(FLOOR, 0.0))
     if ratio.low <= 1 <= ratio.high or abs(ratio.value - 1) <= floor:
         return "not distinguishable"
     return "faster" if ratio.value < 1 else "slower"

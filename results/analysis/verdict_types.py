@@ -13,7 +13,7 @@ SCHEMA_VERSION = 1
 
 Word = Literal["better", "no worse than margin", "worse", "not distinguishable"]
 Family = Literal["confirmatory", "exploratory"]
-LatencyWord = Literal["faster", "slower", "not distinguishable", ""]
+LatencyWord = Literal["faster", "slower", "not distinguishable", "launch-bound", ""]
 
 
 class Plain(BaseModel):

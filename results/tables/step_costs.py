@@ -17,10 +17,12 @@ from results.tables.table import COSTS, POINT, Table
 
 TASK = "denoiser-step"
 """The task of a record that holds the cost of one denoiser step, and no images."""
-_SETUP = ("batch", "size", "text_tokens", "mask_tokens")
+_SETUP = ("batch", "size", "text_tokens", "mask_tokens", "mode")
 _PARTS = ("attention", "cross_attention", "mlp", "routing", "rest")
 _NUMBERS = (
-    *COSTS, "latency_s_low", "latency_s_high", "peak_resident_mb", "energy_j",
+    *COSTS, "latency_s_low", "latency_s_high",
+    *(f"{name}{bound}" for name in ("latency_limit_ratio", "latency_overhead") for bound in ("", "_low", "_high")),
+    "peak_resident_mb", "energy_j",
     *(f"gmacs_{name}" for name in _PARTS), *(f"latency_{name}_s" for name in _PARTS),
 )  # fmt: skip
 _TITLES = {"gmacs": "GMACs", "gmacs_paper": "GMACs, paper", "latency_s": "latency, s", "peak_memory_mb": "memory, MiB"}
@@ -32,6 +34,7 @@ def frame(table: Table) -> pd.DataFrame:
     found = table.frame.assign(state=[record.environment.get("state", "") for record in table.records])
     place = POINT.index("task") + 1
     points = [name for name in POINT[place:] if name not in ("steps", "cases")]
+    found["mode"] = found["mode"].fillna("eager") if "mode" in found else "eager"
     columns = [*POINT[:place], *_SETUP, *points, "state", "outcome", "reason", *_NUMBERS, "key"]
     return found.reindex(columns=columns)
 

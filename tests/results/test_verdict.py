@@ -232,6 +232,15 @@ def test_images_that_the_metric_does_not_apply_to(judged):
     assert one.n == N - 3 and one.word == "worse"
 
 
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_a_latency_that_is_the_hosts_says_nothing(judged, estimate, share):
+    latency = {"latency_ratio": estimate(0.8, low=0.79, high=0.81, n=12, unit="method / dense", role="cost")}
+    busy = {"device_busy": estimate(share, unit="share of wall time")}
+    records = [judged("dense", None, DENSE, estimates=busy), judged("m", 0.2, DENSE, estimates=latency)]
+    word = judge(records).sections[0].blocks[0].to_dense[0].cost.latency_word
+    assert word == ("launch-bound" if share < 0.75 else "faster")
+
+
 def test_a_latency_within_the_noise_floor_says_nothing(judged, estimate):
     for floor, word in (("0.01", "faster"), ("0.05", "not distinguishable")):
         latency = {"latency_ratio": estimate(0.97, low=0.96, high=0.98, n=12, unit="method / dense", role="cost")}

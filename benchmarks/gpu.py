@@ -1,0 +1,138 @@
+"""Everything that only a GPU can show, in order of importance, within a time limit; whatever has ended is kept.
+
+    python benchmarks/gpu.py --minutes 6 [--out results/runs/gpu]     # on a machine with a CUDA device
+    python benchmarks/gpu.py --minutes 3 --trial                      # the same steps on a CPU, at small size
+
+Each step is a command of the harness in a process of its own, stopped when the time is up. Points are saved one by one
+(the run folders resume: start it again to go on), and `gpu.csv` and the table are written after every step. A latency
+ratio compares points of one mode; overhead is a method's latency over that of dense on as many tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+import harness
+from harness.errors import UserError
+from results.tables import step_costs
+
+SHOWN = (
+    "model", "batch", "mode", "method", "ratio", "outcome", "latency_s", "latency_ratio", "latency_limit_ratio",
+    "latency_overhead", "peak_memory_mb", "energy_j",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where it runs, and how large."""
+
+    device: str
+    dtype: str
+    models: dict[str, str]
+    batches: str
+    rounds: int
+
+
+GPU = Place(
+    "cuda", "bfloat16",
+    {"pixart": "random:pixart-sigma-512", "flux": "random:flux-dev", "sd3": "random:sd3-medium",
+     "large": "random:pixart-sigma-1024"},
+    "16,1", 12,
+)  # fmt: skip
+TRIAL = Place("cpu", "float32", dict.fromkeys(("pixart", "flux", "sd3", "large"), "shapes"), "2,1", 2)
+METHODS = "uniform,diffcr,tome,random-keep"
+
+
+def steps(at: Place, out: Path) -> list[tuple[str, list[str]]]:
+    """Names and commands, the most telling first."""
+    graphs = "eager,compile+graph" if at.device == "cuda" else "eager,compile"
+
+    def profile(name: str, model: str, *more: str, batch: str = "1", methods: str = METHODS) -> tuple[str, list[str]]:
+        return name, [
+            "harness", "profile", "--model", at.models[model], "--device", at.device, "--dtype", at.dtype, "--methods",
+            methods, "--ratios", "0.2,0.3", "--batch", batch, "--rounds", str(at.rounds), "--out", str(out / name),
+            *more,
+        ]  # fmt: skip
+
+    def run(task: str) -> tuple[str, list[str]]:
+        return f"run-{task}", [
+            "harness", "run", "--task", task, "--device", at.device, "--methods", "diffcr,tome", "--quick", "--cases",
+            "16" if at is GPU else "2", "--out", str(out / f"run-{task}"),
+        ]  # fmt: skip
+
+    return [
+        ("tests", ["pytest", "-q", "-m", "gpu", "tests"]),
+        profile("pixart", "pixart", "--mode", graphs, batch=at.batches),
+        run("text-to-image"),
+        run("inpainting"),
+        profile("flux", "flux", methods="uniform,tome"),
+        ("published", ["harness", "published", "table1", "--measured", str(out / "pixart" / "tables" / "profile.csv")]),
+        *([profile("pixart-modes", "pixart", "--mode", "graph,compile", batch=at.batches)] if at is GPU else []),
+        profile("sd3", "sd3", methods="uniform,tome"),
+        profile("pixart-1024", "large"),
+    ]
+
+
+def collected(out: Path) -> pd.DataFrame:
+    """Every profile's points so far."""
+    found = []
+    for folder in sorted(path.parent for path in out.glob("*/store.sqlite")):
+        try:
+            run = harness.open_run(folder)
+        except UserError:
+            continue
+        if any(record.task == step_costs.TASK for record in run.records):
+            found.append(step_costs.frame(run))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(SHOWN))
+
+
+def show(frame: pd.DataFrame, console: Console) -> None:
+    columns = [name for name in SHOWN if name in frame and frame[name].notna().any()]
+    table = Table(*columns)
+    for row in frame[columns].itertuples(index=False):
+        table.add_row(*("" if pd.isna(x) else f"{x:.4g}" if isinstance(x, float) else str(x) for x in row))
+    console.print(table)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=6.0)
+    parser.add_argument("--out", type=Path, default=Path("results") / "runs" / "gpu")
+    parser.add_argument("--trial", action="store_true", help="on the CPU, at small size")
+    parser.add_argument("--only", help="names of steps, comma-separated")
+    given = parser.parse_args(argv)
+    at, console, end = TRIAL if given.trial else GPU, Console(width=160), time.monotonic() + 60 * given.minutes
+    given.out.mkdir(parents=True, exist_ok=True)
+    for name, command in steps(at, given.out):
+        if given.only and name not in given.only.split(","):
+            continue
+        left = end - time.monotonic()
+        if left < 5:
+            console.print(f"{name}: no time left")
+            continue
+        began = time.monotonic()
+        with (given.out / f"{name}.log").open("w") as log:
+            try:
+                code = subprocess.run(
+                    [sys.executable, "-m", *command], stdout=log, stderr=subprocess.STDOUT, timeout=left
+                ).returncode
+                ended = "done" if code in (0, 5) else f"exit code {code}"  # 5: pytest found no tests
+            except subprocess.TimeoutExpired:
+                ended = "stopped: the time was up"
+        console.print(f"{name}: {ended}, {time.monotonic() - began:.0f} s, {given.out / name}.log")
+        collected(given.out).to_csv(given.out / "gpu.csv", index=False)
+    show(collected(given.out), console)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""A step executed otherwise gives the same, and says what it cannot do."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import build, state_for
+from torch._dynamo.utils import counters
+
+import harness
+from harness import attach
+from harness.errors import UserError
+from harness.models import Model, load
+from harness.profiling import modes
+from harness.spec import Step
+from results.tables import step_costs
+
+STEP = Step(2, 4, 500.0)
+
+
+@pytest.fixture
+def model(tiny_folder: Path) -> Model:
+    return load(str(tiny_folder))
+
+
+def output(model: Model, name: str, given: dict[str, Any]) -> torch.Tensor:
+    method = build(name, 0.5)
+    backbone = model.backbone
+    state = state_for(method, backbone)
+    if state is not None:
+        state.facts["rescale"] = "none"
+    with torch.no_grad(), attach.stepping(backbone, method, state), backbone.at(STEP):
+        return backbone.transformer(**given)[0]
+
+
+def test_compiled_blocks_are_made_once_for_all_layers_and_give_the_same(model: Model) -> None:
+    backbone, names = model.backbone, ("dense", "random", "diffcr", "tome")
+    given = backbone.inputs(2, text_tokens=8)
+    eager = {name: output(model, name, given) for name in names}
+    torch._dynamo.reset()
+    counters.clear()
+    with modes.compiling("compile", [backbone]):
+        compiled = {name: output(model, name, given) for name in names[:3]}
+        many = counters["stats"]["unique_graphs"]
+        compiled["tome"] = output(model, "tome", given)
+    for name in names:
+        torch.testing.assert_close(compiled[name], eager[name], rtol=1e-4, atol=1e-4)
+    # All tokens and half of them, whatever chooses them and however many layers there are; the first block's input has
+    # other strides.
+    assert many == 3
+    assert torch.equal(output(model, "dense", given), eager["dense"])  # and is gone behind it
+    assert not vars(backbone.blocks[0]).get("forward")
+
+
+def test_dense_is_measured_in_the_same_mode(tiny_folder: Path, tmp_path: Path) -> None:
+    run = harness.profile(
+        methods=["tome"], model=str(tiny_folder), ratios=[0.5], rounds=2, mode="eager,compile", out=tmp_path / "run"
+    )
+    frame = step_costs.frame(run)
+    assert list(zip(frame["method"], frame["mode"], strict=True)) == [
+        ("dense", "eager"), ("tome", "eager"), ("dense", "compile"), ("tome", "compile"),
+    ]  # fmt: skip
+    assert set(frame["outcome"]) == {"ok"}
+    made = {record.method + record.task_settings.get("mode", ""): record for record in run.records}
+    assert "mode compile" in made["tomecompile"].estimates["latency_ratio"].convention
+    assert "latency_mlp_s" in made["tome"].estimates and "latency_mlp_s" not in made["tomecompile"].estimates
+    over = frame[frame["method"] == "tome"]["latency_overhead"]
+    assert over.notna().all() and (over > 0.2).all()
+    own = made["tome"].samples
+    assert len(own["latency_limit_s"]) == len(own["latency_method_s"]) == 2
+    assert frame[frame["method"] == "dense"]["latency_overhead"].isna().all()  # dense is its own limit
+    harness.profile(
+        methods=["tome"], model=str(tiny_folder), ratios=[0.5], rounds=2, mode="compile", out=tmp_path / "run"
+    )
+    assert len(harness.open_run(tmp_path / "run").records) == 4  # nothing was measured again
+
+
+def test_refusals(tiny_folder: Path, tmp_path: Path) -> None:
+    shared: dict[str, Any] = {"methods": ["tome"], "ratios": [0.2], "rounds": 2, "out": tmp_path / "run"}
+    with pytest.raises(UserError, match="mode 'graph' captures CUDA graphs, and the device is 'cpu'"):
+        harness.profile(model=str(tiny_folder), mode="eager,graph", **shared)
+    with pytest.raises(UserError, match="device meta executes nothing"):
+        harness.profile(model="random:pixart-sigma-512", device="meta", mode="compile", **shared)
+    with pytest.raises(UserError, match="mode.0: Input should be 'eager', 'compile'"):
+        harness.profile(model=str(tiny_folder), mode="fast", **shared)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(
+    "name", ["dense", "diffcr", "uniform", "sensitivity", "random", "random-keep", "tome", "at-edm"]
+)
+@pytest.mark.parametrize("mode", ["graph", "compile+graph"])
+def test_a_captured_step_gives_the_same(name: str, mode: Any, model: Model) -> None:
+    backbone = model.backbone
+    backbone.transformer.cuda()
+    given = backbone.inputs(2, text_tokens=8)
+    eager = output(model, name, given)
+    method, kept = build(name, 0.5), list[torch.Tensor]()
+    state = state_for(method, backbone)
+
+    def step() -> None:
+        with torch.no_grad(), backbone.at(STEP):
+            kept[:] = [backbone.transformer(**given)[0]]
+
+    with modes.compiling(mode, [backbone]):
+        replay = modes.captured([step], partial(attach.stepping, backbone, method, state))
+        replay()
+        torch.cuda.synchronize()
+    torch.testing.assert_close(kept[0], eager, rtol=1e-3, atol=1e-3)
