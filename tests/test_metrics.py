@@ -27,11 +27,11 @@ import harness
 from harness import config, plan, registry
 from harness.cli.options import by_metric
 from harness.errors import UserError
-from harness.metric import Sample
+from harness.metric import Sample, images_to_uint8
 from harness.models import Model
 from harness.spec import Case
 from results.analysis.frechet import frechet
-from tasks.metrics import clip, cmmd, fid, inception, kid, lpips, references
+from tasks.metrics import clip, cmmd, features, fid, inception, kid, lpips, references
 from tasks.metrics.clip_score import ClipScore
 from tasks.metrics.fid import FID
 from tasks.metrics.references import Reference
@@ -193,11 +193,11 @@ def test_a_statistics_file_serves_as_the_folder_it_was_made_from(
     x = inception.features(sample().images, weights, torch.device("cpu"))
     folder = Reference.of(inception.features(references.images(photos), weights, torch.device("cpu")), "images")
     assert folder.features is not None and folder.features.shape == (6, inception.WIDTH)
-    for features in (False, True):
-        references.check(out, features=features)
-        stored = references.from_statistics(out, features=features, width=inception.WIDTH)
+    for held in (False, True):
+        references.check(out, features=held)
+        stored = references.from_statistics(out, features=held, width=inception.WIDTH)
         assert np.allclose(stored.mean, folder.mean) and np.allclose(stored.covariance, folder.covariance)
-        assert (stored.features is not None) == features
+        assert (stored.features is not None) == held
     wanted = kid.estimate(x, folder, "test").value
     assert kid.estimate(x, stored, "test").value == pytest.approx(wanted)
     # as clean-fid itself names them: the moments in one file, the features in another beside it

@@ -7,7 +7,7 @@ no launch waits for Python. compile+graph: both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
@@ -30,7 +30,7 @@ def check(mode: Mode, device: torch.device) -> None:
 
 
 @contextmanager
-def compiling(mode: Mode, backbones: Sequence[Backbone]) -> Iterator[None]:
+def compiling(mode: Mode, backbones: Collection[Backbone]) -> Iterator[None]:
     """Within the context the blocks of these backbones run compiled, where the mode says so."""
     with ExitStack() as stack:
         if "compile" in mode:

@@ -14,7 +14,7 @@ from results.tables.formatting import DIRECTIONS, csv, interval, number, plain, 
 
 def devices(table: pd.DataFrame) -> list[str]:
     """The names in its columns."""
-    return [name.removeprefix("quality[").removesuffix("]") for name in table if name.startswith("quality[")]
+    return [name.removeprefix("quality[").removesuffix("]") for name in map(str, table) if name.startswith("quality[")]
 
 
 def render(table: pd.DataFrame) -> str:
