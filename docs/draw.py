@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib as mpl
+import pandas as pd
 
 from results import Run, open_run
 from results.analysis.attribution import Pair
@@ -49,6 +50,20 @@ def default_run() -> str:
             cells.append("" if estimate is None else f"{number(estimate.value, 3)} {bounds}".strip())
         lines.append([record.method, percent(record.ratio), *cells])
     return rows(["method", "ratio", *columns.values()], lines)
+
+
+def gpu_before() -> str:
+    """The profiles of a GPU that were made before execution modes."""
+    lines = []
+    for path in sorted((REFERENCE / "gpu").glob("*_before.csv"), reverse=True):
+        for row in pd.read_csv(path).itertuples():
+            bounds = interval(row.latency_ratio_low, row.latency_ratio_high)
+            lines.append([
+                str(row.model).removeprefix("random:"), str(row.batch), row.method,
+                percent(None if pd.isna(row.ratio) else row.ratio), f"{number(row.latency_ratio, 3)} {bounds}",
+                number(row.energy_j, 3),
+            ])  # fmt: skip
+    return rows(["model", "batch", "method", "ratio", "latency / dense", "energy per image and step, J"], lines)
 
 
 def default_differences() -> str:
@@ -102,6 +117,7 @@ def attribution_shapes() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "default-run": default_run, "default-differences": default_differences, "attribution-shapes": attribution_shapes,
+    "gpu-before": gpu_before,
 }  # fmt: skip
 
 
