@@ -25,7 +25,7 @@ _NUMBERS = (
     "peak_resident_mb", "energy_j",
     *(f"gmacs_{name}" for name in _PARTS), *(f"latency_{name}_s" for name in _PARTS),
 )  # fmt: skip
-_TITLES = {"gmacs": "GMACs", "gmacs_paper": "GMACs, paper", "latency_s": "latency, s", "peak_memory_mb": "memory, MiB"}
+_TITLES = {"gmacs": "GMACs", "latency_s": "seconds", "peak_memory_mb": "MiB"}
 
 
 def frame(table: Table) -> pd.DataFrame:
@@ -65,23 +65,29 @@ def _costs(records: Sequence[Record], title: str) -> RichTable:
     shown = [name for name in _TITLES if any(name in r.estimates for r in records)]
     timed = "latency_s" in shown
     drawn = RichTable(
-        "method", "ratio", *(_TITLES[name] for name in shown), title=title, box=box.SIMPLE, title_justify="left"
+        "method",
+        "ratio",
+        *(_TITLES[name] for name in shown),
+        title=title,
+        box=box.SIMPLE,
+        title_justify="left",
+        padding=(0, 1, 0, 0),
     )
-    drawn.add_column("GMACs / dense", justify="right")
+    drawn.add_column("of dense", justify="right")
     if timed:
-        drawn.add_column("latency / dense [95 %]", justify="right")
+        drawn.add_column("latency / dense", justify="right")
         drawn.add_column("limit / dense", justify="right")
-        drawn.add_column("latency / limit [95 %]", justify="right")
+        drawn.add_column("latency / limit", justify="right")
     dense = records[0].estimates
     for r in records:
-        cells = [number(r.estimates[name].value, 5) if name in r.estimates else "" for name in shown]
+        cells = [number(r.estimates[name].value, 4) if name in r.estimates else "" for name in shown]
         both = "gmacs" in r.estimates and "gmacs" in dense
-        cells.append(number(r.estimates["gmacs"].value / dense["gmacs"].value) if both else r.outcome)
+        cells.append(number(r.estimates["gmacs"].value / dense["gmacs"].value, 3) if both else r.outcome)
         if timed and (ratio := r.estimates.get("latency_ratio")):
-            cells.append(f"{number(ratio.value, 3)} {interval(ratio.low, ratio.high)}")
+            cells.append(f"{number(ratio.value, 3)}\n{interval(ratio.low, ratio.high)}")
         if timed and (over := r.estimates.get("latency_overhead")):
             cells.append(number(r.estimates["latency_limit_ratio"].value, 3))
-            cells.append(f"{number(over.value, 3)} {interval(over.low, over.high)}")
+            cells.append(f"{number(over.value, 3)}\n{interval(over.low, over.high)}")
         drawn.add_row(r.method, percent(r.ratio), *cells)
     return drawn
 
@@ -89,13 +95,19 @@ def _costs(records: Sequence[Record], title: str) -> RichTable:
 def _parts(records: Sequence[Record]) -> RichTable:
     names = [name.replace("_", "-") for name in _PARTS]
     drawn = RichTable(
-        "method", "ratio", *names, title="GMACs by part, and seconds where timed", box=box.SIMPLE, title_justify="left"
+        "method",
+        "ratio",
+        *names,
+        title="GMACs by part, and seconds where timed",
+        box=box.SIMPLE,
+        title_justify="left",
+        padding=(0, 1, 0, 0),
     )
     for r in records:
         cells = []
         for name in _PARTS:
             macs, seconds = r.estimates.get(f"gmacs_{name}"), r.estimates.get(f"latency_{name}_s")
-            text = "" if macs is None else number(macs.value)
-            cells.append(text if seconds is None else f"{text}, {number(seconds.value, 3)} s")
+            text = "" if macs is None else number(macs.value, 4)
+            cells.append(text if seconds is None else f"{text}\n{number(seconds.value, 3)} s")
         drawn.add_row(r.method, percent(r.ratio), *cells)
     return drawn
