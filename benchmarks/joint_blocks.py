@@ -20,8 +20,8 @@ from harness.backbones.base import Backbone
 from harness.measure.latency import interleave
 from harness.models import random_init
 from harness.models.loading import family_of
-from harness.profiling import step
-from harness.profiling.step import Subject
+from harness.profiling import costs, subject
+from harness.profiling.subject import Subject
 from harness.profiling.workload import candidates
 from harness.sweep import Profile, validated
 from results.analysis.statistics import paired_ratio
@@ -51,18 +51,18 @@ def main() -> None:
     device = torch.device(args.device)
     for name in CUT:
         on = cut(name, device)
-        setup = step.Setup(1, args.size, on.text_tokens, None)
-        given = step.inputs(on.backbone, setup)
+        setup = subject.Setup(1, args.size, on.text_tokens, None)
+        given = subject.inputs(on.backbone, setup)
         dense, *routed = candidates(profile, on)
-        whole = step.executed(on, dense, setup).total
+        whole = costs.executed(on, dense, setup).total
         for one in routed:
-            run = step.stepper(on.backbone, one, given)
+            run = costs.stepper(on.backbone, one, given)
             a, b = interleave(
                 [run, run], device=device, warmup=1, repeats=args.rounds,
                 inside=[partial(attached, on.backbone, each.method, each.state) for each in (dense, one)],
             )  # fmt: skip
             ratio = paired_ratio(np.array(b), np.array(a))
-            cost = step.executed(on, one, setup).total / whole
+            cost = costs.executed(on, one, setup).total / whole
             print(
                 f"{name}, uniform {100 * one.method.ratio:g} %: latency {ratio.value:.3f} "
                 f"[{ratio.low:.3f}, {ratio.high:.3f}] of dense ({np.median(a):.2f} s), MACs {cost:.3f}, "

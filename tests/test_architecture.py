@@ -37,7 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("method", "metric", "task"),  # what plugins implement
     ("measure",),  # costs of any callable
     ("backbones",),
-    ("models",),
+    ("models", "limit"),
     ("attach",),
     ("compose",),
     ("catalog",),

@@ -21,7 +21,8 @@ from harness.measure.torch_counter import counting
 from harness.models import load, random_init
 from harness.models.random_init import build
 from harness.profiling import ratio_table
-from harness.profiling.step import Candidate, Setup, Subject, count, executed
+from harness.profiling.costs import count, executed
+from harness.profiling.subject import Candidate, Setup, Subject
 from harness.published.costs import cells, deviation
 from harness.spec import Call, Step
 from results.tables import step_costs

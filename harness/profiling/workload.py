@@ -20,7 +20,8 @@ from harness.method import Method
 from harness.models import adapters, random_init
 from harness.models.loading import RANDOM, checked, family_of, load
 from harness.profiling import modes, ratio_table
-from harness.profiling.step import Candidate, OpenStep, Setup, Subject, inputs, settings_of
+from harness.profiling.step import OpenStep
+from harness.profiling.subject import Candidate, Setup, Subject, inputs, settings_of
 from harness.spec import State
 from harness.sweep import DENSE, META, MethodSpec, Profile
 from harness.workload import Point, Workload

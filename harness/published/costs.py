@@ -15,8 +15,8 @@ from torch import nn
 import results
 from harness.errors import UserError, unknown
 from harness.measure.torch_counter import Executed
-from harness.profiling import step
-from harness.profiling.step import Candidate, Subject
+from harness.profiling.costs import executed as run_step
+from harness.profiling.subject import Candidate, Setup, Subject
 from harness.profiling.workload import candidates, subject
 from harness.sweep import META, MethodSpec, Profile, validated
 from harness.tokens import kept_count
@@ -86,7 +86,7 @@ def _cells(spec: dict[str, Any], only: Collection[str]) -> Iterator[Cell]:
         given = spec["rows"][row]
         method = MethodSpec(name=given["method"], settings=given.get("settings", {}))
         chosen = candidates(asked.model_copy(update={"methods": (method,)}), on)[-1]
-        return step.executed(on, chosen, step.Setup(1, on.size, on.text_tokens, tokens)), chosen
+        return run_step(on, chosen, Setup(1, on.size, on.text_tokens, tokens)), chosen
 
     reference = next(row for row, given in enumerate(spec["rows"]) if given.get("method") == "dense"
                      and not given.get("unexplained"))  # fmt: skip
