@@ -20,8 +20,7 @@ import pandas as pd
 from results import Run, open_run
 from results.analysis.attribution import Pair
 from results.analysis.compare_types import Comparison
-from results.analysis.paired import Difference
-from results.analysis.verdict_types import Verdict
+from results.analysis.verdict_types import Compared, Verdict
 from results.plots import pareto_plot
 from results.plots.png import write_png
 from results.tables import attribution
@@ -33,23 +32,27 @@ DEFAULT = REFERENCE / "default"
 _BLOCK = re.compile(r"<!-- drawn: ([\w-]+) -->\n(.*?)<!-- end -->", re.DOTALL)
 
 
-def default_run() -> str:
-    """The first table of the README: every point of the default run."""
-    run = open_run(DEFAULT)
-    columns = {
-        "gmacs": "GMACs", "latency_ratio": "latency ratio", "alignment": "alignment (higher)",
-        "distance_to_dense[shapes-judge]": "distance to dense, judge features (lower)",
-        "psnr_to_dense": "PSNR to dense, dB",
-    }  # fmt: skip
+def default_verdict() -> str:
+    """The first table of the README: what the default run says of each point."""
+    (section,) = open_run(DEFAULT).verdict().sections
     lines = []
-    for record in run.records:
-        cells = []
-        for name in columns:
-            estimate = record.estimates.get(name)
-            bounds = "" if estimate is None else interval(estimate.low, estimate.high)
-            cells.append("" if estimate is None else f"{number(estimate.value, 3)} {bounds}".strip())
-        lines.append([record.method, percent(record.ratio), *cells])
-    return rows(["method", "ratio", *columns.values()], lines)
+    for block in section.blocks:
+        rivals = {one.method: one for one in block.to_rival}
+        for one in block.to_dense:
+            cost, rival = one.cost, rivals.get(one.method)
+            against = "" if rival is None else f"{rival.word} than {rival.comparator}, {_relative(rival)}"
+            if rival is not None and rival.word == "not distinguishable":
+                against = f"not distinguishable from {rival.comparator}, {_relative(rival)}"
+            latency = f"{number(cost.latency or 0, 3)} {interval(cost.latency_low, cost.latency_high)}"
+            lines.append([one.method, number(cost.gmacs or 0, 3), latency, f"{one.word}, {_relative(one)}", against])
+    head = ["point", "GMACs / dense", "latency / dense", "truth, against dense", "against the best rival (exploratory)"]
+    return rows(head, lines)
+
+
+def _relative(one: Compared) -> str:
+    scale = 100 * (one.relative or 0) / one.difference if one.difference else 0.0
+    low, high = (None if bound is None else scale * bound for bound in (one.low, one.high))
+    return f"{100 * (one.relative or 0):+.2g} % {interval(low, high)}"
 
 
 def gpu_before() -> str:
@@ -64,25 +67,6 @@ def gpu_before() -> str:
                 number(row.energy_j, 3),
             ])  # fmt: skip
     return rows(["model", "batch", "method", "ratio", "latency / dense", "energy per image and step, J"], lines)
-
-
-def default_differences() -> str:
-    """What the same run says of DiffCR against ToMe at each ratio, and of both against dense, paired by prompt."""
-    run = open_run(DEFAULT)
-    head = ["difference", "alignment", "p", "distance to dense, judge features", "p"]
-    lines = []
-    for ratio in (10, 20, 30):
-        for one, other in ((f"diffcr {ratio} %", f"tome {ratio} %"), (f"diffcr {ratio} %", "dense")):
-            found = run.compare(one, other, "alignment")
-            apart = ["", ""]
-            if other != "dense":
-                apart = _cells(run.compare(one, other, "distance_to_dense[shapes-judge]"))
-            lines.append([f"{one} - {other}", *_cells(found), *apart])
-    return rows(head, lines)
-
-
-def _cells(found: Difference) -> list[str]:
-    return [f"{found.value:+.3f} {interval(found.low, found.high)}", "" if found.p is None else number(found.p, 2)]
 
 
 def attribution_shapes() -> str:
@@ -116,7 +100,7 @@ def attribution_shapes() -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    "default-run": default_run, "default-differences": default_differences, "attribution-shapes": attribution_shapes,
+    "default-verdict": default_verdict, "attribution-shapes": attribution_shapes,
     "gpu-before": gpu_before,
 }  # fmt: skip
 
@@ -161,7 +145,7 @@ def main() -> None:
             path.write_text(text, encoding="utf-8")
             print(f"written to {path.relative_to(ROOT)}")
     if "--check" not in sys.argv:
-        quality = "distance_to_dense[shapes-judge]"
+        quality = "truth[shapes-judge]"
         print(f"written to {picture(open_run(DEFAULT), 'gmacs', quality, ROOT / 'docs' / 'pareto.png').name}")
 
 

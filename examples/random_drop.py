@@ -6,7 +6,7 @@ import torch
 
 import harness
 from harness.method import Method, RatioSettings
-from harness.tokens import kept_count, scatter, take, top_k
+from harness.tokens import kept_count, run_on, top_k
 
 
 @harness.methods.register("random-drop")
@@ -22,7 +22,7 @@ class RandomDrop(Method):
             seed = 1000 * call.step.index + call.layer  # a private generator: the same image whatever ran before
             scores = torch.rand(batch, tokens, generator=torch.Generator().manual_seed(seed)).to(call.x.device)
             index = top_k(scores, kept_count(self.ratio, tokens))
-            return scatter(call.x, index, call.run(take(call.x, index), index))
+            return run_on(index, call)
 
         with backbone.advise("block", advice):
             yield
