@@ -16,7 +16,8 @@ def fit(
     method: Annotated[str, typer.Argument(help="Method to fit.")],
     model: Annotated[str, typer.Option(help="Model to fit it on.")] = "shapes",
     ratio: Annotated[
-        float | None, typer.Option(help="Highest compression ratio; the fit climbs there in stages of 10 %.")
+        float | None,
+        typer.Option(help="Compression ratio to fit to; --set stage=0.1 climbs there by 10 %, with an adapter each."),
     ] = None,
     axes: Annotated[str | None, typer.Option(help="Shorthand for --set axes=..., where the method has it.")] = None,
     data: Annotated[

@@ -15,7 +15,13 @@ class FitOptions(MethodSettings):
     steps: int = Field(
         1200, ge=1, le=100_000_000, description="optimizer steps in all, split evenly over the target ratios"
     )
-    stage: float = Field(0.1, ge=0.005, le=0.9, description="distance of the target ratios; each leaves an adapter")
+    stage: float = Field(
+        0.9,
+        ge=0.005,
+        le=0.9,
+        description="distance of the target ratios, each of which leaves an adapter; 0.9: one target, so that all steps "
+        "serve its ratio",
+    )
     by_product: float = Field(
         0.025, ge=0, description="distance of the learned mean ratios that leave an adapter on the way; 0: none"
     )
