@@ -19,7 +19,7 @@ class FitOptions(MethodSettings):
         0.9,
         ge=0.005,
         le=0.9,
-        description="distance of the target ratios, each of which leaves an adapter; 0.9: one target, which all steps serve",
+        description="distance of the target ratios, each of which leaves an adapter; 0.9: one target for all steps",
     )
     by_product: float = Field(
         0.025, ge=0, description="distance of the learned mean ratios that leave an adapter on the way; 0: none"
