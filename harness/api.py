@@ -15,6 +15,7 @@ from harness.executors.execute import Listener, Part, Told, execute, missing
 from harness.measure import energy
 from harness.models import Model
 from harness.profiling.workload import plans as profile_plans
+from harness.shards import Shard
 from harness.sweep import Profile, Sweep, validated
 from results.run import Run
 
@@ -165,14 +166,19 @@ def run_sweep(
     isolate: bool = False,
     point_timeout: float | None = None,
     fresh: bool = False,
+    shard: Shard | None = None,
 ) -> Run:
     """Fit what is missing (where asked to), tune to budgets (where there are some), plan and run. The model is loaded
-    once. Raises UserError."""
+    once. shard: which part of the points to run. Raises UserError."""
     if fit:
         sweep = fitted(sweep, listener.say)
     plans, matches = planned(sweep, folder, listener.say)
+    parts = _parts(plans)
+    if shard is not None:
+        some = shard.of_points([points for _, points in parts])
+        parts = [(opened, mine) for (opened, _), mine in zip(parts, some, strict=True) if mine]
     done = execute(
-        _parts(plans),
+        parts,
         sweep.shared(),
         folder,
         listener=listener,

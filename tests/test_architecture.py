@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "leftovers",
         "process_state",
         "registry",
+        "shards",
         "text",
         "versions",
         "workload",

@@ -17,6 +17,7 @@ from harness.cli import (
     fit,
     listing,
     maps,
+    merge,
     profile,
     published,
     recommend,
@@ -54,7 +55,7 @@ def _program(
 
 _COMMANDS: dict[str, Callable[..., Any]] = {
     "run": run.run, "compare": compare.compare, "recommend": recommend.recommend,
-    "devices": devices.devices, "attribute": attribute.attribute,
+    "devices": devices.devices, "merge": merge.merge, "attribute": attribute.attribute,
     "profile": profile.profile, "calibrate-clock": calibrate_clock.calibrate_clock, "published": published.published,
     "fit": fit.fit, "train": train.train, "maps": maps.maps, "list": listing.list_,
 }  # fmt: skip

@@ -55,6 +55,10 @@ def run(
     ] = False,
     isolate: Isolate = False,
     point_timeout: PointTimeout = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="NUMBER/OF: run this part of the points alone, for instance 3/8; see `merge`."),
+    ] = None,
     fit: Annotated[
         bool,
         typer.Option("--fit", help="Fit adapters that are missing, into the first --adapters (or ./adapters)."),
@@ -78,9 +82,13 @@ def run(
     given |= {"metric_settings": by_metric(metric_setting)} if metric_setting else {}
     from harness import api
     from harness.cli.progress import Bar, console
+    from harness.shards import Shard
 
+    part = None if shard is None else Shard.parse(shard)
     sweep = with_settings(api.sweep_of(given, config=config_file, plugins=plugin or (), quick=quick), setting or [])
     folder = api.run_folder(sweep, out, name)
+    if part is not None and out is None:
+        folder = folder.with_name(f"{folder.name}-{part.number}of{part.of}")
 
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False)
@@ -90,7 +98,7 @@ def run(
         return
     with Bar(debug=debug or DEBUG.get()) as bar:
         table = api.run_sweep(
-            sweep, folder, listener=bar, fit=fit, isolate=isolate, point_timeout=point_timeout, fresh=fresh
+            sweep, folder, listener=bar, fit=fit, isolate=isolate, point_timeout=point_timeout, fresh=fresh, shard=part
         )
     _report(table, folder, say)
 

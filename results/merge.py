@@ -1,0 +1,68 @@
+"""Run folders of one workload, put together into one: what machines made apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from results import outputs
+from results.record import SCHEMA_VERSION, Record
+from results.run import Run, open_run
+from results.run_folder import RunError, RunFolder
+
+_OUTCOMES = ("failed", "incomplete", "ok")
+"""Of two records of one point, the later in this list is kept."""
+
+
+def merged(folders: Sequence[str | Path], out: str | Path) -> Run:
+    """Put the records of finished runs, with their images, into the folder `out`, which may hold some already, and draw
+    it. Every record keeps what it says of its machine; one that failed gives way to one that did not.
+
+    Raises RunError for folders of several workloads, with what differs, for damaged ones and those of another schema.
+    """
+    if not folders:
+        raise RunError("name the run folders to merge")
+    places = [Path(folder) for folder in folders]
+    found: dict[str, tuple[Path, Record]] = {}
+    workload = None
+    for place in places:
+        with RunFolder.open(place) as run:
+            if run.store.schema != SCHEMA_VERSION:
+                raise RunError(
+                    f"{place} is of schema {run.store.schema}, this is {SCHEMA_VERSION}: it cannot be merged"
+                )
+            own = json.loads(run.store.get_meta("workload") or "null")
+            if not isinstance(own, dict):
+                raise RunError(f"{place} does not say what its workload is, so it cannot be merged")
+            workload = workload or own
+            if own != workload:
+                names = sorted(name for name in {*own, *workload} if own.get(name) != workload.get(name))
+                lines = [f"{name}: {json.dumps(workload.get(name))} and {json.dumps(own.get(name))}" for name in names]
+                raise RunError(f"{places[0]} and {place} hold different workloads: {'; '.join(lines)}")
+            for record in run.records():
+                known = found.get(record.key)
+                if record.outcome == "ok" and not run.complete(record):
+                    raise RunError(
+                        f"{place} lacks images of {record.method} {record.settings}: run it again there first"
+                    )
+                if known is None or _OUTCOMES.index(record.outcome) > _OUTCOMES.index(known[1].outcome):
+                    found[record.key] = (place, record)
+    assert workload is not None
+    with RunFolder.grow(out, workload) as folder:
+        done = folder.store.keys("ok")
+        folder.take({key: place for key, (place, _) in _in_order(found).items() if key not in done})
+        outputs.write(folder)
+    return open_run(out)
+
+
+def _in_order(found: dict[str, tuple[Path, Record]]) -> dict[str, tuple[Path, Record]]:
+    """Dense first, then method by method as they came, each by rising ratio."""
+    methods = list(dict.fromkeys(record.method for _, record in found.values()))
+    methods.sort(key=lambda name: name != "dense")
+
+    def place(item: tuple[str, tuple[Path, Record]]) -> tuple[int, float]:
+        record = item[1][1]
+        return methods.index(record.method), record.ratio or 0.0
+
+    return dict(sorted(found.items(), key=place))
