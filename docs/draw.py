@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import matplotlib as mpl
@@ -23,6 +23,7 @@ from results.analysis.compare_types import Comparison
 from results.analysis.verdict_types import Compared, Verdict
 from results.plots import pareto_plot
 from results.plots.png import write_png
+from results.record import Record
 from results.tables import attribution
 from results.tables.formatting import interval, number, percent, rows
 
@@ -71,16 +72,39 @@ def gpu_before() -> str:
 
 def attribution_shapes() -> str:
     """DiffCR-LT against the same counts of random tokens, seed by seed and over the seeds."""
-    run = open_run(REFERENCE / "attribution_shapes")
-    found = {
-        (r.settings["control"], r.settings["refitted"], r.settings["seed"]): r
-        for r in run.records
-        if r.method == "diffcr"
-    }
+    controls = {
+        "swapped": _random_tokens(False), "refitted, its own ratios learned anew": _random_tokens(True),
+    }  # fmt: skip
+    return _attributed(open_run(REFERENCE / "attribution_shapes"), controls)
+
+
+def attribution_same_ratios() -> str:
+    """The same, refitted under the ratios of DiffCR-LT's own fit."""
+    run = open_run(REFERENCE / "attribution_shapes_same_ratios")
+    return _attributed(run, {"refitted, the same ratios": _random_tokens(True, same=True)})
+
+
+def _random_tokens(refitted: bool, same: bool = False) -> Callable[[Record], bool]:
+    def fits(record: Record) -> bool:
+        chosen = record.settings
+        return (
+            chosen["control"] == "random-tokens"
+            and chosen["refitted"] is refitted
+            and chosen.get("same_ratios", False) is same
+        )
+
+    return fits
+
+
+def _attributed(run: Run, controls: Mapping[str, Callable[[Record], bool]]) -> str:
+    """DiffCR-LT less each control, seed by seed and over the seeds."""
+    points = [r for r in run.records if r.method == "diffcr"]
+    own = {r.settings["seed"]: r for r in points if not r.settings["control"]}
     pairs = [
-        Pair(found["", False, seed], found["random-tokens", refitted, seed], "tokens", "random-tokens", form, seed)
-        for refitted, form in ((False, "swapped"), (True, "refitted"))
-        for seed in range(3)
+        Pair(own[r.settings["seed"]], r, "tokens", "random-tokens", form, r.settings["seed"])
+        for form, fits in controls.items()
+        for r in sorted(points, key=lambda r: r.settings["seed"])
+        if fits(r)
     ]
     table = attribution.frame(run, pairs)
     metrics = {
@@ -101,7 +125,7 @@ def attribution_shapes() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "default-verdict": default_verdict, "attribution-shapes": attribution_shapes,
-    "gpu-before": gpu_before,
+    "attribution-same-ratios": attribution_same_ratios, "gpu-before": gpu_before,
 }  # fmt: skip
 
 

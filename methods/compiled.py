@@ -15,12 +15,16 @@ from harness.spec import State
 
 
 class CompileSettings(MethodSettings):
+    by: Literal["blocks", "whole"] = Field(
+        "blocks", description="what is compiled: blocks, once for all layers and every number of tokens; or the whole "
+        "denoiser, which takes minutes for a large one"
+    )  # fmt: skip
     mode: Literal["default", "reduce-overhead", "max-autotune"] = Field("default", description="torch.compile's mode")
 
 
 class Compiled(Method):
-    """The denoiser's forward, compiled, with whatever other methods put around its parts. It spares no FLOPs, which are
-    counted without the compiler."""
+    """The denoiser compiled: its blocks, with what other methods put around them left as it is, or its whole forward
+    with all of that. It spares no FLOPs, which are counted without the compiler."""
 
     name = "compile"
     Settings = CompileSettings
@@ -33,11 +37,16 @@ class Compiled(Method):
 
     @contextmanager
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
+        settings: CompileSettings = self.settings  # type: ignore[assignment]
+        if settings.by == "blocks":
+            with backbone.compiled_blocks(settings.mode):
+                yield
+            return
         compiled: dict[str, Callable[..., Any]] = {}
 
         def faster(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             if "forward" not in compiled:
-                compiled["forward"] = torch.compile(forward, mode=self.settings.mode)  # type: ignore[attr-defined]
+                compiled["forward"] = torch.compile(forward, mode=settings.mode)
             return compiled["forward"](*args, **kwargs)
 
         with backbone.around(faster):

@@ -21,6 +21,9 @@ from harness.errors import UserError
 from harness.patching import wrapped
 from harness.spec import Ability, Advice, Call, Grid, Part
 
+_COMPILED_SHAPES = 64
+"""Compiled forms of a block at most: one for every number of tokens."""
+
 
 class Backbone(SamplerClock):
     """One DiT. A family says which module each part is, and how the part's tensors go in and out.
@@ -50,6 +53,7 @@ class Backbone(SamplerClock):
         self._watching = 0
         self._unchecked = False
         self._compiled: dict[type[nn.Module], Callable[..., Any]] | None = None
+        self._compile_mode = "default"
         self._names = list(inspect.signature(type(transformer).forward).parameters)[1:]
 
     # -- what a family provides ------------------------------------------------------------------------------
@@ -166,22 +170,26 @@ class Backbone(SamplerClock):
             yield
 
     @contextmanager
-    def compiled_blocks(self) -> Iterator[None]:
+    def compiled_blocks(self, mode: str = "default") -> Iterator[None]:
         """Blocks run compiled: one form for every shape, which all layers share; advice around them runs as it is, and
-        advice inside them is compiled along, layer by layer."""
-        self._compiled = {}
+        advice inside them is compiled along, layer by layer. mode: torch.compile's."""
+        before = self._compiled, self._compile_mode
+        self._compiled, self._compile_mode = {}, mode
         try:
-            with self.advise("block", lambda call: call.run(call.x)):
+            with (
+                torch._dynamo.config.patch(recompile_limit=_COMPILED_SHAPES),
+                self.advise("block", lambda call: call.run(call.x)),
+            ):
                 yield
         finally:
-            self._compiled = None
+            self._compiled, self._compile_mode = before
 
     def _block_forward(self, module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
         if self._compiled is None:
             return original
         kind = type(module)
         if kind not in self._compiled:
-            self._compiled[kind] = torch.compile(kind.forward, dynamic=False)
+            self._compiled[kind] = torch.compile(kind.forward, dynamic=False, mode=self._compile_mode)
         return functools.partial(self._compiled[kind], module)
 
     @contextmanager

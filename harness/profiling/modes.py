@@ -16,9 +16,6 @@ from harness.backbones.base import Backbone
 from harness.errors import UserError, first_line
 from harness.sweep import Mode
 
-_SHAPES = 64
-"""Compiled forms of a block at most: one for every number of tokens."""
-
 
 def check(mode: Mode, device: torch.device) -> None:
     """Raises UserError for a mode that a device has not."""
@@ -34,7 +31,6 @@ def compiling(mode: Mode, backbones: Collection[Backbone]) -> Iterator[None]:
     """Within the context the blocks of these backbones run compiled, where the mode says so."""
     with ExitStack() as stack:
         if "compile" in mode:
-            stack.enter_context(torch._dynamo.config.patch(recompile_limit=_SHAPES))
             for backbone in backbones:
                 stack.enter_context(backbone.compiled_blocks())
         yield
