@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from harness.backbones.sampler_clock import SamplerClock
 from harness.errors import UserError
+from harness.kernels import routing
 from harness.patching import wrapped
-from harness.spec import Ability, Advice, Call, Grid, Part
+from harness.spec import Ability, Advice, Call, Grid, Part, RunRows
 
 
 class Backbone(SamplerClock):
@@ -157,6 +158,10 @@ class Backbone(SamplerClock):
                 stack.callback(self._take_off, layer, part, advice)
             yield
 
+    def sole_advice(self, layer: int, part: Part, advice: Advice) -> bool:
+        """Whether this advice, and no other, is around a part."""
+        return self._advice.get((layer, part)) == [advice]
+
     def _take_off(self, layer: int, part: Part, advice: Advice) -> None:
         self._advice[layer, part].remove(advice)
         if not self._advice[layer, part]:
@@ -216,7 +221,9 @@ class Backbone(SamplerClock):
                         out, texts[0] = self.run_part(layer, part, original, x, text, told, now)
                         return out
                     rest = run_from(depth + 1, now, told)
-                    return chain[depth](Call(x, layer, part, self.step, self.grid, rest, told, now, text))
+                    innermost = part == "block" and depth + 1 == len(chain)
+                    rows = self.run_rows(layer, told) if innermost and routing.usable(x) else None
+                    return chain[depth](Call(x, layer, part, self.step, self.grid, rest, told, now, text, rows))
 
                 return run
 
@@ -255,6 +262,11 @@ class Backbone(SamplerClock):
         """The original part on tokens x (B, K, D), which stand at index (B, K), None for all: its image tokens and its
         text."""
         return original(x, **self.on_subset(kwargs, index)), None
+
+    def run_rows(self, layer: int, kwargs: Mapping[str, Any]) -> RunRows | None:
+        """The block of a layer on some of its tokens, fused, with the arguments that it was given; None where a family,
+        or this block, has no such form. Asked for only where `harness.kernels.routing` can run."""
+        return None
 
     def together(self, layer: int, part: Part, image: Tensor, text: Tensor | None) -> Any:
         """What the part gives to the model: the inverse of `apart`, for outputs."""
