@@ -1,9 +1,8 @@
-"""The kernels of routing in Triton's interpreter, against the plain forms. Run by `test_kernels.py`, in a process of its
+"""The kernels of routing in Triton's interpreter, against the plain forms. Run by `test_kernels.py` in a process of its
 own: the interpreter has to be chosen before Triton is imported."""
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -43,7 +42,7 @@ def same(ours: Tensor, plain: Tensor, dtype: torch.dtype) -> None:
     torch.testing.assert_close(ours, plain, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 3, 100, 128, 129, 1000, 1024, 4096])
+@pytest.mark.parametrize("tokens", [1, 2, 3, 100, 128, 129, 1000, 4096])
 @BOTH
 def test_exactly_the_k_highest_are_chosen(tokens: int, dtype: torch.dtype) -> None:
     logits = torch.randn(2, tokens).to(dtype)
@@ -82,22 +81,21 @@ def test_ties_and_extremes_give_exactly_k(row: list[float]) -> None:
             assert torch.equal(logits[0, order[0, :k]].sort().values, logits.topk(k).values[0].sort().values)
 
 
-def rows_of(
-    batch: int, tokens: int, k: int, width: int, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+def drawn(batch: int, tokens: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Tokens, an order of them, and the parts of a modulation, as views of one tensor."""
     x = (torch.randn(batch, tokens, width) * 3 + 1).to(dtype)
     order = torch.rand(batch, tokens).argsort(1)
     return x, order, torch.randn(batch, 6, width).to(dtype).chunk(6, dim=1)
 
 
-SHAPES = [(1, 1, 1, 96), (1, 9, 1, 128), (2, 9, 9, 96), (32, 4, 3, 96), (1, 33, 20, 1152), (2, 300, 7, 128)]
+SHAPES = [(1, 1, 1, 96), (1, 9, 1, 128), (2, 9, 9, 96), (32, 4, 3, 96), (1, 17, 11, 1152), (2, 65, 7, 128)]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @BOTH
 def test_tokens_are_taken_normed_and_modulated(shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
-    k = shape[2]
-    x, order, (shift, scale, *_) = rows_of(*shape, dtype)
+    batch, tokens, k, width = shape
+    x, order, (shift, scale, *_) = drawn(batch, tokens, width, dtype)
     rows, modulated = routing.take_modulated(x, order[:, :k], shift, scale, 1e-6)
     with routing.using("plain"):
         expected, exact = routing.take_modulated(x.float(), order[:, :k], shift.float(), scale.float(), 1e-6)
@@ -109,8 +107,8 @@ def test_tokens_are_taken_normed_and_modulated(shape: tuple[int, int, int, int],
 @pytest.mark.parametrize("scored", [False, True])
 @BOTH
 def test_tokens_are_put_back(shape: tuple[int, int, int, int], scored: bool, dtype: torch.dtype) -> None:
-    batch, _, k, width = shape
-    x, order, (gate, *_) = rows_of(*shape, dtype)
+    batch, tokens, k, width = shape
+    x, order, (gate, *_) = drawn(batch, tokens, width, dtype)
     before = x.clone()
     residual, branch = torch.randn(2, batch, k, width).to(dtype).unbind()
     factor = torch.rand(batch, k).to(dtype) if scored else None
@@ -165,9 +163,9 @@ class Launches:
             self.last = Counter(self.kernels)
             return out
 
-        with backbone.advise("block", outer, [1]), stepping(backbone, method, state):
-            with backbone.at(Step(2, 4, 500.0)):
-                out: Tensor = backbone.transformer(**given)[0]
+        attaching = stepping(backbone, method, state)
+        with backbone.advise("block", outer, [1]), attaching, backbone.at(Step(2, 4, 500.0)):
+            out: Tensor = backbone.transformer(**given)[0]
         self.kernels = self.last
         return out
 
@@ -247,10 +245,9 @@ def test_other_advice_keeps_its_place(backbone: PixArt, monkeypatch: pytest.Monk
     cls = method_class("uniform")
     method = cls(cls.Settings.model_validate({"ratio": 0.3}))
     routing.say_once.cache_clear()
-    with stepping(backbone, method, state_for(method, backbone)), backbone.advise("block", rounded):
-        with backbone.at(Step(0, 4, 500.0)), warnings.catch_warnings(record=True) as seen:
-            warnings.simplefilter("always")
-            backbone.transformer(**backbone.inputs(2, text_tokens=7))
+    attaching = stepping(backbone, method, state_for(method, backbone))
+    with attaching, backbone.advise("block", rounded), backbone.at(Step(0, 4, 500.0)), pytest.warns() as seen:
+        backbone.transformer(**backbone.inputs(2, text_tokens=7))
     assert ["no fused form" in str(one.message) for one in seen] == [True]
 
 
@@ -271,9 +268,9 @@ def test_counters_and_gradients_see_the_plain_form(backbone: PixArt) -> None:
     given = backbone.inputs(2, text_tokens=7)
 
     def macs() -> int:
-        with counting() as found, attached(backbone, method, state_for(method, backbone)):
-            with backbone.at(Step(0, 4, 500.0)):
-                backbone.transformer(**given)
+        attaching = attached(backbone, method, state_for(method, backbone))
+        with counting() as found, attaching, backbone.at(Step(0, 4, 500.0)):
+            backbone.transformer(**given)
         return found.total
 
     counted = macs()

@@ -28,7 +28,7 @@ from torch.nn.functional import layer_norm
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 VERSION = 1
-"""Raised when a kernel's results or speed change: figures from a GPU rest on it."""
+"""Raised when a kernel's results or speed change: figures from a GPU rest on it, see `fingerprint`."""
 
 MOST_TOKENS = 4096
 """Longer rows are left to torch's top-k: a program holds a whole row in registers."""
@@ -63,6 +63,13 @@ def usable(x: Tensor) -> bool:
     if _mode == "plain" or torch.is_grad_enabled() or x.dtype not in _TYPES or _observed(x):
         return False
     return _mode == "interpreter" or not _lacking(x.device)
+
+
+def fingerprint(device: torch.device) -> dict[str, str]:
+    """What keys hold of the kernels: nothing on a CPU, where they change no figure."""
+    if device.type in ("cpu", "meta"):
+        return {}
+    return {"kernels": "none" if _lacking(device) else str(VERSION)}
 
 
 def select(
