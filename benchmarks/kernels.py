@@ -3,9 +3,9 @@
     python -m benchmarks.kernels [--batch 2] [--tokens 1024] [--ratio 0.2] [--dtype bfloat16] [--rounds 30]
 
 At PixArt XL/2's width (1152), random weights, everything captured into CUDA graphs, so that no launch waits for Python.
-Printed: each operation fused and plain; then one block, dense, dense on the kept tokens alone (what routing cannot beat),
-routed plainly and routed with kernels. The router's product, which both forms share, is a row of its own. Exit code 2
-without a CUDA device, or where it has no kernels.
+Printed: each operation fused and plain; then one block, dense, dense on the kept tokens alone (what routing cannot
+beat), routed plainly and routed with kernels. The router's product, which both forms share, is a row of its own. Exit
+code 2 without a CUDA device, or where it has no kernels.
 """
 
 from __future__ import annotations
