@@ -136,7 +136,7 @@ class Launches:
                 return original(executor, *args, **kwargs)
 
         monkeypatch.setattr(GridExecutor, "__call__", launch)
-        monkeypatch.setattr(routing, "_observed", lambda x: False)  # the count itself is an observer
+        monkeypatch.setattr(routing, "_observed", lambda: False)  # the count itself is an observer
 
     @property
     def total(self) -> int:

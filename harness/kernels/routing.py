@@ -58,11 +58,14 @@ def usable(x: Tensor) -> bool:
     """Whether the kernels can run on this tensor now: on a CUDA device with Triton, for inference. Under a compiler, a
     tracer or a counter of operators the plain form runs: the first fuses for itself, the others have to see what is
     done. Warns once where a device has no kernels."""
-    if torch.compiler.is_compiling() or (x.device.type in ("cpu", "meta") and _mode != "interpreter"):
+    kind = x.device.type
+    if torch.compiler.is_compiling() or kind == "meta" or (kind == "cpu" and _mode != "interpreter"):
         return False
-    if _mode == "plain" or torch.is_grad_enabled() or x.dtype not in _TYPES or _observed(x):
+    if _mode == "plain" or torch.is_grad_enabled() or x.dtype not in _TYPES:
         return False
-    return _mode == "interpreter" or not _lacking(x.device)
+    if _observed() or (_mode == "auto" and _lacking(x.device)):
+        return False
+    return not torch.is_autocast_enabled(kind)
 
 
 def fingerprint(device: torch.device) -> dict[str, str]:
@@ -121,10 +124,8 @@ def put_gated(
     return x.scatter_(1, index, values) if owned else x.scatter(1, index, values)
 
 
-def _observed(x: Tensor) -> bool:
-    return (
-        torch.jit.is_tracing() or _get_current_dispatch_mode() is not None or torch.is_autocast_enabled(x.device.type)
-    )
+def _observed() -> bool:
+    return torch.jit.is_tracing() or _get_current_dispatch_mode() is not None
 
 
 @functools.lru_cache(maxsize=64)
