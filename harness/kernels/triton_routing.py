@@ -1,5 +1,7 @@
 """The kernels of `harness.kernels.routing`, in Triton. Imported on first use alone: Triton is no dependency.
 
+What changes from layer to layer is not specialised on: a new number of kept tokens must compile nothing in a timed run.
+
 Letters: B batch, N tokens, K kept tokens, D width.
 """
 
@@ -13,7 +15,7 @@ from torch import Tensor
 _LEAST_BLOCK = 128
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["kept", "noise_stride"])
 def order_kernel(
     logits: tl.tensor,
     noise: tl.tensor,
@@ -59,7 +61,7 @@ def order_kernel(
         tl.store(factor + image * kept + place, tl.sigmoid(logit) * factor_scale, mask=chosen)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "kept", "order_stride"])
 def take_kernel(
     x: tl.tensor,
     order: tl.tensor,
@@ -76,10 +78,10 @@ def take_kernel(
     eps: tl.tensor,
     BLOCK: tl.constexpr,
 ) -> None:
-    """One kept token per program."""
-    row = tl.program_id(0).to(tl.int64)
-    image = row // kept
-    source = image * tokens + tl.load(order + image * order_stride + row % kept)
+    """One kept token of one image per program."""
+    place, image = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    row = image * kept + place
+    source = image * tokens + tl.load(order + image * order_stride + place)
     at = tl.arange(0, BLOCK)
     inside = at < width
     token = tl.load(x + source * width + at, mask=inside, other=0.0)
@@ -94,7 +96,7 @@ def take_kernel(
     tl.store(modulated + row * width + at, out, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "kept", "order_stride"])
 def put_kernel(
     x: tl.tensor,
     order: tl.tensor,
@@ -105,17 +107,14 @@ def put_kernel(
     out: tl.tensor,
     tokens: tl.tensor,
     kept: tl.tensor,
-    columns: tl.tensor,
     width: tl.tensor,
     order_stride: tl.tensor,
     gate_stride: tl.tensor,
     FACTOR: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """One token per program: the first `kept` of each image's `columns` are computed, the others copied."""
-    program = tl.program_id(0).to(tl.int64)
-    image = program // columns
-    place = program % columns
+    """One token of one image per program: the first `kept` of an image are computed, the others copied."""
+    place, image = tl.program_id(0), tl.program_id(1).to(tl.int64)
     target = (image * tokens + tl.load(order + image * order_stride + place)) * width
     at = tl.arange(0, BLOCK)
     inside = at < width
@@ -164,7 +163,7 @@ def take_modulated(x: Tensor, index: Tensor, shift: Tensor, scale: Tensor, eps: 
     rows, modulated = x.new_empty(batch, kept, width), x.new_empty(batch, kept, width)
     block = _block(width)
     with torch.cuda.device_of(x):
-        take_kernel[(batch * kept,)](
+        take_kernel[(kept, batch)](
             x,
             index,
             shift,
@@ -199,7 +198,7 @@ def put_gated(
         out, columns = x.clone(), kept
     block = _block(width)
     with torch.cuda.device_of(x):
-        put_kernel[(batch * columns,)](
+        put_kernel[(columns, batch)](
             x,
             order,
             residual,
@@ -209,7 +208,6 @@ def put_gated(
             out,
             tokens,
             kept,
-            columns,
             width,
             order.stride(0),
             gate.stride(0),
