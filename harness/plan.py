@@ -12,6 +12,7 @@ from harness import attach, config, measure, registry, versions
 from harness.compose import method_class
 from harness.engine import OpenWorkload
 from harness.errors import UserError, unknown
+from harness.kernels import routing
 from harness.measure import environment
 from harness.method import Method
 from harness.metric import Metric
@@ -108,6 +109,7 @@ def _plan(
         made={
             "model": sweep.model if not model.digest else "", "dtype": sweep.dtype, "rounds": str(sweep.rounds),
             "device": model.device.type, "hardware": facts["device"], "threads": facts["threads"],
+            **routing.fingerprint(model.device),
         },
         compares=compares,
         judged=judged,

@@ -45,6 +45,15 @@ class Run(Protocol):
     def __call__(self, x: Tensor, index: Tensor | None = None, sizes: Tensor | None = None) -> Tensor: ...
 
 
+class RunRows(Protocol):
+    """A block on some tokens of x (B, N, D), put back into a copy of x, in few launches: see `harness.kernels.routing`.
+
+    order: (B, M), whose first k are the tokens; with M = N, the others follow. factor: (B, K) times the MLP branch.
+    """
+
+    def __call__(self, x: Tensor, order: Tensor, k: int, factor: Tensor | None = None) -> Tensor: ...
+
+
 @dataclass
 class Call:
     """One call of one part of one block, as an advice sees it.
@@ -53,7 +62,8 @@ class Call:
     part was given (text states, timestep embedding), by the backbone's own names. index: (B, N) which tokens of the
     grid x holds, where an outer advice or the model itself took a subset; None: all of them. text: (B, L, D) the text
     stream that a joint part takes along; None elsewhere. Advice leaves it alone: it comes out as the last `run` left
-    it, and where nothing ran, a block passes it on as it came and another part adds nothing to it.
+    it, and where nothing ran, a block passes it on as it came and another part adds nothing to it. run_rows: the same
+    as `run` on a subset, put back into x, where that can be fused here; see `harness.tokens.fused`.
     """
 
     x: Tensor
@@ -65,6 +75,7 @@ class Call:
     conditioning: Mapping[str, Any] = field(default_factory=dict)
     index: Tensor | None = None
     text: Tensor | None = None
+    run_rows: RunRows | None = None
 
 
 Advice = Callable[[Call], Tensor]

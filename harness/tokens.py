@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.spec import Call
+from harness.kernels import routing
+from harness.spec import Call, RunRows
 
 
 def kept_count(ratio: float, tokens: int, rounding: str = "ceil") -> int:
@@ -74,8 +75,18 @@ def scatter(x: Tensor, index: Tensor, values: Tensor) -> Tensor:
 
 def run_on(index: Tensor, call: Call) -> Tensor:
     """A block or another part on the tokens at index (B, K) alone; the others leave it as they came, (B, N, D)."""
+    if (run_rows := fused(call)) is not None:
+        return run_rows(call.x, index, index.shape[1])
     rows = Rows.of(index, call.x.shape[1])
     return rows.put(call.x, call.run(rows.take(call.x), index))
+
+
+def fused(call: Call) -> RunRows | None:
+    """The fused form of a block on some of its tokens; None where it has to run operator by operator. Warns once where
+    only the model's family or other methods are in the way."""
+    if call.run_rows is None and call.part == "block" and routing.usable(call.x):
+        routing.say_once("this model's blocks have no fused form, or another method changes them")
+    return call.run_rows
 
 
 def _starts(batch: int, tokens: int, device: torch.device) -> Tensor:

@@ -23,6 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "tokens",
         "guidance",
+        "kernels",
         "patching",
         "checkpoints",
         "checksums",

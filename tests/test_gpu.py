@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 
 import pytest
 import torch
 from support import build, state_for
+from torch import Tensor
 
 from harness.attach import attached
 from harness.backbones.pixart import PixArt
 from harness.compose import method_class
+from harness.kernels import routing
 from harness.measure.busy import busy
 from harness.method import Method
-from harness.spec import State, Step
+from harness.spec import Call, State, Step
+from methods.common.routing import Rescale, Routed
 
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
@@ -55,3 +60,79 @@ def test_the_device_is_busy_with_large_products_and_idle_between_small_ones() ->
     device = torch.device("cuda")
     assert (busy(lambda: [large @ large for _ in range(8)], device) or 0) > 0.75
     assert (busy(many, device) or 1) < 0.75
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+class TestFusedRouting:
+    """The kernels of `harness.kernels.routing` against their plain forms."""
+
+    @pytest.mark.parametrize("shape", [(1, 1, 1, 96), (1, 4096, 4095, 128), (2, 1000, 717, 1152), (32, 1024, 820, 96)])
+    def test_kernels_equal_the_plain_forms(self, shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+        batch, tokens, k, width = shape
+        torch.manual_seed(0)
+        x = torch.randn(batch, tokens, width, device="cuda").to(dtype)
+        shift, scale, gate, *_ = torch.randn(batch, 6, width, device="cuda").to(dtype).chunk(6, dim=1)
+        branch = torch.randn(batch, k, width, device="cuda").to(dtype)
+        noise = torch.randn(batch, tokens, device="cuda")
+
+        def chosen() -> tuple[Tensor, ...]:
+            order, factor = routing.select(x[..., 0], k, noise, 2.0)
+            assert factor is not None
+            index, back = order[:, :k].sort(dim=1)  # each form has an order of its own
+            return order, factor, index, factor.gather(1, back)
+
+        def moved(order: Tensor, factor: Tensor) -> tuple[Tensor, ...]:
+            rows, modulated = routing.take_modulated(x, order[:, :k], shift, scale, 1e-6)
+            return rows, modulated, routing.put_gated(x, order, rows, branch, gate, factor)
+
+        with torch.no_grad():
+            assert routing.usable(x)
+            order, factor, *ours = chosen()
+            ours += moved(order, factor)
+            with routing.using("plain"):
+                plain = [*chosen()[2:], *moved(order, factor)]
+        for one, other in zip(ours, plain, strict=True):
+            torch.testing.assert_close(one, other, atol=TOLERANCE[dtype] * 4, rtol=TOLERANCE[dtype])
+
+    @pytest.mark.parametrize("rescale", ["none", "mlp"])
+    def test_a_fused_block_equals_a_plain_one(self, backbone: PixArt, rescale: Rescale, dtype: torch.dtype) -> None:
+        """Of the first layer, which gets the same tokens in both forms: behind it, rounding may choose others."""
+        backbone.transformer.to("cuda", dtype)
+        given = backbone.inputs(2, text_tokens=8)
+        weight = torch.randn(backbone.width, device="cuda")
+        noise = torch.randn(2, 64, device="cuda")
+        routed = Routed(rescale, 1.0, noise=lambda call: noise[:, : call.x.shape[1]])
+        found: list[Tensor] = []
+
+        def seen(call: Call) -> Tensor:
+            found.append(call.run(call.x))
+            return found[-1]
+
+        def block(call: Call) -> Tensor:
+            assert (call.run_rows is None) == (mode == "plain")
+            return routed.block(call, weight, call.x.shape[1] * 7 // 10)
+
+        with torch.no_grad(), backbone.advise("block", seen, [0]), routed.on(backbone, block, [0]):
+            for mode in ("auto", "plain"):
+                with routing.using(mode), backbone.at(Step(1, 4, 500.0)):
+                    backbone.transformer(**given)
+        torch.testing.assert_close(*found, atol=TOLERANCE[dtype] * 4, rtol=TOLERANCE[dtype] * 4)
+
+    def test_they_can_be_captured_in_a_graph(self, dtype: torch.dtype) -> None:
+        x = torch.randn(2, 300, 128, device="cuda").to(dtype)
+        part = torch.randn(2, 1, 128, device="cuda").to(dtype)
+
+        def run() -> Tensor:
+            order, _ = routing.select(x[..., 0], 200)
+            rows, modulated = routing.take_modulated(x, order[:, :200], part, part, 1e-6)
+            return routing.put_gated(x, order, rows, modulated, part)
+
+        with torch.no_grad():
+            run()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                out = run()
+            x.copy_(torch.randn_like(x))
+            graph.replay()
+            assert torch.equal(out, run())

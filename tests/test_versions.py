@@ -16,6 +16,7 @@ import pytest
 
 from harness import config, measure, plan, registry, versions
 from harness.errors import UserError
+from harness.kernels import routing
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = Path(__file__).parent / "versions.json"
@@ -44,7 +45,10 @@ ALSO = {
 
 def parts() -> dict[str, tuple[str, list[str]]]:
     """Every part that has a version: the version, and the files that it covers."""
-    found = {"measurement": (str(measure.VERSION), ["harness/measure/*.py", "harness/cost.py"])}
+    found = {
+        "measurement": (str(measure.VERSION), ["harness/measure/*.py", "harness/cost.py"]),
+        "kernels": (str(routing.VERSION), ["harness/kernels/*.py"]),
+    }
     for kind, known in (("task", registry.tasks), ("metric", registry.metrics), ("backbone", registry.backbones)):
         for name in known:
             cls = known.get(name)

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from harness.backbones.sampler_clock import SamplerClock
 from harness.errors import UserError
+from harness.kernels import routing
 from harness.patching import wrapped
-from harness.spec import Ability, Advice, Call, Grid, Part
+from harness.spec import Ability, Advice, Call, Grid, Part, RunRows
 
 _COMPILED_SHAPES = 64
 """Compiled forms of a block at most: one for every number of tokens."""
@@ -178,6 +179,7 @@ class Backbone(SamplerClock):
         try:
             with (
                 torch._dynamo.config.patch(recompile_limit=_COMPILED_SHAPES),
+                routing.using("plain"),  # the compiler fuses for itself
                 self.advise("block", lambda call: call.run(call.x)),
             ):
                 yield
@@ -200,6 +202,10 @@ class Backbone(SamplerClock):
             yield
         finally:
             self._unchecked = False
+
+    def sole_advice(self, layer: int, part: Part, advice: Advice) -> bool:
+        """Whether this advice, and no other, is around a part."""
+        return self._advice.get((layer, part)) == [advice]
 
     def _take_off(self, layer: int, part: Part, advice: Advice) -> None:
         self._advice[layer, part].remove(advice)
@@ -261,7 +267,9 @@ class Backbone(SamplerClock):
                         out, texts[0] = self.run_part(layer, part, forward, x, text, told, now)
                         return out
                     rest = run_from(depth + 1, now, told)
-                    return chain[depth](Call(x, layer, part, self.step, self.grid, rest, told, now, text))
+                    innermost = part == "block" and depth + 1 == len(chain)
+                    rows = self.run_rows(layer, told) if innermost and routing.usable(x) else None
+                    return chain[depth](Call(x, layer, part, self.step, self.grid, rest, told, now, text, rows))
 
                 return run
 
@@ -300,6 +308,11 @@ class Backbone(SamplerClock):
         """The original part on tokens x (B, K, D), which stand at index (B, K), None for all: its image tokens and its
         text."""
         return original(x, **self.on_subset(kwargs, index)), None
+
+    def run_rows(self, layer: int, kwargs: Mapping[str, Any]) -> RunRows | None:
+        """The block of a layer on some of its tokens, fused, with the arguments that it was given; None where a family,
+        or this block, has no such form. Asked for only where `harness.kernels.routing` can run."""
+        return None
 
     def together(self, layer: int, part: Part, image: Tensor, text: Tensor | None) -> Any:
         """What the part gives to the model: the inverse of `apart`, for outputs."""

@@ -6,9 +6,11 @@ as it is on any subset of tokens. The model puts images together from square tok
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor, nn
 
 from harness.backbones.pixart import PixArt
 from harness.errors import UserError
@@ -25,6 +27,7 @@ class DiT(PixArt):
     classes = frozenset({"DiTTransformer2DModel"})
     parts: ClassVar[frozenset[Part]] = frozenset({"block", "self_attention", "mlp"})
     halves = False
+    norm_type = "ada_norm_zero"
 
     def linear_names(self) -> list[str]:
         return [name for name in super().linear_names() if not name.startswith("attn2")]
@@ -43,3 +46,13 @@ class DiT(PixArt):
             "class_labels": torch.arange(rows, device=x.device) % config.num_embeds_ada_norm,
             "return_dict": False,
         }
+
+    @staticmethod
+    def _norms(block: Any) -> tuple[nn.LayerNorm, nn.LayerNorm]:
+        return block.norm1.norm, block.norm3
+
+    @staticmethod
+    def _modulation(block: Any, x: Tensor, kwargs: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        norm = block.norm1  # which embeds timestep and class for itself
+        embedded = norm.emb(kwargs["timestep"], kwargs["class_labels"], hidden_dtype=x.dtype)
+        return norm.linear(norm.silu(embedded))[:, None].chunk(6, dim=2)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from harness.backbones.base import Backbone
 from harness.backbones.weights import require_own_layers
 from harness.errors import UserError
-from harness.spec import Call, Grid, Part
+from harness.kernels.routing import put_gated, take_modulated
+from harness.spec import Call, Grid, Part, RunRows
 
 _PARTS: dict[Part, str] = {"self_attention": "attn1", "cross_attention": "attn2", "mlp": "ff"}
 
@@ -26,6 +28,7 @@ class PixArt(Backbone):
 
     classes = frozenset({"PixArtTransformer2DModel"})
     offers = frozenset({"attention maps", "narrower blocks", "weighed keys"})
+    norm_type: ClassVar[str] = "ada_norm_single"  # of its blocks, by diffusers' name
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
@@ -95,6 +98,53 @@ class PixArt(Backbone):
         out = (share @ value).transpose(1, 2).flatten(2)
         return attention.to_out[0](out), share
 
+    def run_rows(self, layer: int, kwargs: Mapping[str, Any]) -> RunRows | None:
+        from diffusers.models.attention import BasicTransformerBlock
+
+        block: Any = self.blocks[layer]
+        if type(block) is not BasicTransformerBlock or block.norm_type != self.norm_type:
+            return None
+        norm = self._norms(block)[0]
+        plain = type(norm) is nn.LayerNorm and norm.weight is None
+        grounded = "gligen" in (kwargs.get("cross_attention_kwargs") or {})
+        if not plain or grounded or block.pos_embed is not None or block._chunk_size is not None:
+            return None
+        if any(map(_changed, (block.norm1, norm))):  # their forward is not called
+            return None
+        return partial(self._run_rows, block, kwargs)
+
+    def _run_rows(
+        self, block: Any, kwargs: Mapping[str, Any], x: Tensor, order: Tensor, k: int, factor: Tensor | None = None
+    ) -> Tensor:
+        """BasicTransformerBlock.forward with its first norm and its last addition fused. It has to follow diffusers'
+        own, line by line; the parts are called as modules, with whatever is around them."""
+        first, second = self._norms(block)
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self._modulation(block, x, kwargs)  # (B, 1, D) each
+        text, attention = kwargs.get("encoder_hidden_states"), kwargs.get("cross_attention_kwargs") or {}
+        rows, modulated = take_modulated(x, order[:, :k], shift, scale, first.eps)  # (B, K, D)
+        rows = rows + gate * block.attn1(
+            modulated,
+            encoder_hidden_states=text if block.only_cross_attention else None,
+            attention_mask=kwargs.get("attention_mask"),
+            **attention,
+        )
+        if block.attn2 is not None:
+            mask = kwargs.get("encoder_attention_mask")
+            rows = block.attn2(rows, encoder_hidden_states=text, attention_mask=mask, **attention) + rows
+        branch = block.ff(second(rows) * (1 + mlp_scale) + mlp_shift)
+        return put_gated(x, order, rows, branch, mlp_gate, factor)
+
+    @staticmethod
+    def _norms(block: Any) -> tuple[nn.LayerNorm, nn.LayerNorm]:
+        """Before self-attention and before the MLP; cross-attention has none."""
+        return block.norm1, block.norm2
+
+    @staticmethod
+    def _modulation(block: Any, x: Tensor, kwargs: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        """Shift, scale and gate of self-attention, and of the MLP, (B, 1, D) each."""
+        table = block.scale_shift_table[None] + kwargs["timestep"].reshape(len(x), 6, -1)  # (B, 6, D)
+        return table.chunk(6, dim=1)
+
     def extent(self) -> tuple[int, int]:
         block: Any = self.blocks[0]
         return block.attn1.heads, block.ff.net[2].in_features
@@ -128,6 +178,11 @@ class PixArt(Backbone):
                 stack.enter_context(_sliced(block.ff.net[0].proj, inner, 0))  # type: ignore[union-attr,index,arg-type]
                 stack.enter_context(_sliced(block.ff.net[2], inner, 1))  # type: ignore[union-attr,index,arg-type]
             yield
+
+
+def _changed(module: nn.Module) -> bool:
+    """Whether somebody has put something around a module's forward."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def _times(factor: Tensor) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tensor]]:

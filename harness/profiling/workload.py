@@ -15,6 +15,7 @@ from harness.attach import check
 from harness.backbones.base import Backbone
 from harness.compose import method_class
 from harness.errors import UserError
+from harness.kernels import routing
 from harness.measure import environment
 from harness.method import Method
 from harness.models import adapters, random_init
@@ -71,6 +72,7 @@ def _workload(profile: Profile, on: Subject, setup: Setup, facts: dict[str, str]
         made={
             "model": profile.model, "dtype": profile.dtype, "rounds": str(profile.rounds), "device": on.device.type,
             "hardware": facts["device"], "threads": facts["threads"],
+            **routing.fingerprint(on.device),
         },
         compares={
             "text_tokens": on.text_source, "measurement": str(measure.VERSION), "rounds": str(profile.rounds),

@@ -18,9 +18,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from harness.backbones.base import Backbone
+from harness.kernels.routing import select
 from harness.method import Control, FittedSettings, MethodSettings, Watch
-from harness.spec import Call, State
-from harness.tokens import Rows
+from harness.spec import Call, RunRows, State
+from harness.tokens import Rows, fused
 from methods.common.noise import FreshNoise, SeededNoise, Source
 from methods.common.sensitivity import read_sensitivity, read_updates
 
@@ -199,6 +200,7 @@ class Routed:
         self.step = 0
         self._factor: Tensor | None = None
         self._split: set[int] = set()  # layers with an MLP of their own
+        self._backbone: Backbone | None = None
 
     @classmethod
     def fitted(cls, facts: Mapping[str, Any], temperature: float | None, control: str = "") -> Routed:
@@ -234,7 +236,7 @@ class Routed:
         """`block` is around the blocks of these layers, all by default."""
         chosen = range(backbone.layers) if layers is None else layers
         split = [layer for layer in chosen if "mlp" in backbone.parts_of(layer)]
-        self._split = set(split)
+        self._split, self._backbone = set(split), backbone
         with ExitStack() as stack:
             if isinstance(self.noise, SeededNoise):
                 stack.enter_context(self.noise.on(backbone))
@@ -253,6 +255,8 @@ class Routed:
         logits = x @ weight.to(x.dtype)  # (B, N)
         if everything:
             return self._scaled(call, x, None, self._factor_of(logits))
+        if (run_rows := fused(call)) is not None and self._fusable:
+            return self._fused(call, run_rows, logits, k)
         ranked = self._ranked(call, logits)
         values, index = ranked.topk(k, dim=1, sorted=False)  # (B, K); in any order, as in `top_k`
         rows = Rows.of(index, x.shape[1])
@@ -268,6 +272,28 @@ class Routed:
         updates = rows.put(whole, (out - kept).detach())  # (B, N, D)
         soft = soft_choice(logits, ranked.detach(), k)
         return rows.put(x, out) + (soft - soft.detach())[..., None].to(x.dtype) * updates
+
+    @property
+    def _fusable(self) -> bool:
+        """A control is for figures without a score's factor, and a factor on the whole update has no fused form."""
+        return self.rescale == "none" or (self.rescale == "mlp" and not self.control)
+
+    def _fused(self, call: Call, run_rows: RunRows, logits: Tensor, k: int) -> Tensor:
+        """The same as `block` with its small operations fused, for inference."""
+        x, factor_scale = call.x, None if self.rescale == "none" else self.scale
+        if self.control:
+            order, factor = select(self._ranked(call, logits), k)
+        else:
+            order, factor = select(logits, k, self.noise(call) if self.noise is not None else None, factor_scale)
+        if factor is None:
+            return run_rows(x, order, k)
+        if self._backbone is not None and self._backbone.sole_advice(call.layer, "mlp", self._mlp):
+            return run_rows(x, order, k, factor)
+        self._factor = factor[..., None]  # other advice around the MLP comes behind the factor
+        try:
+            return run_rows(x, order, k)
+        finally:
+            self._factor = None
 
     def _factor_of(self, logits: Tensor) -> Tensor:
         """What the score multiplies with, (B, K, 1), from logits (B, K)."""

@@ -1,0 +1,1 @@
+"""Operations fused for a GPU, each with a plain form that does the same anywhere."""
