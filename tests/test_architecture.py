@@ -32,6 +32,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "text",
         "versions",
         "workload",
+        "scaffold",
+        "doctor",
     ),  # tools without a model
     ("sweep",),  # what users ask for
     ("method", "metric", "task"),  # what plugins implement
@@ -40,7 +42,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("models",),
     ("attach",),
     ("compose",),
-    ("catalog",),
+    ("catalog", "contract"),  # what is registered, and whether it keeps its promises
     ("config", "cost", "judging", "token_maps"),
     ("training",),  # loop and batches, of recipes and fits
     ("zoo",),
