@@ -28,13 +28,14 @@ def check_method(
     settings: dict[str, Any] | None = None,
     *,
     families: Iterable[str] = (),
+    pairs: bool = True,
     progress: Progress = lambda _: None,
 ) -> Report:
     """Whether a registered method keeps the contract of methods.
 
     settings: its own, by default those of its class at ratio 0.3. families: of backbones, by default all that have a
-    tiny model (`harness.models.tiny`). progress: called with what is checked next. Raises UserError for an unknown
-    method or family, and for settings that it does not take.
+    tiny model (`harness.models.tiny`). pairs: whether it is also composed with every other method. progress: called
+    with what is checked next. Raises UserError for an unknown method or family, and for settings that it does not take.
     """
     cls, given = method_class(name), settings or {}
     _valid(cls, given)
@@ -47,13 +48,13 @@ def check_method(
         found += some
         if runs_on is None and any(one.outcome == "passed" for one in some):
             runs_on = subject.tiny
-    pairs: list[Finding] = []
-    for other in registry.methods if runs_on is not None else ():
-        if other not in cls.name.split("+"):
-            progress(f"{name} with {other}")
-            assert runs_on is not None
-            pairs.append(_with_other(cls, given, other, runs_on.name))
-    return Report(name, tuple(found), tuple(pairs))
+    together: list[Finding] = []
+    if pairs and runs_on is not None:
+        for other in registry.methods:
+            if other not in cls.name.split("+"):
+                progress(f"{name} with {other}")
+                together.append(_with_other(cls, given, other, runs_on.name))
+    return Report(name, tuple(found), tuple(together))
 
 
 def _valid(cls: type[Method], settings: dict[str, Any]) -> None:
