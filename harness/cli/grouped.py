@@ -20,7 +20,7 @@ _OF_FIELD = {
          "size", "text_tokens", "mask_tokens"),
         WORK,
     ),
-    **dict.fromkeys(("metrics", "rounds"), MEASURED),
+    **dict.fromkeys(("metrics", "rounds", "mode"), MEASURED),
     **dict.fromkeys(("device", "dtype", "batch"), MACHINE),
 }  # fmt: skip
 
