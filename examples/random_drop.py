@@ -17,6 +17,10 @@ class RandomDrop(Method):
 
     @contextmanager
     def attach(self, backbone, state=None):
+        if not self.ratio:  # ratio 0 is the dense model, bit for bit
+            yield
+            return
+
         def advice(call):
             batch, tokens, _ = call.x.shape
             seed = 1000 * call.step.index + call.layer  # a private generator: the same image whatever ran before

@@ -1,6 +1,14 @@
 """`python -m harness`."""
 
-from harness.cli import main
+import sys
 
 if __name__ == "__main__":
+    try:
+        from harness.cli import main
+    except ImportError as error:
+        if sys.argv[1:] == ["doctor"]:  # it needs none of what cannot be imported
+            from harness.doctor import report
+
+            sys.exit(report())
+        sys.exit(f"error: the install is broken ({error}); python -m harness doctor says what to do")
     main()

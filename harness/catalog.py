@@ -1,4 +1,4 @@
-"""What is registered, told from the classes themselves: for `list`, docs/methods.md and docs/metrics.md."""
+"""What is registered, read off the classes themselves: for `list`, docs/methods.md and docs/metrics.md."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def methods_markdown() -> str:
     classes: list[type[Method]] = [registry.methods.get(name) for name in registry.methods]
     head = ("method", "what it is", "needs", "strength", "composes with")
     rows = [
-        (f"[{cls.name}](#{cls.name})", _first(cls), _TRAINING[cls.training].split(" (")[0], _strength(cls),
+        (f"[{cls.name}](#{cls.name})", first_sentence(cls), _TRAINING[cls.training].split(" (")[0], _strength(cls),
          str(sum(not refusal(cls, other) for other in classes)))
         for cls in classes
     ]  # fmt: skip
@@ -65,14 +65,20 @@ def _metric_section(cls: type[Metric]) -> str:
     ]
     rows = [(f"`{c.name}`", c.unit, c.better or "", c.about) for c in cls.columns]
     columns = table(("column", "unit", "better", "convention"), rows)
-    fields = [
-        (f"`{name}`", _default(field), field.description or "") for name, field in cls.Settings.model_fields.items()
-    ]
+    fields = [(f"`{name}`", f"`{default}`", what) for name, default, what in settings_of(cls)]
     settings = table(("setting", "default", "what it is"), fields) if fields else "No settings."
-    return "\n\n".join([f"## {cls.name}", _about(cls), "\n".join(facts), columns, settings])
+    return "\n\n".join([f"## {cls.name}", about(cls), "\n".join(facts), columns, settings])
 
 
 def _section(cls: type[Method], classes: Sequence[type[Method]]) -> str:
+    facts = [f"- {label}: {value}" for label, value in _method_facts(cls, classes).items()]
+    fields = [(f"`{name}`", f"`{default}`", what) for name, default, what in settings_of(cls)]
+    settings = table(("setting", "default", "what it is"), fields) if fields else "No settings."
+    return "\n\n".join([f"## {cls.name}", about(cls), "\n".join(facts), settings])
+
+
+def _method_facts(cls: type[Method], classes: Sequence[type[Method]]) -> dict[str, str]:
+    """By label; the methods that it refuses stand together where the reason is the same."""
     backbones = [name for name in registry.backbones if not check(cls, registry.backbones.get(name))]
     together = [other.name for other in classes if not refusal(cls, other)]
     reasons: dict[str, list[str]] = {}
@@ -80,35 +86,93 @@ def _section(cls: type[Method], classes: Sequence[type[Method]]) -> str:
         if other is not cls and (reason := refusal(cls, other)):
             whole = rf"(?<![\w-]){re.escape(other.name)}(?![\w-])"
             reasons.setdefault(re.sub(whole, "the other", reason), []).append(other.name)
-    facts = [
-        f"- Source: {cls.source or 'ours'}",
-        f"- Needs: {_TRAINING[cls.training]}",
-        f"- Backbones: {', '.join(backbones) or 'none'}",
-        f"- Composes with: {', '.join(together) or 'none'}",
-        *(f"- Not with {', '.join(names)}: {reason}" for reason, names in reasons.items()),
-    ]
-    fields = [
-        (f"`{name}`", _default(field), field.description or "") for name, field in cls.Settings.model_fields.items()
-    ]
-    settings = table(("setting", "default", "what it is"), fields) if fields else "No settings."
-    return "\n\n".join([f"## {cls.name}", _about(cls), "\n".join(facts), settings])
+    return {
+        "Source": cls.source or "ours",
+        "Needs": _TRAINING[cls.training],
+        "Backbones": ", ".join(backbones) or "none",
+        "Composes with": ", ".join(together) or "none",
+        **{f"Not with {', '.join(names)}": reason for reason, names in reasons.items()},
+    }
 
 
-def _about(cls: type[Any]) -> str:
+def facts_of(what: str, cls: type[Any]) -> dict[str, str]:
+    """What there is to know of one entry beside its settings, by label. what: "methods", "metrics", "tasks" or
+    "backbones"."""
+    if what == "methods":
+        classes = [registry.methods.get(name) for name in registry.methods]
+        return {**_method_facts(cls, classes), "Adapters": _adapters(cls.name)}
+    if what == "metrics":
+        columns = {f"Column {c.name}": f"{c.unit}, {c.better or 'neither is'} better: {c.about}" for c in cls.columns}
+        return {
+            "Source": cls.source or "ours", "Weights": cls.weights or "none",
+            **({"Note": cls.remark} if cls.remark else {}), **columns,
+        }  # fmt: skip
+    if what == "tasks":
+        ratios = ", ".join(f"{ratio:g}" for ratio in cls.default_ratios)
+        return {"Default model": cls.default_model or "none", "Default ratios": ratios}
+    serves = [name for name in registry.methods if not check(registry.methods.get(name), cls)]
+    return {
+        "Transformer classes": ", ".join(sorted(cls.classes)), "Parts of every layer": ", ".join(sorted(cls.parts)),
+        "Offers": ", ".join(sorted(cls.offers)) or "none", "Methods": ", ".join(serves) or "none",
+    }  # fmt: skip
+
+
+def model_facts(name: str) -> dict[str, str]:
+    """What there is to know of an embedded model, a pipeline folder or an architecture with random weights. Raises
+    UserError for an unknown one."""
+    from harness.models import load, random_init
+    from harness.models.loading import RANDOM
+
+    if name.startswith(RANDOM):
+        found = random_init.architecture(name.removeprefix(RANDOM))
+        parts = {part: kind.rpartition(".")[2] for part, (kind, _) in found.parts.items()}
+        return {
+            **parts, "Latents": f"{found.size} x {found.size}",
+            "Text tokens": f"{found.text_tokens} ({found.text_source})", "Weights": "random, for profile alone",
+        }  # fmt: skip
+    model = load(name)
+    return {
+        "Pipeline": model.kind, "Backbone": model.family.__name__, "Scheduler": model.scheduler,
+        "Digest": model.digest[:12], "Adapters": ", ".join(model.adapter_files()) or "none",
+    }  # fmt: skip
+
+
+def _adapters(method: str) -> str:
+    """The fitted adapters of a method that come with embedded models."""
+    from harness import checkpoints
+    from harness.models import load, names
+
+    found = []
+    for name in names():
+        files = load(name, digest="").adapter_files()
+        mine = [stem for stem, path in files.items() if checkpoints.facts(path).get("method") == method]
+        if mine:
+            found.append(f"{', '.join(mine)} ({name})")
+    return "; ".join(found) or "none"
+
+
+def columns_of(cls: type[Metric]) -> list[str]:
+    """The columns that a metric writes."""
+    return [column.name for column in cls.columns]
+
+
+def settings_of(cls: type[Any]) -> list[tuple[str, str, str]]:
+    """Name, default and description of every setting; none for a class without settings."""
+    fields = getattr(getattr(cls, "Settings", None), "model_fields", {})
+    return [(name, str(field.default), field.description or "") for name, field in fields.items()]
+
+
+def about(cls: type[Any]) -> str:
     return " ".join((cls.__doc__ or "").split())
 
 
-def _first(cls: type[Any]) -> str:
+def first_sentence(cls: type[Any]) -> str:
     """The first sentence of what it is."""
-    return _about(cls).split(". ")[0].rstrip(".") + "."
+    return about(cls).split(". ")[0].rstrip(".") + "."
 
 
 def _strength(cls: type[Method]) -> str:
     return f"`{cls.strength}`" if cls.strength and cls.strength in cls.Settings.model_fields else ""
-
-
-def _default(field: Any) -> str:
-    return f"`{field.default}`"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -47,10 +47,11 @@ class Registry(Generic[T]):
         return found
 
     def register(self, name: str) -> Callable[[type[T]], type[T]]:
-        """Class decorator; it also gives the class this `name`. Raises UserError where the name is taken."""
+        """Class decorator; it also gives the class this `name`. Raises UserError where the name is taken, but for an
+        entry point that names this very class: a file may be a plugin and part of an installed package."""
 
         def add(cls: type[T]) -> type[T]:
-            if name in self:
+            if name in self._added or (name in self and not _is(self._points()[name], cls)):
                 raise UserError(f"{self.kind} {name!r} is registered already; choose another name")
             self._check(name, cls)
             cls.name = name  # type: ignore[attr-defined]
@@ -96,9 +97,26 @@ class Registry(Generic[T]):
             raise UserError(f"{self.kind} {name!r} (class {cls.__name__}) lacks {', '.join(missing)}, which every "
                             f"{base} has")  # fmt: skip
 
+    def of_file(self, path: Path) -> list[str]:
+        """The names that a plugin file has registered, in its order."""
+        return [name for name, cls in self._added.items() if plugin_of(cls) == path.resolve()]
+
     def forget(self, name: str) -> None:
         """Take back what `register` added; for tests and notebooks."""
         self._added.pop(name, None)
+
+
+def _is(point: EntryPoint, cls: type) -> bool:
+    """Whether an entry point names this class, perhaps as its file was loaded by path."""
+    if point.attr != cls.__qualname__:
+        return False
+    if point.module == cls.__module__:
+        return True
+    try:
+        spec = importlib.util.find_spec(point.module)
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and spec.origin == getattr(sys.modules[cls.__module__], "__file__", "")
 
 
 methods: Registry[Any] = Registry("method", "harness.methods", "harness.method:Method")

@@ -34,6 +34,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "text",
         "versions",
         "workload",
+        "scaffold",
+        "doctor",
     ),  # tools without a model
     ("sweep",),  # what users ask for
     ("method", "metric", "task"),  # what plugins implement
@@ -42,7 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("models", "limit"),
     ("attach",),
     ("compose",),
-    ("catalog",),
+    ("catalog", "contract"),  # what is registered, and whether it keeps its promises
     ("config", "cost", "judging", "token_maps"),
     ("training",),  # loop and batches, of recipes and fits
     ("zoo",),

@@ -12,26 +12,30 @@ import typer
 from harness.cli import (
     attribute,
     calibrate_clock,
+    check,
     compare,
     devices,
+    doctor,
     fit,
     listing,
     maps,
     merge,
+    new,
     profile,
     published,
     recommend,
     run,
+    runs,
     train,
 )
 from harness.cli.endings import DEBUG, ended, terminable
+from harness.cli.grouped import Grouped
 
 # Before torch loads: its profiler and allocator would write notes of their own between our lines.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     invoke_without_command=True,
     pretty_exceptions_enable=False,
@@ -58,9 +62,11 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "devices": devices.devices, "merge": merge.merge, "attribute": attribute.attribute,
     "profile": profile.profile, "calibrate-clock": calibrate_clock.calibrate_clock, "published": published.published,
     "fit": fit.fit, "train": train.train, "maps": maps.maps, "list": listing.list_,
+    "new": new.new, "check": check.check, "doctor": doctor.doctor,
 }  # fmt: skip
 for _name, _command in _COMMANDS.items():
-    app.command(_name)(ended(_command))
+    app.command(_name, cls=Grouped)(ended(_command))
+app.add_typer(runs.app, name="runs")
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from harness.cli.grouped import METHODS, OUTPUT
 from harness.cli.options import Isolate, Plugins, PointTimeout, listed, options_of, pair, whole_numbers
 from harness.sweep import Sweep
 
@@ -18,32 +19,51 @@ def attribute(
     given: dict[str, Any],
     *,
     method: Annotated[str, typer.Argument(help="A method that routes: diffcr, uniform.")],
-    ratio: Annotated[str, typer.Option(help="Compression ratios, comma-separated.")] = "0.3",
+    ratio: Annotated[str, typer.Option(help="Compression ratios, comma-separated.", rich_help_panel=METHODS)] = "0.3",
     setting: Annotated[
-        list[str] | None, typer.Option("--set", help="NAME=VALUE of the method; may be repeated.")
+        list[str] | None,
+        typer.Option("--set", help="NAME=VALUE of the method; may be repeated.", rich_help_panel=METHODS),
     ] = None,
     training_seeds: Annotated[
         str,
         typer.Option(
             help="Training seeds of the adapters, comma-separated, taken together. [default: one, 0]",
             show_default=False,
+            rich_help_panel=METHODS,
         ),
     ] = "",
     controls: Annotated[
-        str, typer.Option(help="Names of the controls to run, comma-separated. [default: all]", show_default=False)
+        str,
+        typer.Option(
+            help="Names of the controls to run, comma-separated. [default: all]",
+            show_default=False,
+            rich_help_panel=METHODS,
+        ),
     ] = "",
     refit: Annotated[
-        bool, typer.Option("--refit", help="Also controls that are fitted as such; missing adapters are fitted first.")
+        bool,
+        typer.Option(
+            "--refit",
+            help="Also controls that are fitted as such; missing adapters are fitted first.",
+            rich_help_panel=METHODS,
+        ),
     ] = False,
     plugin: Plugins = None,
     out: Annotated[
-        Path | None, typer.Option(help="Run folder. [default: results/runs/attribute-METHOD-...]", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Run folder. [default: results/runs/attribute-METHOD-...]", show_default=False, rich_help_panel=OUTPUT
+        ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Name of the run folder below results/runs.", show_default=False)
+        str | None,
+        typer.Option(help="Name of the run folder below results/runs.", show_default=False, rich_help_panel=OUTPUT),
     ] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Take no finished points over from the run folders beside this one.")
+        bool,
+        typer.Option(
+            "--fresh", help="Take no finished points over from the run folders beside this one.", rich_help_panel=OUTPUT
+        ),
     ] = False,
     isolate: Isolate = False,
     point_timeout: PointTimeout = None,

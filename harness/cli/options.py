@@ -15,21 +15,27 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from harness import registry
+from harness.cli.grouped import CONTROL, METHODS, group_of
 from harness.errors import UserError, unknown
 from harness.text import yaml_of
 from results.files import check_writable
 
 Command = Callable[..., Any]
 Plugins = Annotated[
-    list[Path] | None, typer.Option("--plugin", help="Python file that registers more; may be repeated.")
+    list[Path] | None,
+    typer.Option("--plugin", help="Python file that registers more; may be repeated.", rich_help_panel=METHODS),
 ]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of every point that fails.")]
-Isolate = Annotated[bool, typer.Option("--isolate", help="Run every point in a process of its own.")]
+Debug = Annotated[
+    bool, typer.Option("--debug", help="Show the traceback of every point that fails.", rich_help_panel=CONTROL)
+]
+Isolate = Annotated[
+    bool, typer.Option("--isolate", help="Run every point in a process of its own.", rich_help_panel=CONTROL)
+]
 PointTimeout = Annotated[
     float | None,
     typer.Option(
         min=1e-3, metavar="SECONDS", help="Give a point up after so long; implies --isolate. [default: no limit]",
-        show_default=False,
+        show_default=False, rich_help_panel=CONTROL,
     ),
 ]  # fmt: skip
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. [default: cpu]", show_default=False)]
@@ -48,7 +54,7 @@ def options_of(model: type[BaseModel], skip: Collection[str] = ()) -> Callable[[
 
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
         made = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(field))
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(name, field))
             for name, field in fields.items()
         ]
         parameters = [*made, *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own)]
@@ -59,7 +65,7 @@ def options_of(model: type[BaseModel], skip: Collection[str] = ()) -> Callable[[
     return decorate
 
 
-def _annotation(field: FieldInfo) -> Any:
+def _annotation(name: str, field: FieldInfo) -> Any:
     kinds = [one for one in (get_args(field.annotation) or (field.annotation,)) if one is not NoneType]
     plain = kinds[0] if kinds[0] in (int, float, Path) and field.annotation is not tuple else str
     if get_args(field.annotation)[:1] == (Path,) and get_args(field.annotation)[1:] == (Ellipsis,):
@@ -70,7 +76,7 @@ def _annotation(field: FieldInfo) -> Any:
         kind = plain | None
     shown = _default(field.get_default(call_default_factory=True))
     text = (field.description or "") + (f" [default: {shown}]" if shown else "")
-    return Annotated[kind, typer.Option(help=text, show_default=False)]
+    return Annotated[kind, typer.Option(help=text, show_default=False, rich_help_panel=group_of(name))]
 
 
 def _default(value: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from harness.cli.endings import DEBUG
+from harness.cli.grouped import METHODS, OUTPUT
 from harness.cli.options import (
     Debug,
     Isolate,
@@ -25,24 +26,32 @@ from harness.sweep import Profile, validated
 def profile(
     given: dict[str, Any],
     *,
-    setting: Annotated[list[str] | None, typer.Option("--set", help="METHOD.NAME=VALUE; may be repeated.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="METHOD.NAME=VALUE; may be repeated.", rich_help_panel=METHODS)
+    ] = None,
     plugin: Plugins = None,
     out: Annotated[
         Path | None,
         typer.Option(
             help="Run folder; points are added to one that holds the same workload. [default: results/runs/NAME]",
             show_default=False,
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     name: Annotated[
         str | None,
         typer.Option(
-            help="Name of the run folder below results/runs. [default: made from the options]", show_default=False
+            help="Name of the run folder below results/runs. [default: made from the options]",
+            show_default=False,
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
-    csv: Annotated[Path | None, typer.Option(help="Further CSV file to write.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Further CSV file to write.", rich_help_panel=OUTPUT)] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Take no finished points over from the run folders beside this one.")
+        bool,
+        typer.Option(
+            "--fresh", help="Take no finished points over from the run folders beside this one.", rich_help_panel=OUTPUT
+        ),
     ] = False,
     isolate: Isolate = False,
     point_timeout: PointTimeout = None,

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from harness.cli.endings import CLOSEST, DEBUG, FAILED
+from harness.cli.grouped import CONTROL, MEASURED, METHODS, OUTPUT, WORK
 from harness.cli.options import Debug, Isolate, Plugins, PointTimeout, axes, by_metric, options_of, with_settings
 from harness.errors import UserError
 from harness.sweep import Sweep
@@ -20,21 +21,36 @@ def run(
     given: dict[str, Any],
     *,
     task_setting: Annotated[
-        list[str] | None, typer.Option("--task-set", help="NAME=VALUE[,VALUE...] of the task; every value is swept.")
+        list[str] | None,
+        typer.Option(
+            "--task-set", help="NAME=VALUE[,VALUE...] of the task; every value is swept.", rich_help_panel=WORK
+        ),
     ] = None,
     mask_area: Annotated[
-        str | None, typer.Option(help="Shorthand for --task-set mask_area=..., for inpainting.")
+        str | None, typer.Option(help="Shorthand for --task-set mask_area=..., for inpainting.", rich_help_panel=WORK)
     ] = None,
     binarize: Annotated[
-        bool, typer.Option("--binarize", help="Shorthand for --task-set binarize=true: masks are cut at one half.")
+        bool,
+        typer.Option(
+            "--binarize",
+            help="Shorthand for --task-set binarize=true: masks are cut at one half.",
+            rich_help_panel=WORK,
+        ),
     ] = False,
-    setting: Annotated[list[str] | None, typer.Option("--set", help="METHOD.NAME=VALUE; may be repeated.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="METHOD.NAME=VALUE; may be repeated.", rich_help_panel=METHODS)
+    ] = None,
     metric_setting: Annotated[
         list[str] | None,
-        typer.Option("--metric-set", help="METRIC[,METRIC...].NAME=VALUE: weights, references; may be repeated."),
+        typer.Option(
+            "--metric-set",
+            help="METRIC[,METRIC...].NAME=VALUE: weights, references; may be repeated.",
+            rich_help_panel=MEASURED,
+        ),
     ] = None,
     config_file: Annotated[
-        Path | None, typer.Option("--config", help="Sweep as YAML; options given here win over it.")
+        Path | None,
+        typer.Option("--config", help="Sweep as YAML; options given here win over it.", rich_help_panel=CONTROL),
     ] = None,
     plugin: Plugins = None,
     out: Annotated[
@@ -42,16 +58,22 @@ def run(
         typer.Option(
             help="Run folder; points are added to one that holds the same workload. [default: results/runs/NAME]",
             show_default=False,
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     name: Annotated[
         str | None,
         typer.Option(
-            help="Name of the run folder below results/runs. [default: made from the sweep]", show_default=False
+            help="Name of the run folder below results/runs. [default: made from the sweep]",
+            show_default=False,
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Take no finished points over from the run folders beside this one.")
+        bool,
+        typer.Option(
+            "--fresh", help="Take no finished points over from the run folders beside this one.", rich_help_panel=OUTPUT
+        ),
     ] = False,
     isolate: Isolate = False,
     point_timeout: PointTimeout = None,
@@ -61,14 +83,24 @@ def run(
     ] = None,
     fit: Annotated[
         bool,
-        typer.Option("--fit", help="Fit adapters that are missing, into the first --adapters (or ./adapters)."),
+        typer.Option(
+            "--fit",
+            help="Fit adapters that are missing, into the first --adapters (or ./adapters).",
+            rich_help_panel=METHODS,
+        ),
     ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A smoke test, not for reporting: 16 images, 20 % alone, fewer rounds.")
+        bool,
+        typer.Option(
+            "--quick",
+            help="A smoke test, not for reporting: 16 images, 20 % alone, fewer rounds.",
+            rich_help_panel=CONTROL,
+        ),
     ] = False,
     debug: Debug = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan and its estimated time, run nothing.")
+        bool,
+        typer.Option("--dry-run", help="Print the plan and its estimated time, run nothing.", rich_help_panel=CONTROL),
     ] = False,
 ) -> None:
     """Sweep methods over compression ratios and write tables, Pareto plots and an image grid.
