@@ -19,6 +19,7 @@ from harness.cli import (
     profile,
     published,
     recommend,
+    report,
     run,
     train,
 )
@@ -52,9 +53,9 @@ def _program(
 
 
 _COMMANDS: dict[str, Callable[..., Any]] = {
-    "run": run.run, "compare": compare.compare, "recommend": recommend.recommend, "attribute": attribute.attribute,
-    "profile": profile.profile, "calibrate-clock": calibrate_clock.calibrate_clock, "published": published.published,
-    "fit": fit.fit, "train": train.train, "maps": maps.maps, "list": listing.list_,
+    "run": run.run, "compare": compare.compare, "recommend": recommend.recommend, "report": report.report,
+    "attribute": attribute.attribute, "profile": profile.profile, "calibrate-clock": calibrate_clock.calibrate_clock,
+    "published": published.published, "fit": fit.fit, "train": train.train, "maps": maps.maps, "list": listing.list_,
 }  # fmt: skip
 for _name, _command in _COMMANDS.items():
     app.command(_name)(ended(_command))
