@@ -11,7 +11,7 @@ from results.record import Estimate, Record
 from results.tables.table import COST_AXES, Table
 
 NAMES = {"gmacs": "GMACs", "gmacs_paper": "GMACs, as papers count", "latency_ratio": "latency / dense",
-         "latency_s": "latency", "peak_memory_mb": "peak memory", "energy_j": "energy"}  # fmt: skip
+         "latency_s": "latency", "peak_memory_mb": "peak memory", "energy_j": "energy", "throughput_images_s": "throughput"}  # fmt: skip
 
 
 def described(records: Iterable[Record]) -> dict[str, Estimate]:

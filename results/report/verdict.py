@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from results.analysis.verdict_types import BlockVerdict, Compared, Cost, Section
@@ -15,12 +15,11 @@ MARKS = {"better": ("good", "▲"), "no worse than margin": ("good", "≈"), "wo
 
 def shown(section: Section) -> dict[str, Any]:
     """Texts and numbers for the template, one entry per block of a strength or budget."""
-    place = _places(section)
     return {
         "metric": section.metric, "unit": section.unit, "convention": section.convention, "n": section.n,
         "direction": DIRECTIONS[section.better or "lower"], "fidelity": section.fidelity,
         "dense": number(section.dense), "margin": percent(section.margin), "resolution": resolution(section),
-        "blocks": [_block(block, place) for block in section.blocks if block.to_dense or block.to_rival],
+        "blocks": [_block(block) for block in section.blocks if block.to_dense or block.to_rival],
         "others": [
             {"point": one.method, "metric": one.metric, "difference": _difference(one), "p": number(one.p, 2),
              "direction": DIRECTIONS[one.better]}
@@ -34,7 +33,8 @@ def shown(section: Section) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _block(block: BlockVerdict, place: Callable[[Compared], dict[str, float] | None]) -> dict[str, Any]:
+def _block(block: BlockVerdict) -> dict[str, Any]:
+    place = _places([*block.to_dense, *block.to_rival])
     return {
         "title": block.title,
         "first": [one.point for one in block.ranks if one.low == 1],
@@ -74,15 +74,9 @@ def _settles(one: Compared) -> str:
     return f"about {float(f'{one.settle_images:.2g}'):,.0f} images{time}"
 
 
-def _compared(section: Section) -> Iterator[Compared]:
-    for block in section.blocks:
-        yield from block.to_dense
-        yield from block.to_rival
-
-
-def _places(section: Section) -> Callable[[Compared], dict[str, float] | None]:
+def _places(compared: Sequence[Compared]) -> Callable[[Compared], dict[str, float] | None]:
     """Where an interval lies on a strip from 0 to 100: no difference in the middle, better to the right."""
-    bounds = [abs(x) for one in _compared(section) for x in (one.low, one.high, one.difference) if x is not None]
+    bounds = [abs(x) for one in compared for x in (one.low, one.high, one.difference) if x is not None]
     widest = max(bounds, default=0) or 1.0
 
     def place(one: Compared) -> dict[str, float] | None:

@@ -27,7 +27,7 @@ function wrapped(text, width) {
 
 function axis(title, more = {}) {
   return {
-    title: { text: title, font: { size: 13 } }, gridcolor: colour("--line"), zerolinecolor: colour("--strong-line"),
+    title: { text: title, font: { size: 13 }, standoff: 12 }, gridcolor: colour("--line"), zerolinecolor: colour("--strong-line"),
     linecolor: colour("--strong-line"), automargin: true, ...more,
   };
 }
@@ -44,7 +44,7 @@ async function draw(place, traces, layout) {
   if (!place.isConnected) return null;
   place.replaceChildren();
   const common = {
-    paper_bgcolor: colour("--paper"), plot_bgcolor: colour("--paper"), margin: { l: 60, r: 20, t: 16, b: 50 },
+    paper_bgcolor: colour("--paper"), plot_bgcolor: colour("--paper"), margin: { l: 60, r: 20, t: 16, b: 64 },
     font: { color: colour("--ink"), size: 13, family: getComputedStyle(document.body).fontFamily }, hovermode: "closest",
   };
   await Plotly.newPlot(place, traces, { ...common, ...layout }, { displayModeBar: false, responsive: true });

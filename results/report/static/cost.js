@@ -18,13 +18,13 @@ function drawCost(place) {
     draw(plot, names.map((name, i) => ({
       type: "bar", orientation: "h", name: safe(name), x: points.map((point) => point.parts[cost.unit][name] ?? 0), y: points.map((point) => wrapped(point.name, 40)),
       hovertemplate: "%{y}<br>" + safe(name) + ": %{x:.4g}<extra></extra>",
-      marker: { color: COLOURS[i % COLOURS.length], pattern: { shape: patterns[i % patterns.length], fgcolor: colour("--paper"), size: 6, solidity: 0.2 } },
-    })), { barmode: "stack", height: 110 + 28 * points.length, xaxis: axis(cost.unit), yaxis: { autorange: "reversed", automargin: true }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", traceorder: "normal" }, margin: { l: 60, r: 20, t: 40, b: 50 } });
+      marker: { color: COLOURS[i % COLOURS.length], pattern: { shape: patterns[i % patterns.length], fillmode: "overlay", fgcolor: "#000", size: 6, solidity: 0.15 } },
+    })), { barmode: "stack", bargap: 0.3, height: 110 + 28 * points.length, xaxis: axis(cost.unit), yaxis: { autorange: "reversed", automargin: true, ticksuffix: "  " }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", traceorder: "normal" }, margin: { l: 60, r: 20, t: 40, b: 64 } });
   } else place.append(el("p", {}, "No point of this workload was measured by part."));
   const costs = Object.keys(g.estimates).filter((name) => g.estimates[name].role === "cost" || name.startsWith("throughput"));
   if (!costs.length) return;
   place.append(el("h3", {}, "All costs"), el("p", { class: "note" }, "With 95 % intervals where there are some. A latency ratio is of interleaved pairs with dense, and compares better than seconds do."),
-    table("All costs", ["point", ...costs.map((name) => `${titled(name)}${unitOf(name) && unitOf(name) !== titled(name) && name !== "latency_ratio" ? ", " + unitOf(name) : ""}`)],
+    table("All costs", ["point", ...costs.map(labelled)],
       g.points.map((point) => el("tr", {}, el("th", { scope: "row" }, point.name), costs.map((name) => el("td", { class: "num" }, bounded(point.estimates[name])))))),
     el("details", {}, el("summary", {}, "How each was counted"), list(costs.map((name) => [titled(name), g.estimates[name].convention]))));
 }

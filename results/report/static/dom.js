@@ -12,7 +12,7 @@ function el(tag, attributes = {}, ...children) {
     else if (name === "style") Object.assign(made.style, value);
     else made.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  made.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return made;
 }
 
@@ -34,6 +34,11 @@ const titled = (name) => {
   const e = group().estimates[name];
   return e ? e.title : name;
 };
+// Name and unit, where the name does not say the unit itself.
+function labelled(name) {
+  const title = titled(name), unit = unitOf(name);
+  return !unit || title.includes(unit) || name === "latency_ratio" ? title : `${title}, ${unit}`;
+}
 const unitOf = (name) => group().estimates[name].unit;
 
 const valuesRead = {};

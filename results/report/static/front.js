@@ -12,7 +12,7 @@ function drawFront(place) {
   }
   const controls = el("div", { class: "controls" },
     select("Quality", g.metrics.map((name) => [name, `${titled(name)} (${g.estimates[name].better} is better)`]), front.metric, again("metric")),
-    select("Cost", g.costs.map((name) => [name, unitOf(name) && !titled(name).includes(unitOf(name)) && name !== "latency_ratio" ? `${titled(name)}, ${unitOf(name)}` : titled(name)]), front.cost, again("cost")),
+    select("Cost", g.costs.map((name) => [name, labelled(name)]), front.cost, again("cost")),
     select("Colour", [["method", "by method"], ["tie", "by first place at equal strength"]], front.by, again("by")));
   controls.querySelectorAll("select").forEach((made, i) => { made.id = `front-${["metric", "cost", "by"][i]}`; });
   const chosen = g.fronts[`${front.cost}|${front.metric}`] ?? {};
@@ -33,7 +33,7 @@ function frontTable(points) {
     el("td", {}, on[0] ? "● on the front" : ""), el("td", { class: "num" }, on[1] === null ? "" : `${number(100 * on[1], 3)} %`),
     el("td", {}, { first: "first place", behind: "behind", "": "" }[point.tie]),
     el("td", {}, el("button", { type: "button", class: "quiet", on: { click: () => openPictures(i) } }, "pictures"))));
-  return table("Points of this front", ["point", titled(front.cost), titled(front.metric), "front", "in resamples", "at its strength", ""], rows);
+  return table("Points of this front", ["point", labelled(front.cost), titled(front.metric), "front", "in resamples", "at its strength", ""], rows);
 }
 
 function whiskers(some, of) {
@@ -49,6 +49,7 @@ async function plotFront(plot, points) {
   const g = group(), ties = { first: ["shares first place", "#0072B2", "circle"], behind: ["behind", "#D55E00", "x"], "": ["not ranked", "#7d8694", "diamond-open"] };
   const kinds = [...new Set(points.map((p) => (front.by === "tie" ? p.point.tie : p.point.variant)))];
   const order = [...new Set(g.points.map((p) => p.variant))];
+  kinds.sort((a, b) => order.indexOf(a) - order.indexOf(b));
   const traces = kinds.map((kind) => {
     const some = points.filter((p) => (front.by === "tie" ? p.point.tie : p.point.variant) === kind);
     const at = order.indexOf(kind), dense = front.by !== "tie" && some.every((p) => p.point.dense);
@@ -65,10 +66,10 @@ async function plotFront(plot, points) {
     type: "scatter", mode: "lines", name: "front", x: best.map((p) => p.x[0]), y: best.map((p) => p.y[0]), hoverinfo: "skip",
     line: { shape: "hv", color: colour("--strong-line"), width: 2, dash: "dot" },
   });
-  const better = g.estimates[front.metric].better, unit = unitOf(front.metric), narrow = plot.clientWidth < 560;
+  const better = g.estimates[front.metric].better, narrow = plot.clientWidth < 560;
   const Plotly = await draw(plot, traces, {
-    xaxis: axis(wrapped(`${titled(front.cost)} (lower is better)`, 60)),
-    yaxis: axis(wrapped(`${titled(front.metric)}${unit && unit !== titled(front.metric) ? ", " + unit : ""} (${better} is better)`, 44)),
+    xaxis: axis(wrapped(`${labelled(front.cost)} (lower is better)`, 60)),
+    yaxis: axis(wrapped(`${labelled(front.metric)} (${better} is better)`, narrow ? 40 : 56)),
     legend: narrow ? { orientation: "h", y: -0.25 } : { y: 1 }, height: narrow ? 520 : 480,
   });
   if (!Plotly) return;

@@ -5,7 +5,7 @@ function columns() {
   const g = group(), estimates = [...new Set([...g.costs, ...g.metrics])];
   return [
     ["point", (p) => p.name], ["outcome", (p) => p.outcome], ["run", (p) => p.run],
-    ...estimates.map((name) => [titled(name), (p) => p.estimates[name]?.[0] ?? null, (p) => bounded(p.estimates[name])]),
+    ...estimates.map((name) => [labelled(name), (p) => p.estimates[name]?.[0] ?? null, (p) => bounded(p.estimates[name])]),
     ["seconds", (p) => p.seconds, (p) => number(p.seconds, 3)],
   ];
 }
@@ -35,7 +35,8 @@ function drawRecords(place) {
     count.textContent = `${some.length} of ${group().points.length} points`;
     head.replaceChildren(...columns().map(([name]) => el("th", { scope: "col", "aria-sort": records.sort === name ? (records.down ? "descending" : "ascending") : "none" },
       el("button", { type: "button", on: { click: () => { records.down = records.sort === name && !records.down; records.sort = name; fill(); [...head.querySelectorAll("button")].find((b) => b.dataset.name === name).focus(); } }, "data-name": name },
-        name + (records.sort === name ? (records.down ? " ↓" : " ↑") : "")))), el("th", { scope: "col" }, "command"));
+        name + (records.sort === name ? (records.down ? " ↓" : " ↑") : "")))));
+    head.firstChild.after(el("th", { scope: "col" }, "command"));
     body.replaceChildren(...some.flatMap(([i, point]) => rowOf(i, point, fill)));
   };
   fill();
@@ -49,8 +50,9 @@ function drawRecords(place) {
 function rowOf(i, point, fill) {
   const open = records.open.has(`${state.group}/${i}`), all = columns();
   const toggle = () => { const id = `${state.group}/${i}`; if (open) records.open.delete(id); else records.open.add(id); fill(); byId(`detail-${i}`)?.focus(); };
-  const row = el("tr", {}, el("th", { scope: "row" }, point.name), all.slice(1).map(([, value, text]) => el("td", { class: text ? "num" : null }, (text ?? value)(point) ?? "")),
-    el("td", {}, el("button", { type: "button", class: "quiet", id: `detail-${i}`, "aria-expanded": String(open), on: { click: toggle } }, open ? "hide" : "show")));
+  const row = el("tr", {}, el("th", { scope: "row" }, point.name),
+    el("td", {}, el("button", { type: "button", class: "quiet", id: `detail-${i}`, "aria-expanded": String(open), "aria-label": `command and settings of ${point.name}`, on: { click: toggle } }, open ? "hide" : "show")),
+    all.slice(1).map(([, value, text]) => el("td", { class: text ? "num" : null }, (text ?? value)(point) ?? "")));
   if (!open) return [row];
   const facts = [["key", point.key], ["started", point.started], ...settingsOf(point), ...Object.entries(point.environment)];
   return [row, el("tr", { class: "detail" }, el("td", { colspan: all.length + 1 },
