@@ -10,8 +10,15 @@ from results.analysis.pareto import front
 from results.record import Estimate, Record
 from results.tables.table import COST_AXES, Table
 
-NAMES = {"gmacs": "GMACs", "gmacs_paper": "GMACs, as papers count", "latency_ratio": "latency / dense",
-         "latency_s": "latency", "peak_memory_mb": "peak memory", "energy_j": "energy", "throughput_images_s": "throughput"}  # fmt: skip
+NAMES = {
+    "gmacs": "GMACs",
+    "gmacs_paper": "GMACs, as papers count",
+    "latency_ratio": "latency / dense",
+    "latency_s": "latency",
+    "peak_memory_mb": "peak memory",
+    "energy_j": "energy",
+    "throughput_images_s": "throughput",
+}
 
 
 def described(records: Iterable[Record]) -> dict[str, Estimate]:
@@ -57,8 +64,8 @@ def fronts(records: list[Record]) -> dict[str, dict[str, list[Any]]]:
 def _plain(records: list[Record], cost: str, metric: str, estimate: Estimate) -> dict[str, list[Any]]:
     own = [r for r in records if r.usable and all(_finite(r, name) for name in (cost, metric))]
     assert estimate.better is not None  # `qualities` holds no other
-    values = ([r.estimates[name].value for r in own] for name in (cost, metric))
-    return {r.key: [bool(on), None] for r, on in zip(own, front(*values, estimate.better), strict=True)}
+    costs, values = ([r.estimates[name].value for r in own] for name in (cost, metric))
+    return {r.key: [bool(on), None] for r, on in zip(own, front(costs, values, estimate.better), strict=True)}
 
 
 def _finite(record: Record, name: str) -> bool:

@@ -22,8 +22,8 @@ from results.analysis.point_names import point_names, variants
 from results.analysis.points import DENSE, points_of
 from results.analysis.verdict import judge
 from results.analysis.verdict_types import Section, Verdict
-from results.record import SCHEMA_VERSION, CaseFacts, Record
 from results.recommend import apply_line
+from results.record import SCHEMA_VERSION, CaseFacts, Record
 from results.report import commands, fronts, pictures, verdict
 from results.report.parts import parts
 from results.run_folder import RunError, RunFolder
@@ -35,8 +35,8 @@ RANKING_NEEDS = 1000
 
 @dataclass
 class Opened:
-    """A run folder, read. matches: what its search for budgets found. verdict: the one that the run drew from these very
-    records; None where there is none."""
+    """A run folder, read. matches: what its search for budgets found. verdict: the one that the run drew from these
+    very records; None where there is none."""
 
     path: Path
     name: str
@@ -233,9 +233,7 @@ class _Group:
             for label, names in record.shown.items():
                 place = f"images/{self.place}-shown-{len(found)}"
                 if label not in found:
-                    put = pictures.put(
-                        self.owner[record.key].path, self._in_order(record, names), self.out, place
-                    )
+                    put = pictures.put(self.owner[record.key].path, self._in_order(record, names), self.out, place)
                     if put is not None:
                         found[label] = {"label": label, "pictures": put}
         return list(found.values())
@@ -279,7 +277,9 @@ class _Group:
         n = self.records[0].n_cases
         sets = [name for name, e in self.known.items() if e.set_distance]
         if sets and n < RANKING_NEEDS:
-            notes.append(f"Small n: {', '.join(sets)} of {n} images do not rank points; they are distances between sets.")
+            notes.append(
+                f"Small n: {', '.join(sets)} of {n} images do not rank points; they are distances between sets."
+            )
         if n < FEWEST and not any("fewer than" in note for note in notes):
             notes.append(f"Small n: {n} images; fewer than {FEWEST} give no verdict.")
         notes += self._differing()
@@ -288,7 +288,9 @@ class _Group:
         if any(record.schema_version != SCHEMA_VERSION for record in self.records):
             notes.append("Records of an older schema hold no prompts and no values by image.")
         if repeated := len(self.records) - len(list(_newest(self.records))):
-            notes.append(f"{repeated} points stand in several runs, made by different code; the verdict is on the newest.")
+            notes.append(
+                f"{repeated} points stand in several runs, made by different code; the verdict is on the newest."
+            )
         return notes
 
     def _differing(self) -> list[str]:
@@ -315,5 +317,3 @@ def _unique(records: Sequence[Record]) -> dict[str, str]:
     names = point_names(records)
     count = Counter(names.values())
     return {key: name if count[name] == 1 else f"{name} ({key[:6]})" for key, name in names.items()}
-
-

@@ -33,7 +33,9 @@ class Page(HTMLParser):
         self.inside = False
         self.scripts: list[tuple[dict[str, str | None], str]] = []
         self.feed(index.read_text(encoding="utf-8"))
-        self.data: dict[str, Any] = next(json.loads(text) for own, text in self.scripts if own.get("id") == "report-data")
+        self.data: dict[str, Any] = next(
+            json.loads(text) for own, text in self.scripts if own.get("id") == "report-data"
+        )
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
@@ -160,7 +162,12 @@ def test_the_size_is_that_of_the_folder(run: Path, page: Page) -> None:
     folder = run / "report"
     total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     assert page.data["facts"]["size"] == size(total)
-    assert [size(n) for n in (999, 1000, 12_345_678, 999_999_999_999_999)] == ["999 B", "1 kB", "12.3 MB", "1,000,000 GB"]
+    assert [size(n) for n in (999, 1000, 12_345_678, 999_999_999_999_999)] == [
+        "999 B",
+        "1 kB",
+        "12.3 MB",
+        "1,000,000 GB",
+    ]
 
 
 def test_a_report_replaces_an_earlier_one_and_nothing_else(run: Path, page: Page, tmp_path: Path) -> None:

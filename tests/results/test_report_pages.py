@@ -16,7 +16,9 @@ from results import open_run
 from results.report.write import write_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
 TABS = ("verdict", "front", "pictures", "inside", "cost", "records")
 
 
@@ -158,5 +160,7 @@ def test_level_aa(browser: Any, index: Path, scheme: str) -> None:
             page.wait_for_timeout(1500 if tab in ("front", "cost", "inside") else 100)
             rules = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa"]}}
             found = axe.Axe().run(page, options=rules).response["violations"]
-            told = [f"{one['id']}: {node['html'][:160]} {node['any'][:1]}" for one in found for node in one["nodes"][:3]]
+            told = [
+                f"{one['id']}: {node['html'][:160]} {node['any'][:1]}" for one in found for node in one["nodes"][:3]
+            ]
             assert not told, f"{tab}: " + "\n".join(told)
