@@ -2,6 +2,7 @@
 // Okabe and Ito's colours, which colour-blind people tell apart; black and yellow are left out for dark and light paper.
 const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"];
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "star", "hexagon", "pentagon"];
+const STARS = ["star", "star-open", "star-square", "star-diamond", "hexagram", "hexagram-open"];
 let library = null;
 
 function plotly() {

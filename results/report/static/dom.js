@@ -1,6 +1,6 @@
 // Elements, numbers and lookups. Text from data reaches the page as text alone: no markup is ever made from it.
 const DATA = JSON.parse(document.getElementById("report-data").textContent);
-const state = { group: 0, tab: "verdict", point: null, rival: null, row: 0 };
+const state = { group: 0, tab: "verdict", point: null, rival: null, chosen: false, row: 0 };
 const byId = (id) => document.getElementById(id);
 const group = () => DATA.groups[state.group];
 
@@ -40,6 +40,12 @@ function labelled(name) {
   return !unit || title.includes(unit) || name === "latency_ratio" ? title : `${title}, ${unit}`;
 }
 const unitOf = (name) => group().estimates[name].unit;
+
+// Dense under the same settings of the task, such as a mask area.
+function denseOf(point) {
+  const all = group().points.filter((p) => p.dense), own = JSON.stringify(point.task_settings);
+  return all.find((p) => JSON.stringify(p.task_settings) === own) ?? all[0];
+}
 
 const valuesRead = {};
 function valuesOf(name) {

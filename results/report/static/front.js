@@ -19,11 +19,11 @@ function drawFront(place) {
   const points = g.points.map((point, i) => ({ point, i, x: point.estimates[front.cost], y: point.estimates[front.metric], on: chosen[i] }))
     .filter((p) => p.x && p.y && p.on && p.x[0] !== null && p.y[0] !== null).sort((a, b) => a.x[0] - b.x[0]);
   const plot = el("div", { class: "plot", id: "front-plot", role: "img", "aria-label": `${titled(front.metric)} against ${titled(front.cost)}; the table below holds the same numbers` });
-  place.replaceChildren(
+  place.replaceChildren(...[
     controls, plot,
     el("p", { class: "note" }, `${g.estimates[front.metric].convention}. Bars: 95 % intervals. Line: the front, points that no other beats on both axes. Hover for settings and a picture, click for the pictures; drag to zoom, double-click to zoom out.`),
     front.by === "tie" || points.some((p) => p.point.tie) ? el("p", { class: "note" }, `First place is by ${titled(g.headline)}, among points of one strength or budget: those that cannot be told apart from the best.`) : null,
-    frontTable(points));
+    frontTable(points)].filter(Boolean));
   plotFront(plot, points);
 }
 
@@ -54,7 +54,7 @@ async function plotFront(plot, points) {
     const some = points.filter((p) => (front.by === "tie" ? p.point.tie : p.point.variant) === kind);
     const at = order.indexOf(kind), dense = front.by !== "tie" && some.every((p) => p.point.dense);
     const [name, ink, symbol] = front.by === "tie" ? ties[kind]
-      : [kind, dense ? colour("--ink") : COLOURS[(at + 5) % COLOURS.length], dense ? "star" : SYMBOLS[at % SYMBOLS.length]];
+      : [kind, dense ? colour("--ink") : COLOURS[(at + 5) % COLOURS.length], dense ? STARS[kinds.indexOf(kind) % STARS.length] : SYMBOLS[at % SYMBOLS.length]];
     return {
       type: "scatter", mode: "markers", name: wrapped(name, 34), x: some.map((p) => p.x[0]), y: some.map((p) => p.y[0]),
       error_x: whiskers(some, "x"), error_y: whiskers(some, "y"), customdata: some.map((p) => p.i), hoverinfo: "none",
@@ -81,7 +81,7 @@ async function plotFront(plot, points) {
 function showCard(index, event) {
   const g = group(), point = g.points[index], card = byId("card"), row = Math.min(state.row, g.rows - 1);
   if (!point) return;
-  const dense = g.points.find((p) => p.dense);
+  const dense = denseOf(point);
   const pairs = [front.metric, front.cost].map((name) => [titled(name), bounded(point.estimates[name])]);
   card.replaceChildren(
     el("h4", {}, point.name),

@@ -29,7 +29,7 @@ for (const [at, name] of names.entries()) {
 }
 
 byId("group")?.addEventListener("change", (event) => {
-  Object.assign(state, { group: Number(event.target.value), point: null, rival: null, row: 0 });
+  Object.assign(state, { group: Number(event.target.value), point: null, rival: null, chosen: false, row: 0 });
   for (const part of document.querySelectorAll("[data-group]")) part.hidden = Number(part.dataset.group) !== state.group;
   openTab(state.tab);
 });

@@ -49,7 +49,8 @@ function drawPictures(place) {
     return;
   }
   if (state.point === null || !g.points[state.point]) state.point = Math.max(0, g.points.findIndex((p) => !p.dense && p.outcome !== "failed"));
-  if (!rivals().some(([key]) => key === state.rival)) state.rival = `p${Math.max(0, g.points.findIndex((p) => p.dense))}`;
+  // Dense stands beside a point until somebody chooses another picture.
+  if (!state.chosen || !rivals().some(([key]) => key === state.rival)) state.rival = `p${Math.max(0, g.points.indexOf(denseOf(g.points[state.point])))}`;
   if (looks.metric && !g.by_image.includes(looks.metric)) looks.metric = "";
   const again = () => drawPictures(place);
   const search = el("input", { type: "search", id: "prompt-filter", value: looks.text, placeholder: "words of the prompt", on: { input: () => { looks.text = search.value; drawCases(cases, count); } } });
@@ -57,7 +58,7 @@ function drawPictures(place) {
   const cases = el("ol", { class: "cases", "aria-label": "Cases", tabindex: "-1" }), count = el("p", { class: "note", "aria-live": "polite" });
   const controls = el("div", { class: "controls" },
     select("Point", g.points.map((p, i) => [i, p.name]), state.point, (value) => { state.point = Number(value); again(); }),
-    select("Beside it", rivals(), state.rival, (value) => { state.rival = value; again(); }),
+    select("Beside it", rivals(), state.rival, (value) => { Object.assign(state, { rival: value, chosen: true }); again(); }),
     select("Order", metrics, looks.metric, (value) => { looks.metric = value; again(); }),
     el("label", {}, "Prompt", search));
   const missing = g.missing ? el("p", { class: "warning", id: "missing" }, `${g.missing} of ${g.rows * g.points.filter((p) => p.outcome !== "failed").length} pictures of this workload are not there; placeholders stand for them.`) : null;
@@ -191,7 +192,7 @@ function valuesTable(row) {
 function strip(row) {
   const g = group(), metric = looks.metric || (g.by_image.includes(g.headline) ? g.headline : "");
   const shown = g.shown.map((each, i) => el("li", {}, el("button", {
-    type: "button", "aria-pressed": String(state.rival === `s${i}`), on: { click: () => { state.rival = `s${i}`; drawPictures(byId("pictures")); } },
+    type: "button", "aria-pressed": String(state.rival === `s${i}`), on: { click: () => { Object.assign(state, { rival: `s${i}`, chosen: true }); drawPictures(byId("pictures")); } },
   }, picture(each.pictures, row, ""), each.label)));
   const points = g.points.map((point, i) => el("li", {}, el("button", {
     type: "button", "aria-pressed": String(i === state.point), on: { click: () => { state.point = i; drawPictures(byId("pictures")); } },
