@@ -19,9 +19,10 @@ SIDE = 64
 def make_run(
     folder: Path, methods: int = 2, ratios: int = 2, cases: int = 12, *, prompt: str = "", images: bool = True,
     model: str = "shapes", settings: dict[str, Any] | None = None, maps: bool = True, failed: bool = False,
+    name: str = "method",
 ) -> Path:  # fmt: skip
     """A run of `methods` times `ratios` points and dense. prompt: of the first case. images: whether there are files.
-    settings: of every point but dense. Returns the folder."""
+    settings: of every point but dense. name: of the methods, before a number. Returns the folder."""
     rng = np.random.default_rng(0)
     facts = tuple(
         CaseFacts(prompt=prompt if prompt and row == 0 else f"caption {row} of a circle", seed=row)
@@ -29,7 +30,7 @@ def make_run(
     )
     dense = rng.gamma(8, 0.2, cases)
     points: list[tuple[str, float | None]] = [("dense", None)]
-    points += [(f"method{m}", round((r + 1) / (ratios + 1), 4)) for m in range(methods) for r in range(ratios)]
+    points += [(f"{name}{m}", round((r + 1) / (ratios + 1), 4)) for m in range(methods) for r in range(ratios)]
     with RunFolder.grow(folder, {"model": model, "task": "text-to-image", "cases": cases, "rounds": 12}) as run:
         for index, (method, ratio) in enumerate(points):
             own = {} if ratio is None else {"ratio": ratio, **(settings or {})}

@@ -19,6 +19,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
+NAME = "<i onclick=alert(1)>m</i>&"
 TABS = ("verdict", "front", "pictures", "inside", "cost", "records")
 
 
@@ -36,7 +37,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    return make_run(folder / "mine", prompt=HOSTILE, settings={"note": HOSTILE}, failed=True)
+    return make_run(folder / "mine", prompt=HOSTILE, settings={"note": HOSTILE}, failed=True, name=NAME)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,8 @@ def test_every_tab(browser: Any, index: Path, run: Path, tmp_path: Path) -> None
 
         page.click("#tab-front")
         page.wait_for_selector("#front-plot .scatterlayer .point")
+        legend = " ".join(page.locator("#front-plot .legendtext").all_text_contents())
+        assert f"{NAME}1" in legend
         for cost in ("latency_ratio", "energy_j"):
             page.select_option("#front-cost", cost)
             page.wait_for_selector(f"#front-plot :text('{'latency' if cost[0] == 'l' else 'energy'}')")
@@ -108,7 +111,7 @@ def test_every_tab(browser: Any, index: Path, run: Path, tmp_path: Path) -> None
         page.wait_for_selector("#cost-plot .barlayer .point")
 
         page.click("#tab-records")
-        page.fill("#record-filter", "method1")
+        page.fill("#record-filter", f"{NAME}1")
         assert page.locator(".records-table tbody tr").count() == 2
         with page.expect_download() as waiting:
             page.click("#csv")
@@ -118,9 +121,9 @@ def test_every_tab(browser: Any, index: Path, run: Path, tmp_path: Path) -> None
         for row in rows:
             record = next(record for record in open_run(run).records if record.key == row["key"])
             assert float(row["truth[judge]"]) == record.estimates["truth[judge]"].value
-        assert [row["method"] for row in rows] == ["method1", "method1"]
+        assert [row["method"] for row in rows] == [f"{NAME}1"] * 2
         page.click("#detail-3")
-        assert "--methods method1" in page.inner_text(".records-table .detail")
+        assert f"--methods '{NAME}1'" in page.inner_text(".records-table .detail")
 
 
 def test_keys_themes_and_workloads(browser: Any, index: Path) -> None:

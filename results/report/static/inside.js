@@ -64,7 +64,7 @@ function attribution(place) {
     marker: { color: part[0].form === "swapped" ? "#56B4E9" : "#0072B2" },
     error_x: { type: "data", symmetric: false, color: colour("--ink"), thickness: 1.4, array: part.map((row) => (row.high ?? row.difference) - row.difference), arrayminus: part.map((row) => row.difference - (row.low ?? row.difference)) },
   })), {
-    height: 110 + 46 * some.length, xaxis: axis(wrapped(`${inside.metric}: method less control (${some[0].better} is better)`, 70)), yaxis: { autorange: "reversed", automargin: true, ticksuffix: "  " },
+    height: 110 + 46 * some.length, xaxis: axis(wrapped(`${inside.metric}: method less control (${some[0].better} is better)`, 70)), yaxis: { type: "category", autorange: "reversed", automargin: true, ticksuffix: "  " },
     showlegend: true, legend: { orientation: "h", y: 1.12, yanchor: "bottom" },
   });
   return [el("h3", {}, "What each axis is worth"), el("p", { class: "note" }, "Method less a control of equal cost that destroys one axis, paired by image, with 95 % intervals. swapped: the same weights under the control; refitted: weights fitted under it."),

@@ -142,7 +142,7 @@ function sliderMode(stage, under) {
   stage.addEventListener("pointerdown", (event) => { stage.setPointerCapture(event.pointerId); drag(event); });
   stage.addEventListener("pointermove", drag);
   stage.append(rule);
-  under.append(el("label", {}, rivalName(), range, group().points[state.point].name));
+  under.append(range);
   cut(looks.cut);
 }
 
