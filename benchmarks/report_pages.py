@@ -64,7 +64,7 @@ def _views(index: Path) -> None:
             found = []
             for _ in range(5):
                 page = browser.new_context().new_page()
-                page.goto(f"{index.as_uri()}#{tab}", wait_until="commit")
+                page.goto(f"{index.as_uri()}#/{tab}", wait_until="commit")
                 paint, load = page.evaluate(_PAINT)
                 ready = {"front": "#front-plot .scatterlayer .point", "pictures": "#stage img", "verdict": "#tab-front"}
                 page.wait_for_selector(ready[tab])

@@ -66,8 +66,10 @@ def opened(browser: Any, index: Path, **options: Any) -> Iterator[Any]:
 
 def test_every_tab(browser: Any, index: Path, run: Path, tmp_path: Path) -> None:
     with opened(browser, index) as page:
+        assert page.evaluate("scrollY") == 0
         for tab in TABS:
             page.click(f"#tab-{tab}")
+            assert page.url.endswith(f"#/{tab}")
             assert [name for name in TABS if page.is_visible(f"#{name}")] == [tab]
 
         page.click("#tab-front")

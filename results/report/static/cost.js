@@ -14,12 +14,14 @@ function drawCost(place) {
       table("By part", ["point", ...names, "sum"], points.map((point) => el("tr", {}, el("th", { scope: "row" }, point.name),
         names.map((name) => el("td", { class: "num" }, number(point.parts[cost.unit][name]))),
         el("td", { class: "num" }, number(Object.values(point.parts[cost.unit]).reduce((a, b) => a + b, 0)))))));
+    const lines = Math.max(1, ...points.map((point) => wrapped(point.name, 40).split("<br>").length));
+    const height = 110 + points.length * (12 + 16 * lines);
     const patterns = ["", "/", "x", ".", "\\", "+"];
     draw(plot, names.map((name, i) => ({
       type: "bar", orientation: "h", name: safe(name), x: points.map((point) => point.parts[cost.unit][name] ?? 0), y: points.map((point) => wrapped(point.name, 40)),
       hovertemplate: "%{y}<br>" + safe(name) + ": %{x:.4g}<extra></extra>",
       marker: { color: COLOURS[i % COLOURS.length], pattern: { shape: patterns[i % patterns.length], fillmode: "overlay", fgcolor: "#000", size: 6, solidity: 0.15 } },
-    })), { barmode: "stack", bargap: 0.3, height: 110 + points.length * (12 + 16 * Math.max(1, ...points.map((point) => wrapped(point.name, 40).split("<br>").length))), xaxis: axis(cost.unit), yaxis: { type: "category", autorange: "reversed", automargin: true, ticksuffix: "  " }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", traceorder: "normal" }, margin: { l: 60, r: 20, t: 40, b: 64 } });
+    })), { barmode: "stack", bargap: 0.3, height, xaxis: axis(cost.unit), yaxis: { type: "category", autorange: "reversed", automargin: true, ticksuffix: "  " }, legend: { orientation: "h", y: 1 + 6 / (height - 104), yanchor: "bottom", traceorder: "normal" }, margin: { l: 60, r: 20, t: 40, b: 64 } });
   } else place.append(el("p", {}, "No point of this workload was measured by part."));
   const costs = Object.keys(g.estimates).filter((name) => g.estimates[name].role === "cost" || name.startsWith("throughput"));
   if (!costs.length) return;

@@ -2,6 +2,11 @@
 const TABS = { verdict: () => {}, front: drawFront, pictures: drawPictures, inside: drawInside, cost: drawCost, records: drawRecords };
 const names = Object.keys(TABS);
 
+// The part that the address names: "#/front". No element has such a name, so the browser does not scroll to one.
+function named() {
+  return location.hash.slice(2);
+}
+
 function openTab(name, focus = false) {
   state.tab = name;
   stopFlicker();
@@ -14,7 +19,7 @@ function openTab(name, focus = false) {
     if (own && focus) tab.focus();
     if (own) tab.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
-  if (location.hash !== `#${name}`) history.replaceState(null, "", `#${name}`);
+  if (named() !== name) history.replaceState(null, "", `#/${name}`);
   TABS[name](byId(name));
 }
 
@@ -51,8 +56,7 @@ try {
   if (kept === "light" || kept === "dark") document.documentElement.dataset.theme = kept;
 } catch { /* the same */ }
 system.addEventListener("change", themed);
-addEventListener("hashchange", () => { const name = location.hash.slice(1); if (names.includes(name) && name !== state.tab) openTab(name); });
+addEventListener("hashchange", () => { if (names.includes(named()) && named() !== state.tab) openTab(named()); });
 
-const asked = location.hash.slice(1);
-openTab(names.includes(asked) ? asked : "verdict");
+openTab(names.includes(named()) ? named() : "verdict");
 themed();

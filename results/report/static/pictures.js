@@ -196,7 +196,7 @@ function strip(row) {
   }, picture(each.pictures, row, ""), each.label)));
   const points = g.points.map((point, i) => el("li", {}, el("button", {
     type: "button", "aria-pressed": String(i === state.point), on: { click: () => { state.point = i; drawPictures(byId("pictures")); } },
-  }, picture(point.pictures, row, ""), point.name, metric && valuesOf(metric)[i] ? el("span", { class: "note" }, el("br"), number(valuesOf(metric)[i][row], 3)) : "")));
+  }, picture(point.pictures, row, ""), point.name, metric && valuesOf(metric)[i] ? el("span", { class: "note" }, number(valuesOf(metric)[i][row], 3)) : "")));
   return el("div", {}, el("h3", {}, "All methods, same prompt and seed"),
     metric ? el("p", { class: "note" }, `below each: ${titled(metric)} of this picture (${g.estimates[metric].better} is better)`) : "",
     el("ul", { class: "methods", tabindex: "-1" }, shown, points));
