@@ -17,6 +17,10 @@ def report(
         Path | None,
         typer.Option(help="Folder of the report. [default: report, in the first run folder]", show_default=False),
     ] = None,
+    latex: Annotated[
+        bool,
+        typer.Option("--latex", help="Write tables for papers, too: tables.tex (booktabs), tables.md and tables.csv."),
+    ] = False,
 ) -> None:
     """Draw a report for people from finished runs: verdict, fronts, pictures, costs and records, in one folder."""
     from results.report.write import ReportError, write_report
@@ -27,7 +31,7 @@ def report(
         for run in runs:
             RunFolder.open(run).close()
         writable(out if out is not None else runs[0] / "report")
-        index = write_report(runs, out)
+        index = write_report(runs, out, paper=latex)
     except (StoreError, ReportError) as error:
         raise UserError(str(error)) from error
     print(f"written to {index}")

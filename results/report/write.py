@@ -13,6 +13,7 @@ from pathlib import Path
 from results.files import write_atomic
 from results.report.gather import Opened, groups, opened
 from results.report.page import GENERATOR, page
+from results.tables.paper import write_paper
 
 INDEX = "index.html"
 PLOTS = "plotly.min.js"
@@ -23,9 +24,9 @@ class ReportError(Exception):
     """A report cannot be written there. The message names the folder and the remedy."""
 
 
-def write_report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
+def write_report(runs: Sequence[str | Path], out: str | Path | None = None, *, paper: bool = False) -> Path:
     """Draw `out`/index.html and what it needs from records of the run folders `runs` alone; returns its path. out: by
-    default the folder `report` of the first run; an earlier report there is replaced.
+    default the folder `report` of the first run; an earlier report there is replaced. paper: tables for papers, too.
 
     Images are linked where the file system can, so they take no room twice. Raises StoreError for a folder that is no
     run, is damaged or of a newer schema, ReportError where `out` holds something else, and OSError where it cannot be
@@ -44,6 +45,9 @@ def write_report(runs: Sequence[str | Path], out: str | Path | None = None) -> P
         target = paths[0] / "report" if out is None else Path(out)
         _clear(target)
         drawn = groups(found, target)
+    if paper:
+        records = {record.key: record for run in found for record in run.records}
+        write_paper(list(records.values()), target, [one for run in found for one in run.matches])
     plots = (files("plotly") / "package_data" / PLOTS).read_bytes()
     write_atomic(target / PLOTS, plots)
     facts = {
