@@ -71,6 +71,17 @@ def check_writable(folder: Path, folders: tuple[str, ...] = (), files: tuple[str
         probe.unlink(missing_ok=True)
 
 
+def link_or_copy(source: str, target: str) -> str:
+    """A hard link where the file system has them, else a copy: for files that are never changed in place."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        pass  # somebody else was faster
+    except OSError:
+        shutil.copy2(source, target)
+    return target
+
+
 def slug(name: str) -> str:
     """A name that is safe in file names: letters, digits, "_", "-" and inner dots."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "unnamed"

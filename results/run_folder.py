@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Collection, Mapping
@@ -27,7 +26,7 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
-from results.files import check_writable, part_of, remove_parts, slug, write_atomic
+from results.files import check_writable, link_or_copy, part_of, remove_parts, slug, write_atomic
 from results.record import SCHEMA_VERSION, Record
 from results.store import Store, StoreError
 
@@ -165,7 +164,7 @@ class RunFolder:
         if source.exists() and not target.exists():  # a profile has no images
             part = part_of(target)
             part.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(source, part, copy_function=_link)
+            shutil.copytree(source, part, copy_function=link_or_copy)
             try:
                 part.rename(target)
             except OSError:  # somebody else was faster
@@ -175,7 +174,7 @@ class RunFolder:
         for name in record.references.values():
             if not (self.path / name).is_file():
                 (self.path / name).parent.mkdir(parents=True, exist_ok=True)
-                _link(str(other.path / name), str(self.path / name))
+                link_or_copy(str(other.path / name), str(self.path / name))
         self.put(record)
 
     # -- images and arrays -----------------------------------------------------------------------------------
@@ -318,17 +317,6 @@ def _workload(text: str, path: Path) -> dict[str, Any]:
     raise RunError(
         f"run folder {path} is damaged: what its store says of the workload cannot be read; give another --out"
     )
-
-
-def _link(source: str, target: str) -> str:
-    """A hard link where the file system has them: images are never changed in place."""
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        pass  # somebody else was faster
-    except OSError:
-        shutil.copy2(source, target)
-    return target
 
 
 def beside(path: Path, keys: Collection[str]) -> dict[str, Path]:

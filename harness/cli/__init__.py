@@ -24,6 +24,7 @@ from harness.cli import (
     profile,
     published,
     recommend,
+    report,
     run,
     runs,
     train,
@@ -59,7 +60,7 @@ def _program(
 
 _COMMANDS: dict[str, Callable[..., Any]] = {
     "run": run.run, "compare": compare.compare, "recommend": recommend.recommend,
-    "devices": devices.devices, "merge": merge.merge, "attribute": attribute.attribute,
+    "report": report.report, "devices": devices.devices, "merge": merge.merge, "attribute": attribute.attribute,
     "profile": profile.profile, "calibrate-clock": calibrate_clock.calibrate_clock, "published": published.published,
     "fit": fit.fit, "train": train.train, "maps": maps.maps, "list": listing.list_,
     "new": new.new, "check": check.check, "doctor": doctor.doctor,

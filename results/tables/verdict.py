@@ -142,11 +142,12 @@ def _settle(one: Compared) -> str:
     if one.settle_images is None:
         return ""
     count = float(f"{one.settle_images:.2g}") if one.settle_images > 100 else one.settle_images
-    time = "" if one.settle_minutes is None else f", {_duration(one.settle_minutes)}"
+    time = "" if one.settle_minutes is None else f", {duration(one.settle_minutes)}"
     return f"about {count:,.0f} images{time}"
 
 
-def _duration(minutes: float) -> str:
+def duration(minutes: float) -> str:
+    """In minutes, or hours from 100 minutes on."""
     return f"{minutes:.2g} min" if minutes < 99.5 else f"{minutes / 60:,.0f} h"
 
 

@@ -1,0 +1,1 @@
+"""A run as pages for people: one folder that opens from disk, drawn from records alone."""

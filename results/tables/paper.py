@@ -1,0 +1,170 @@
+"""Tables for papers: LaTeX with booktabs, Markdown and CSV, one for each group of comparable points.
+
+The best figure at a strength is marked only where its 95 % interval lies apart from all others there; else it and those
+whose intervals overlap it are marked as tied. The intervals are of each point by itself, so this claims less than the
+paired differences of the verdict do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from results.analysis.point_names import point_names
+from results.analysis.points import DENSE, Block, Point, blocks_of
+from results.files import write_atomic
+from results.record import Estimate, Record
+from results.tables.formatting import DIRECTIONS, csv, interval, number, plain, rows, setup
+from results.tables.table import Table
+
+Mark = Literal["best", "tied", ""]
+_COSTS = {
+    "gmacs": "GMACs",
+    "latency_ratio": "latency / dense",
+    "peak_memory_mb": "memory, MiB",
+    "energy_j": "energy, J",
+}
+_NOTE = "Best at its strength: its 95 % interval lies apart from all others there. Tied: it overlaps the best one's."
+_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
+    sign: f"\\{sign}" for sign in "&%$#_{}"
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure of one point. column: the name of its estimate."""
+
+    point: str
+    strength: str
+    column: str
+    estimate: Estimate
+    mark: Mark
+
+
+def write_paper(records: Sequence[Record], folder: str | Path, matches: Sequence[Mapping[str, Any]] = ()) -> list[Path]:
+    """tables.tex, tables.md and tables.csv in `folder`; returns their paths. matches: what searches for budgets found.
+    Raises OSError."""
+    table, place = Table(records), Path(folder)
+    groups = [(setup(group[0]), list(cells(group, matches))) for group in table.groups]
+    groups = [(about, found) for about, found in groups if found]
+    return [
+        write_atomic(place / "tables.tex", "\n".join(latex(about, found) for about, found in groups)),
+        write_atomic(place / "tables.md", "\n\n".join(markdown(about, found) for about, found in groups) + "\n"),
+        write_atomic(place / "tables.csv", csv(pd.concat([frame(about, found) for about, found in groups]))
+                     if groups else ""),
+    ]  # fmt: skip
+
+
+def cells(group: Sequence[Record], matches: Sequence[Mapping[str, Any]] = ()) -> Iterator[Cell]:
+    """The figures of a group, point by point: costs, then every metric that has a direction. Dense comes first and is
+    in no contest."""
+    names, table = point_names(group), Table(group)
+    points = [Point(names[record.key], (record,)) for record in group if record.usable]
+    dense = [point for point in points if point.first.method == DENSE]
+    blocks = [Block("", tuple(dense)), *blocks_of([point for point in points if point not in dense], matches)]
+    for block in blocks:
+        for point in block.points:
+            for name, estimate in point.first.estimates.items():
+                if name in _COSTS:
+                    yield Cell(point.name, block.title, name, estimate, "")
+                elif name in table.qualities:
+                    rivals = [each.first.estimates[name] for each in block.points if name in each.first.estimates]
+                    yield Cell(point.name, block.title, name, estimate, _mark(estimate, rivals) if block.title else "")
+
+
+def _mark(own: Estimate, rivals: Sequence[Estimate]) -> Mark:
+    """rivals: all figures of the block, `own` among them."""
+    if len(rivals) < 2 or any(one.low is None or one.high is None for one in rivals):
+        return ""
+    best = min(rivals, key=lambda one: one.value if own.better == "lower" else -one.value)
+    overlaps = [one for one in rivals if one is not best and _overlap(one, best)]
+    if own is best:
+        return "tied" if overlaps else "best"
+    return "tied" if any(own is one for one in overlaps) else ""
+
+
+def _overlap(one: Estimate, other: Estimate) -> bool:
+    assert one.low is not None and one.high is not None and other.low is not None and other.high is not None
+    return one.low <= other.high and other.low <= one.high
+
+
+def frame(about: str, found: Sequence[Cell]) -> pd.DataFrame:
+    """One row per figure, every digit: columns setup, strength, point, figure, value, low, high, n, unit, mark."""
+    columns = ["setup", "strength", "point", "figure", "value", "low", "high", "n", "unit", "mark"]
+    lines = [
+        (about, c.strength, c.point, c.column, e.value, e.low, e.high, e.n, e.unit, c.mark)
+        for c in found
+        for e in (c.estimate,)
+    ]
+    return pd.DataFrame(lines, columns=columns).astype({"low": float, "high": float})
+
+
+def markdown(about: str, found: Sequence[Cell]) -> str:
+    """A table; best in bold, tied with a dagger."""
+    columns = _columns(found)
+    body = []
+    for name, line in _lines(found):
+        body.append([plain(name), *(_markdown(line.get(column)) for column in columns)])
+    head = ["point", *(plain(_title(column, found)) for column in columns)]
+    return f"## {plain(about)}\n\n{rows(head, body)}\n\n**Bold**: best. †: tied. {_NOTE}"
+
+
+def _markdown(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    value, bounds = number(cell.estimate.value), interval(cell.estimate.low, cell.estimate.high)
+    marked = {"best": f"**{value}**", "tied": f"{value}†", "": value}[cell.mark]
+    return f"{marked} {bounds}".strip()
+
+
+def latex(about: str, found: Sequence[Cell]) -> str:
+    """A table environment, for which the document loads booktabs; a rule stands between strengths."""
+    columns = _columns(found)
+    lines = ["% \\usepackage{booktabs}", "\\begin{table}", "\\centering",
+             f"\\caption{{{_tex(about)}. Bold: best, $\\dagger$: tied. {_tex(_NOTE)}}}",
+             f"\\begin{{tabular}}{{l{'r' * len(columns)}}}", "\\toprule",
+             " & ".join(["", *(_tex(_title(column, found)) for column in columns)]) + " \\\\"]  # fmt: skip
+    strengths = {cell.point: cell.strength for cell in found}
+    last = None
+    for name, line in _lines(found):
+        if strengths[name] != last:
+            lines.append("\\midrule")
+            last = strengths[name]
+        lines.append(" & ".join([_tex(name), *(_latex(line.get(column)) for column in columns)]) + " \\\\")
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}", ""])
+
+
+def _latex(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    value = number(cell.estimate.value)
+    shown = {"best": f"\\textbf{{{value}}}", "tied": f"{value}$^\\dagger$", "": value}[cell.mark]
+    bounds = interval(cell.estimate.low, cell.estimate.high)
+    return f"{shown} {{\\scriptsize {bounds}}}" if bounds else shown
+
+
+def _tex(text: str) -> str:
+    return "".join(_SPECIAL.get(sign, sign) for sign in text)
+
+
+def _columns(found: Sequence[Cell]) -> list[str]:
+    known = dict.fromkeys(cell.column for cell in found)
+    return [*(name for name in _COSTS if name in known), *(name for name in known if name not in _COSTS)]
+
+
+def _title(column: str, found: Sequence[Cell]) -> str:
+    if column in _COSTS:
+        return _COSTS[column]
+    better = next(cell.estimate.better for cell in found if cell.column == column)
+    return f"{column} ({DIRECTIONS[better or 'lower'].removesuffix(' is better')})"
+
+
+def _lines(found: Sequence[Cell]) -> Iterator[tuple[str, dict[str, Cell]]]:
+    by_point: dict[str, dict[str, Cell]] = {}
+    for cell in found:
+        by_point.setdefault(cell.point, {})[cell.column] = cell
+    yield from by_point.items()
