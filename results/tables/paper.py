@@ -141,9 +141,9 @@ def latex(about: str, found: Sequence[Cell]) -> str:
 def _latex(cell: Cell | None) -> str:
     if cell is None:
         return ""
-    value = number(cell.estimate.value)
+    value = number(cell.estimate.value).replace("-", "$-$")
     shown = {"best": f"\\textbf{{{value}}}", "tied": f"{value}$^\\dagger$", "": value}[cell.mark]
-    bounds = interval(cell.estimate.low, cell.estimate.high)
+    bounds = interval(cell.estimate.low, cell.estimate.high).replace("-", "$-$")
     return f"{shown} {{\\scriptsize {bounds}}}" if bounds else shown
 
 

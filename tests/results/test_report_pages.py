@@ -163,7 +163,8 @@ def test_level_aa(browser: Any, index: Path, scheme: str) -> None:
         for tab in TABS:
             page.click(f"#tab-{tab}")
             page.wait_for_timeout(1500 if tab in ("front", "cost", "inside") else 100)
-            rules = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa"]}}
+            tags = ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]
+            rules = {"runOnly": {"type": "tag", "values": tags}}
             found = axe.Axe().run(page, options=rules).response["violations"]
             told = [
                 f"{one['id']}: {node['html'][:160]} {node['any'][:1]}" for one in found for node in one["nodes"][:3]

@@ -47,6 +47,8 @@ function denseOf(point) {
   return all.find((p) => JSON.stringify(p.task_settings) === own) ?? all[0];
 }
 
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
 const valuesRead = {};
 function valuesOf(name) {
   valuesRead[state.group] ??= JSON.parse(byId(`values-${state.group}`).textContent);
@@ -74,7 +76,7 @@ function picture(from, row, alt, attributes = {}) {
 
 function settingsOf(point) {
   return Object.entries({ ...point.task_settings, ...point.settings }).map(([name, value]) => [
-    name, typeof value === "string" ? value || "none" : JSON.stringify(value),
+    name, value === null || value === "" ? "none" : typeof value === "string" ? value : JSON.stringify(value),
   ]);
 }
 
@@ -89,7 +91,7 @@ function scrolled(label, table, kind = "scroll") {
 function table(label, head, rows, kind = "scroll") {
   return scrolled(
     label,
-    el("table", {}, el("thead", {}, el("tr", {}, head.map((name) => el("th", { scope: "col" }, name)))), el("tbody", {}, rows)),
+    el("table", {}, el("thead", {}, el("tr", {}, head.map((name) => (name ? el("th", { scope: "col" }, name) : el("td", {}))))), el("tbody", {}, rows)),
     kind,
   );
 }

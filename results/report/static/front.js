@@ -21,7 +21,7 @@ function drawFront(place) {
   const plot = el("div", { class: "plot", id: "front-plot", role: "img", "aria-label": `${titled(front.metric)} against ${titled(front.cost)}; the table below holds the same numbers` });
   place.replaceChildren(...[
     controls, plot,
-    el("p", { class: "note" }, `${g.estimates[front.metric].convention}. Bars: 95 % intervals. Line: the front, points that no other beats on both axes. Hover for settings and a picture, click for the pictures; drag to zoom, double-click to zoom out.`),
+    el("p", { class: "note" }, `${sentence(g.estimates[front.metric].convention)}. Bars: 95 % intervals. Line: the front, points that no other beats on both axes. Hover for settings and a picture, click for the pictures; drag to zoom, double-click to zoom out.`),
     front.by === "tie" || points.some((p) => p.point.tie) ? el("p", { class: "note" }, `First place is by ${titled(g.headline)}, among points of one strength or budget: those that cannot be told apart from the best.`) : null,
     frontTable(points)].filter(Boolean));
   plotFront(plot, points);

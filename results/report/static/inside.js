@@ -23,18 +23,18 @@ function mapsOf(point) {
   if (maps.ratios) {
     const regions = maps.ratios[0].map((_, i) => (maps.ratios[0].length > 1 ? `region ${i + 1}` : "all steps"));
     const highest = Math.max(0.5, ...maps.ratios.flat());
-    made.push(el("h3", {}, "Compression ratio by layer and timestep region"), el("p", { class: "note" }, "Region 1 is the noisiest. Brighter: more is left out."),
+    made.push(el("h2", {}, "Compression ratio by layer and timestep region"), el("p", { class: "note" }, "Region 1 is the noisiest. Brighter: more is left out."),
       heatTable("Compression ratios", maps.ratios, layer, regions, percent, highest));
   }
   const scale = (low, high) => el("p", { class: "scale" }, low, el("i", {}), high);
   if (maps.kept) {
-    made.push(el("h3", {}, "Kept tokens by layer and step"), el("p", { class: "note" }, "Of the first case, on the token grid; the top row is the image as it forms. Both CFG halves keep a bright token, none a dark one."),
+    made.push(el("h2", {}, "Kept tokens by layer and step"), el("p", { class: "note" }, "Of the first case, on the token grid; the top row is the image as it forms. Both CFG halves keep a bright token, none a dark one."),
       scale("left out", "kept"), sprites(maps, maps.kept, "Kept tokens"));
-    made.push(el("h3", {}, "Share of tokens kept"), heatTable("Share of tokens kept", maps.share, layer, steps, percent));
+    made.push(el("h2", {}, "Share of tokens kept"), heatTable("Share of tokens kept", maps.share, layer, steps, percent));
   } else {
-    made.push(el("h3", {}, "Kept tokens by layer and step"), el("p", {}, "Every token keeps its place in every layer of this point, as with methods that merge or cache."));
+    made.push(el("h2", {}, "Kept tokens by layer and step"), el("p", {}, "Every token keeps its place in every layer of this point, as with methods that merge or cache."));
   }
-  if (maps.scores) made.push(el("h3", {}, "Router scores"), scale("0", "1"), sprites(maps, maps.scores, "Router scores"));
+  if (maps.scores) made.push(el("h2", {}, "Router scores"), scale("0", "1"), sprites(maps, maps.scores, "Router scores"));
   return made;
 }
 
@@ -67,7 +67,7 @@ function attribution(place) {
     height: 110 + 46 * some.length, xaxis: axis(wrapped(`${inside.metric}: method less control (${some[0].better} is better)`, 70)), yaxis: { type: "category", autorange: "reversed", automargin: true, ticksuffix: "  " },
     showlegend: true, legend: { orientation: "h", y: 1.12, yanchor: "bottom" },
   });
-  return [el("h3", {}, "What each axis is worth"), el("p", { class: "note" }, "Method less a control of equal cost that destroys one axis, paired by image, with 95 % intervals. swapped: the same weights under the control; refitted: weights fitted under it."),
+  return [el("h2", {}, "What each axis is worth"), el("p", { class: "note" }, "Method less a control of equal cost that destroys one axis, paired by image, with 95 % intervals. swapped: the same weights under the control; refitted: weights fitted under it."),
     el("div", { class: "controls" }, select("Metric", metrics.map((each) => [each, each]), inside.metric, (value) => { inside.metric = value; drawInside(place); })),
     plot, table("What each axis is worth", ["control", "difference [95 %]", "p", "n"], rows)];
 }

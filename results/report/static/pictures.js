@@ -117,7 +117,7 @@ function drawViewer(focus = null) {
   const step = (id, text, by) => el("button", { type: "button", class: "quiet", id, on: { click: () => move(by) } }, text);
   const [prompt, seed, facts] = g.cases[row] ?? ["", null, {}];
   viewer.replaceChildren(
-    el("h3", { id: "prompt" }, prompt || `case ${row + 1}`),
+    el("h2", { id: "prompt" }, prompt || `case ${row + 1}`),
     el("p", { class: "note" }, [`case ${row + 1} of ${g.rows}`, seed === null ? null : `seed ${seed}`, ...Object.entries(facts).map(([name, value]) => `${name} ${typeof value === "object" ? JSON.stringify(value) : value}`)].filter(Boolean).join(" · ")),
     el("div", { class: "under" }, modes, step("previous", "← Previous", -1), step("next", "Next →", 1)),
     stage, under, valuesTable(row), strip(row));
@@ -197,7 +197,7 @@ function strip(row) {
   const points = g.points.map((point, i) => el("li", {}, el("button", {
     type: "button", "aria-pressed": String(i === state.point), on: { click: () => { state.point = i; drawPictures(byId("pictures")); } },
   }, picture(point.pictures, row, ""), point.name, metric && valuesOf(metric)[i] ? el("span", { class: "note" }, number(valuesOf(metric)[i][row], 3)) : "")));
-  return el("div", {}, el("h3", {}, "All methods, same prompt and seed"),
+  return el("div", {}, el("h2", {}, "All methods, same prompt and seed"),
     metric ? el("p", { class: "note" }, `below each: ${titled(metric)} of this picture (${g.estimates[metric].better} is better)`) : "",
     el("ul", { class: "methods", tabindex: "-1" }, shown, points));
 }
