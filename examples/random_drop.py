@@ -14,6 +14,7 @@ class RandomDrop(Method):
     """Random tokens bypass each block: the floor that any token method must beat."""
 
     Settings = RatioSettings
+    selects = "changing"  # other tokens at each step
 
     @contextmanager
     def attach(self, backbone, state=None):
