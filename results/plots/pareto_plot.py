@@ -208,17 +208,19 @@ def _draw_dense(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def _draw_texts(figure: Figure, axes: Axes, table: Table, cost: str, quality: str, record: Record, group: int) -> None:
-    """Title, axis labels with unit, direction and convention, and the caption with the sample size."""
+    """Title, axis labels with unit and direction, and a caption with conventions and sample sizes."""
     x, y = table.costs[cost], table.qualities[quality]
-    direction = DIRECTIONS[y.better or "lower"]
     axes.set_title(f"{quality} against {title(cost)}", fontsize=12.5, fontweight="bold", pad=24)
     axes.text(0, 1.025, setup(record), transform=axes.transAxes, fontsize=9, color="#555555")
-    axes.set_xlabel(f"{_with_unit(title(cost), x.unit)}   (← lower is better)\n{_wrapped(x.convention)}")
+    axes.set_xlabel(f"{_with_unit(title(cost), x.unit)}   (← lower is better)")
     arrow = "→" if y.better == "higher" else "←"  # turned by 90 degrees with its label: up, down
-    axes.set_ylabel(f"{quality}\n{y.unit} ({arrow} {direction})\n{_wrapped(y.convention, 62)}", fontsize=9)
+    axes.set_ylabel(f"{_with_unit(quality, y.unit)}   ({arrow} {DIRECTIONS[y.better or 'lower']})")
+    sizes = f"n = {table.sample_size(quality, group)} for the metric"
+    if x.low is not None:  # else it is counted, and needs no sample size
+        sizes += f", {table.sample_size(cost, group)} for the cost"
     caption = (
-        f"n = {table.sample_size(quality, group)} for the metric, {table.sample_size(cost, group)} for the cost. "
-        "Bars: 95 % bootstrap intervals. Labels: compression ratio, or the strength setting. Shaded: dominated."
+        f"{title(cost)}: {x.convention}. {quality}: {y.convention}. {sizes}. Bars: 95 % intervals. Labels: compression "
+        "ratio, or the strength setting. Shaded: dominated."
     )
     figure.supxlabel(_wrapped(caption, 150), x=0.015, ha="left", fontsize=8, color="#555555")
 
@@ -227,7 +229,7 @@ def _with_unit(name: str, unit: str) -> str:
     return name if unit in ("", name) else f"{name} [{unit}]"
 
 
-def _wrapped(text: str, width: int = 80) -> str:
+def _wrapped(text: str, width: int) -> str:
     return "\n".join(textwrap.wrap(text, width))
 
 

@@ -65,7 +65,7 @@ def test_a_figure_says_what_it_shows(table):
     (axes,) = figure.axes
     texts = [text.get_text() for text in axes.texts]
     assert [t for t in texts if t.endswith("%")].count("20 %") == 3 and "dense" in texts
-    assert "method / dense" in axes.get_xlabel() and "interleaved pairs" in axes.get_xlabel()
+    assert "method / dense" in axes.get_xlabel() and "interleaved pairs" in figure.get_supxlabel().replace("\n", " ")
     assert "higher is better" in axes.get_ylabel()
     assert "n = 24" in figure.get_supxlabel()
     (legend,) = figure.legends
