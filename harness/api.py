@@ -167,9 +167,10 @@ def run_sweep(
     point_timeout: float | None = None,
     fresh: bool = False,
     shard: Shard | None = None,
+    all_plots: bool = False,
 ) -> Run:
     """Fit what is missing (where asked to), tune to budgets (where there are some), plan and run. The model is loaded
-    once. shard: which part of the points to run. Raises UserError."""
+    once. shard: which part of the points to run. all_plots: one for every metric and cost. Raises UserError."""
     if fit:
         sweep = fitted(sweep, listener.say)
     plans, matches = planned(sweep, folder, listener.say)
@@ -185,6 +186,7 @@ def run_sweep(
         isolate=isolate,
         point_timeout=point_timeout,
         fresh=fresh,
+        all_plots=all_plots,
     )
     done.matches = tuple(asdict(one) | {"met": one.met, "text": str(one)} for one in matches)
     return done

@@ -24,12 +24,13 @@ from results.tables.verdict import write_verdict
 
 MATCHES = "matched.json"
 _MARK = "tables/drawn.json"
-_VERSION = 2  # of what is drawn: a new one draws old folders again
+_VERSION = 3  # of what is drawn: a new one draws old folders again
 
 
-def write(folder: RunFolder) -> None:
-    """Draw the folder's outputs and then mark them as drawn, so that a process that dies before leaves no mark."""
-    records = folder.records()
+def write(folder: RunFolder, *, all_plots: bool = False) -> None:
+    """Draw the folder's outputs and then mark them as drawn, so that a process that dies before leaves no mark. What an
+    earlier drawing left and this one does not make is removed. all_plots: see `results.plots.pareto_plot`."""
+    records, before = folder.records(), _drawn_files(folder)
     table, matches = Table(records), folder.read_json(MATCHES)
     if any(record.task == step_costs.TASK for record in records):
         written = [step_costs.to_csv(table, folder.path / "tables" / "profile.csv")]
@@ -39,20 +40,30 @@ def write(folder: RunFolder) -> None:
             written += write_matched(records, matches, folder.path)
         verdict = judge(records, matches or ())
         written += write_verdict(verdict, folder.path)
-        written += _plots(table, folder) + _forests(verdict, folder.path / "plots")
+        written += _plots(table, folder, all_plots) + _forests(verdict, folder.path / "plots")
     files = sorted({path.relative_to(folder.path).as_posix() for path in written})
-    folder.write_json(_MARK, {**_state(records, matches), "files": files})
+    for name in set(before) - set(files):
+        if name.startswith(("tables/", "plots/")) and ".." not in name:
+            (folder.path / name).unlink(missing_ok=True)
+    folder.write_json(_MARK, {**_state(records, matches), "files": files, "all_plots": all_plots})
 
 
-def drawn(folder: RunFolder) -> bool:
+def drawn(folder: RunFolder, *, all_plots: bool = False) -> bool:
     """Whether the outputs of the folder's present records are there, every file of them."""
     try:
         mark = folder.read_json(_MARK) or {}
-        files = mark.pop("files")
-        there = all((folder.path / name).is_file() for name in files)
+        files, more = mark.pop("files"), mark.pop("all_plots")
+        there = all((folder.path / name).is_file() for name in files) and (more or not all_plots)
     except (RunError, AttributeError, KeyError, TypeError):
         return False  # a damaged mark: draw again
     return there and mark == _state(folder.records(), folder.read_json(MATCHES))
+
+
+def _drawn_files(folder: RunFolder) -> list[str]:
+    try:
+        return [str(name) for name in (folder.read_json(_MARK) or {}).get("files", [])]
+    except (RunError, AttributeError, TypeError):
+        return []
 
 
 def _state(records: Sequence[Record], matches: object) -> dict[str, object]:
@@ -78,13 +89,13 @@ def write_tables(table: Table, folder: str | Path) -> list[Path]:
     return written
 
 
-def _plots(table: Table, folder: RunFolder) -> list[Path]:
+def _plots(table: Table, folder: RunFolder, everything: bool) -> list[Path]:
     from results.plots.cost_plot import cost_by, swept  # matplotlib is slow to import, and tables do without
     from results.plots.pareto_plot import write_plots
     from results.plots.token_maps import draw
 
     plots, names = folder.path / "plots", point_names(table.records)
-    written = write_plots(table, plots)
+    written = write_plots(table, plots, everything=everything)
     for setting in swept(table.records):
         written.append(cost_by(table.records, setting, plots / f"cost_by_{slug(setting)}.png"))
     for record in _strongest(table.records):

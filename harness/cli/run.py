@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,13 @@ from harness.cli.grouped import CONTROL, MEASURED, METHODS, OUTPUT, WORK
 from harness.cli.options import Debug, Isolate, Plugins, PointTimeout, axes, by_metric, options_of, with_settings
 from harness.errors import UserError
 from harness.sweep import Sweep
+
+
+class Plots(StrEnum):
+    """Which Pareto plots are drawn."""
+
+    overview = "overview"
+    all = "all"
 
 
 @options_of(Sweep, skip=("task_settings", "metric_settings", "budgets"))
@@ -79,8 +87,17 @@ def run(
     point_timeout: PointTimeout = None,
     shard: Annotated[
         str | None,
-        typer.Option(help="NUMBER/OF: run this part of the points alone, for instance 3/8; see `merge`."),
+        typer.Option(
+            help="NUMBER/OF: run this part of the points alone, for instance 3/8; see `merge`.", rich_help_panel=CONTROL
+        ),
     ] = None,
+    plots: Annotated[
+        Plots,
+        typer.Option(
+            help="overview: the headline metric against GMACs and latency; all: every metric and cost, too.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = Plots.overview,
     fit: Annotated[
         bool,
         typer.Option(
@@ -130,7 +147,15 @@ def run(
         return
     with Bar(debug=debug or DEBUG.get()) as bar:
         table = api.run_sweep(
-            sweep, folder, listener=bar, fit=fit, isolate=isolate, point_timeout=point_timeout, fresh=fresh, shard=part
+            sweep,
+            folder,
+            listener=bar,
+            fit=fit,
+            isolate=isolate,
+            point_timeout=point_timeout,
+            fresh=fresh,
+            shard=part,
+            all_plots=plots is Plots.all,
         )
     _report(table, folder, say)
 

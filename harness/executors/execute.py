@@ -81,6 +81,7 @@ def execute(
     isolate: bool = False,
     point_timeout: float | None = None,
     fresh: bool = False,
+    all_plots: bool = False,
 ) -> Run:
     """Run what the folder `out` and, unless `fresh`, the run folders beside it do not hold, then draw what is not
     drawn. shared: what all points of the folder share. point_timeout: seconds after which a point is given up, which
@@ -109,8 +110,8 @@ def execute(
             for (opened, _), points in zip(parts, todo, strict=True):
                 local.run(opened, points, folder, hear.progress, hear.finished, run_point)
             hear.end()
-            if not outputs.drawn(folder):
-                outputs.write(folder)
+            if not outputs.drawn(folder, all_plots=all_plots):
+                outputs.write(folder, all_plots=all_plots)
             keys = [point.key for _, points in parts for point in points]
             records = folder.store.records(keys)
             return Run(records, out, not_run=len(keys) - len(records))

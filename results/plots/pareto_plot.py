@@ -28,6 +28,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
+from results.analysis.headline import headline
 from results.analysis.point_names import strength, variants
 from results.files import slug, write_atomic
 from results.plots import label_placement
@@ -48,7 +49,8 @@ import pickle, sys
 from results.plots.pareto_plot import Table, write_share
 records, folder = pickle.load(sys.stdin.buffer)
 write_share(Table(records), folder, 1, 2)
-"""
+"""  # only where all of them are drawn
+_OVERVIEW = ("gmacs", "latency_ratio", "latency_s")
 FRONT: dict[str, Any] = {"color": "#6b6b6b", "linewidth": 1.8}
 LEVEL: dict[str, Any] = {"color": FAINT, "linewidth": 1, "linestyle": (0, (4, 3))}
 
@@ -84,41 +86,46 @@ class Look:
     marker: str
 
 
-def write_plots(table: Table, folder: str | Path) -> list[Path]:
-    """Write every Pareto plot of the table as PNG and SVG into `folder`; returns the paths.
+def write_plots(table: Table, folder: str | Path, *, everything: bool = True) -> list[Path]:
+    """Write Pareto plots of the table as PNG and SVG: those of the headline metric against GMACs and latency into
+    `folder`, and all others, where `everything` is asked for, into its folder `more`. Returns the paths.
 
     One plot per cost axis, metric and group of comparable points; from the second group on, its number is in the
     name: `pareto_gmacs_vs_kid_group-2.png`. Many plots are shared with a second process, which holds no model.
     """
-    if sum(1 for _ in _figures(table)) < MANY or (os.cpu_count() or 1) < 2:
-        return write_share(table, folder, 0, 1)
+    if sum(1 for _ in _figures(table, everything)) < MANY or (os.cpu_count() or 1) < 2:
+        return write_share(table, folder, 0, 1, everything)
     told = pickle.dumps((table.records, str(folder)))
     with subprocess.Popen([sys.executable, "-c", _CHILD], stdin=subprocess.PIPE) as child:
         assert child.stdin is not None
         with suppress(BrokenPipeError), child.stdin as pipe:  # its exit status tells
             pipe.write(told)
-        own = write_share(table, folder, 0, 2)
+        own = write_share(table, folder, 0, 2, everything)
     if child.returncode:  # a lost child's share is drawn here
-        return own + write_share(table, folder, 1, 2)
-    return [Path(folder) / f"{name}.{kind}" for name, *_ in _figures(table) for kind in ("png", "svg")]
+        return own + write_share(table, folder, 1, 2, everything)
+    return [Path(folder) / f"{name}.{kind}" for name, *_ in _figures(table, everything) for kind in ("png", "svg")]
 
 
-def write_share(table: Table, folder: str | Path, place: int, of: int) -> list[Path]:
+def write_share(table: Table, folder: str | Path, place: int, of: int, everything: bool = True) -> list[Path]:
     """Write every `of`-th plot, beginning with `place`."""
     written = []
-    for index, (name, cost, quality, rows) in enumerate(_figures(table)):
+    for index, (name, cost, quality, rows) in enumerate(_figures(table, everything)):
         if index % of == place:
             for kind, content in _images(table, cost, quality, rows):
                 written.append(write_atomic(Path(folder) / f"{name}.{kind}", content))
     return written
 
 
-def _figures(table: Table) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
-    """Every figure: its name, cost axis, metric and points."""
+def _figures(table: Table, everything: bool) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
+    """The figures: name below the folder, cost axis, metric and points."""
+    first = headline(table.records)
     for cost, quality, points in table.fronts():
+        top = first is None or (quality == first.name and cost in _OVERVIEW)
+        if not (top or everything):
+            continue
         for group, rows in parts(points, "group"):
             suffix = "" if group == 1 else f"_group-{group}"
-            yield f"pareto_{slug(cost)}_vs_{slug(quality)}{suffix}", cost, quality, rows
+            yield f"{'' if top else 'more/'}pareto_{slug(cost)}_vs_{slug(quality)}{suffix}", cost, quality, rows
 
 
 def looks(table: Table) -> dict[str, Look]:

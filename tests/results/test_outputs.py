@@ -115,3 +115,21 @@ def test_a_record_names_nothing_outside_of_its_folder(record, path: str) -> None
     ):  # fmt: skip
         with pytest.raises(ValidationError, match="lies outside of the run folder"):
             record("dense", **fields)
+
+
+def test_the_headline_is_drawn_and_the_rest_on_request(tmp_path, judged, estimate):
+    rng = np.random.default_rng(0)
+    with RunFolder.grow(tmp_path, {}) as folder:
+        for method, ratio in (("dense", None), ("m", 0.2)):
+            costs = {name: estimate(1.0 - (ratio or 0), unit="u", role="cost") for name in ("gmacs", "latency_ratio")}
+            more = {"alignment": estimate(0.9, better="higher", values=tuple(rng.random(16)))}
+            folder.put(judged(method, ratio, rng.random(16) + 1, estimates=costs | more))
+        outputs.write(folder)
+        names = {path.relative_to(tmp_path).as_posix() for path in (tmp_path / "plots").rglob("pareto_*.png")}
+        assert {name.partition("_vs_")[2] for name in names} == {"truth-judge.png"} and len(names) == 2
+        assert outputs.drawn(folder) and not outputs.drawn(folder, all_plots=True)
+        outputs.write(folder, all_plots=True)
+        assert (tmp_path / "plots" / "more" / "pareto_gmacs_vs_alignment.png").is_file()
+        assert outputs.drawn(folder) and outputs.drawn(folder, all_plots=True)
+        outputs.write(folder)  # what is not drawn again would show old records
+        assert not list((tmp_path / "plots" / "more").glob("*"))
