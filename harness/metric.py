@@ -114,8 +114,8 @@ class Metric(ABC):
 
 
 def images_to_uint8(images: Tensor) -> np.ndarray:
-    """(B, 3, H, W) in 0..1 -> (B, H, W, 3) uint8, rounded as PNG files hold them."""
-    return (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    """(B, 3, H, W) in 0..1 -> (B, H, W, 3) uint8, rounded and laid out in memory as PNG files hold them."""
+    return (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def per_image(values: ArrayLike, *, unit: str, better: Literal["higher", "lower"] | None, convention: str) -> Estimate:

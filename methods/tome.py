@@ -72,7 +72,7 @@ class ToMe(Method):
             if settings.matching == "tomesd":
                 return _Package(x, call, merged, partition)
             on_grid = call.index is None
-            between = partition.of(call.layer) if on_grid else partition.along(x.shape[1], x.device)
+            between = partition.of(call) if on_grid else partition.along(x.shape[1], x.device)
             return Merging(x, between, merged)
 
         def advice(call: Call) -> Tensor:

@@ -50,7 +50,7 @@ def test_settings_of_a_composition_are_those_of_its_parts() -> None:
     cls = method_class("diffcr+fewer-steps")
     assert set(cls.Settings.model_fields) == {
         "ratio", "seed", "diffcr.axes", "diffcr.temperature", "diffcr.control", "diffcr.refitted", "diffcr.preset",
-        "diffcr.trajectory", "fewer-steps.spared",
+        "diffcr.trajectory", "diffcr.same_ratios", "diffcr.multiple", "fewer-steps.spared",
     }  # fmt: skip
 
     assert cls.strength == "ratio" and cls.needs_state and cls.training == "trained"

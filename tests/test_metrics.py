@@ -374,7 +374,7 @@ def test_all_metrics_of_real_models_in_a_sweep(
 ) -> None:  # fmt: skip
     """The folder's captions are the prompts and its images the reference set, and every declared column comes true."""
     # 27 figures: drawn in other tests
-    monkeypatch.setattr("results.plots.pareto_plot.write_plots", lambda table, folder: [])
+    monkeypatch.setattr("results.plots.pareto_plot.write_plots", lambda table, folder, **_: [])
     settings = {
         "fid": {"weights": weights}, "kid": {"weights": weights.parent}, "lpips": {"weights": lpips_file},
         "clip-score": {"model": clip_folder}, "cmmd": {"model": clip_folder},
@@ -524,10 +524,11 @@ def test_metric_settings_on_the_command_line() -> None:
 
 
 def test_figures_do_not_depend_on_the_order_in_memory() -> None:
-    """Images from the sampler and from PNG files lie otherwise in memory, and are the same images."""
+    """Images from a sampler and from PNG files may lie otherwise in memory, and are the same images."""
     draw = torch.Generator().manual_seed(0)
     made = images_to_uint8(torch.rand(2, 3, 64, 64, generator=draw))
     cases = tuple(Case(i, "a", seed=i) for i in range(2))
-    one, other = Sample(cases, made), Sample(cases, np.stack([np.ascontiguousarray(image) for image in made]))
-    assert not made.flags["C_CONTIGUOUS"] and one.images.flags["C_CONTIGUOUS"]
+    turned = np.asfortranarray(made)
+    one, other = Sample(cases, made), Sample(cases, turned)
+    assert made.flags["C_CONTIGUOUS"] and not turned.flags["C_CONTIGUOUS"] and other.images.flags["C_CONTIGUOUS"]
     assert np.array_equal(features.features(one), features.features(other))

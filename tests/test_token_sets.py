@@ -37,7 +37,7 @@ def test_strided_sets_take_turns_over_the_layers(height: int, width: int, layers
 def test_border_sets_lose_the_edge_first() -> None:
     importance = border(0, 5, 5).flatten()
     inner = [6, 7, 8, 11, 12, 13, 16, 17, 18]
-    assert top_k(importance[None], 9)[0].tolist() == inner
+    assert sorted(top_k(importance[None], 9)[0].tolist()) == inner
     assert importance.argmax() == 12
     assert not torch.equal(border(0, 5, 5), border(1, 5, 5))
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from harness.backbones.base import Backbone
+from harness.spec import Call, Grid
 from harness.tokens import Rows
 
 
@@ -96,8 +97,7 @@ class Partition:
         def enter(latents: Tensor) -> None:
             if backbone.step.index != self._step:
                 self._step = backbone.step.index
-                grid = backbone.grid
-                windows = Windows(grid.height, grid.width, self.stride, self.stride)
+                windows = self._windows(backbone.grid)
                 self._of = dict(
                     zip(layers, sides(windows, self.drawn(windows, len(layers)), latents.device), strict=True)
                 )
@@ -106,9 +106,15 @@ class Partition:
         with backbone.on_begin(begin), backbone.on_call(enter):
             yield
 
-    def of(self, layer: int) -> Sides:
-        """On the grid, at the step that runs."""
-        return self._of[layer]
+    def of(self, call: Call) -> Sides:
+        """On the grid, at the step that runs; drawn now where a part is called by itself."""
+        if call.layer not in self._of:
+            windows = self._windows(call.grid)
+            self._of[call.layer] = sides(windows, self.drawn(windows, 1), call.x.device)[0]
+        return self._of[call.layer]
+
+    def _windows(self, grid: Grid) -> Windows:
+        return Windows(grid.height, grid.width, self.stride, self.stride)
 
     def along(self, tokens: int, device: torch.device) -> Sides:
         """On a line of so many tokens, with windows as large as the squares."""
