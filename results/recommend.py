@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,14 +83,9 @@ def _metric(records: Sequence[Record], judged: Sequence[Candidate], least: Seque
     return on.name if on is not None else ""
 
 
-def apply_line(record: Record, defaults: Mapping[str, object] | None = None) -> str:
-    """How the settings are put to use. defaults: of the method's settings, which are left out, but for its ratio."""
-    known = {name: value for name, value in (defaults or {}).items() if name.rpartition(".")[2] != "ratio"}
-    names = {
-        name: json.loads(json.dumps(value))
-        for name, value in record.settings.items()
-        if name not in known or known[name] != value
-    }
+def apply_line(record: Record) -> str:
+    """How the settings are put to use."""
+    names = {name: json.loads(json.dumps(value)) for name, value in record.settings.items()}
     words = [f"{name}={value!r}" for name, value in names.items() if name.isidentifier()]
     further = {name: value for name, value in names.items() if not name.isidentifier()}
     words += [f"**{further!r}"] if further else []

@@ -38,14 +38,4 @@ def recommend(
         found = recommended(runs, most or (), least or ())
     except (StoreError, NotComparable, BadBound) as error:
         raise UserError(str(error)) from error
-    show(found, defaults=_defaults)
-
-
-def _defaults(method: str) -> dict[str, object]:
-    """Of a method's settings; nothing for one that is not registered here."""
-    from harness.compose import method_class
-
-    try:
-        return dict(method_class(method).Settings().model_dump(mode="json"))
-    except (UserError, ValueError):
-        return {}
+    show(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
@@ -13,13 +13,8 @@ from results.recommend import Recommendation, apply_line, closest
 from results.tables.formatting import percent
 
 
-def show(
-    found: Sequence[Recommendation],
-    console: Console | None = None,
-    defaults: Callable[[str], Mapping[str, object]] = lambda _method: {},
-) -> None:
-    """A table of what meets the budget, ties, and the line that puts the first to use. defaults: of a method's
-    settings."""
+def show(found: Sequence[Recommendation], console: Console | None = None) -> None:
+    """A table of what meets the budget, ties, and the line that puts the first to use."""
     console = console or Console()
     for one in found:
         if not one.meeting:
@@ -30,8 +25,7 @@ def show(
             console.print(Text(f"not distinguishable from the first in {one.metric}: {', '.join(one.tied)}"))
         for line in one.notes:
             console.print(Text(line))
-        first = one.meeting[0].record
-        console.print(Text(f"to use it: {apply_line(first, defaults(first.method))}", "bold"), soft_wrap=True)
+        console.print(Text(f"to use it: {apply_line(one.meeting[0].record)}", "bold"), soft_wrap=True)
 
 
 def _table(one: Recommendation) -> RichTable:
