@@ -122,7 +122,7 @@ def test_the_headline_is_drawn_and_the_rest_on_request(tmp_path, judged, estimat
     with RunFolder.grow(tmp_path, {}) as folder:
         for method, ratio in (("dense", None), ("m", 0.2)):
             costs = {name: estimate(1.0 - (ratio or 0), unit="u", role="cost") for name in ("gmacs", "latency_ratio")}
-            more = {"alignment": estimate(0.9, better="higher", values=tuple(rng.random(16)))}
+            more = {"alignment": estimate(0.9, better="higher", role="quality", n=16, values=tuple(rng.random(16)))}
             folder.put(judged(method, ratio, rng.random(16) + 1, estimates=costs | more))
         outputs.write(folder)
         names = {path.relative_to(tmp_path).as_posix() for path in (tmp_path / "plots").rglob("pareto_*.png")}
