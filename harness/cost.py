@@ -58,23 +58,28 @@ def timed(
     own: Sequence[float], dense: Sequence[float], about: str, *, runs: int = 1, limit: Sequence[float] = ()
 ) -> dict[str, Estimate]:
     """Latency and its ratio to dense from interleaved rounds of seconds. about: what ran and the clock. runs: how often
-    it ran in each sample. limit: seconds of the method's limit in the same rounds, see `harness.limit`."""
+    it ran in each sample. limit: seconds of the method's limit, see `harness.limit`: one for each round, or one for
+    each block of rounds."""
     whole = bootstrap(np.array(own) / runs, np.median)
     size = block_size(len(own))
     ratio = paired_ratio(np.array(own), np.array(dense), block=size)
     blocks = f"{-(-len(own) // size)} blocks of {size} pair{'s' * (size > 1)}"
     beside = {}
     if limit:
-        least = paired_ratio(np.array(limit), np.array(dense), block=size)
-        over = paired_ratio(np.array(own), np.array(limit), block=size)
+        least_s, dense_s, own_s = np.array(limit), np.array(dense), np.array(own)
+        if len(limit) < len(own):
+            dense_s, own_s = (_by_block(one, size) for one in (dense_s, own_s))
+        among = size if len(limit) == len(own) else 1
+        least = paired_ratio(least_s, dense_s, block=among)
+        over = paired_ratio(own_s, least_s, block=among)
         beside = {
             "latency_limit_ratio": Estimate(
-                **least._asdict(), n=len(own), unit="limit / dense",
-                convention="limit: dense on as many tokens in every block, none chosen or moved; median over "
+                **least._asdict(), n=len(limit), unit="limit / dense",
+                convention="limit: dense on as many tokens in every block, none chosen or moved; over "
                 f"{blocks}; {about}",
             ),
             "latency_overhead": Estimate(
-                **over._asdict(), n=len(own), unit="method / limit",
+                **over._asdict(), n=len(limit), unit="method / limit",
                 convention=f"what the method takes beyond its limit; median over {blocks}, {about}",
             ),
         }  # fmt: skip
@@ -87,6 +92,11 @@ def timed(
             convention=f"ratio of interleaved pairs, median over {blocks}, {about}",
         ),
     }  # fmt: skip
+
+
+def _by_block(values: np.ndarray, size: int) -> np.ndarray:
+    """Medians of blocks of so many."""
+    return np.array([np.median(values[at : at + size]) for at in range(0, len(values), size)])
 
 
 def throughput(seconds: Sequence[float], images: int, batch: int) -> dict[str, Estimate]:
@@ -157,10 +167,9 @@ def pairs(
     rounds: int,
     theirs: list[Tensor] | None = None,
     own: list[Tensor] | None = None,
-    least: limit.Counts | None = None,
 ) -> Iterator[latency.Blocks]:
-    """Seconds of whole images of the typical case, dense's and the method's in turn, block by block; third, those of
-    dense on as many tokens as `least` says. The images go into `theirs`, dense's, and `own`, where these are given."""
+    """Seconds of whole images of the typical case, dense's and the method's in turn, block by block. The images go into
+    `theirs`, dense's, and `own`, where these are given."""
     case = (on.typical[0],)
     guided = on.task.guided
 
@@ -170,9 +179,6 @@ def pairs(
     with attach.ready(on.model, method, state, guided=guided) as put_on:
         inside = [lambda: attach.running(on.model, dense, None, guided=guided), put_on]
         runs = [into(theirs), into(own)]
-        if least is not None:
-            inside.append(lambda: _limited(on, dense, least))
-            runs.append(into(None))
         yield latency.Blocks(runs, rounds, block_size(rounds), on.model.device, inside)
 
 
@@ -230,10 +236,16 @@ def measured(
     # What stays on its own copy runs in another way than dense does here.
     least = seen.counts if seen.thinned and not method.lasting else None
 
-    with pairs(on, method, state, dense, rounds, theirs, alone, least) as clock:
+    limits: list[float] = []  # a run in each block
+    with pairs(on, method, state, dense, rounds, theirs, alone) as clock:
 
-        def block() -> None:
-            progress("latency", 2 * clock.block())
+        def block() -> int:
+            done = clock.block()
+            if done and least is not None:
+                with _limited(on, dense, least):
+                    limits.append(latency.seconds(lambda: on.task.generate(one), device))
+            progress("latency", 2 * done)
+            return done
 
         block()
         on.task.encode(one)
@@ -253,10 +265,10 @@ def measured(
         progress("latency", 3)
         block()
         text = latency.interleave([lambda: on.task.encode(one)], device=device, warmup=1, repeats=3)[0]
-        left = rounds - len(clock.seconds[0])
-        clock.rest()
-        progress("latency", 2 * left + 2)
-        dense_s, own_s, *limits = clock.seconds
+        while block():
+            pass
+        progress("latency", 2)
+        dense_s, own_s = clock.seconds
     for images in (behind, alone) if method.lasting else (behind + alone,):  # a copy is compiled for itself
         _check(images, theirs)
     kind = latency.clock(device)
@@ -268,7 +280,7 @@ def measured(
     notes = f"; not counted: {', '.join(counts.unknown)}" if counts.unknown else ""
     estimates = {
         "gmacs": _products(on, counts, f"every matrix product, fused attention included, {each}{notes}"),
-        **timed(own_s, dense_s, f"whole image at batch 1, prompt states given, {kind}{about}", limit=sum(limits, [])),
+        **timed(own_s, dense_s, f"whole image at batch 1, prompt states given, {kind}{about}", limit=limits),
         "peak_memory_mb": Estimate(
             value=total / 2**20, n=1, unit="MiB", role="cost", better="lower",
             convention=f"weights with the method on, but for blocks that never run, and {peak.convention}; one image"
@@ -291,4 +303,4 @@ def measured(
     for name, value in shares.items():
         estimates[name] = Estimate(value=value, n=1, unit="s", convention=f"one image, {kind}")
     samples = {"latency_dense_s": dense_s, "latency_method_s": own_s}
-    return estimates, samples | ({"latency_limit_s": limits[0]} if limits else {})
+    return estimates, samples | ({"latency_limit_s": limits} if limits else {})

@@ -36,7 +36,7 @@ def interleave(
     `inside[i]()` is a context that run i needs; entering and leaving it is not timed. Raises what a run raises.
     """
     contexts = inside or [nullcontext] * len(runs)
-    seconds: list[list[float]] = [[] for _ in runs]
+    found: list[list[float]] = [[] for _ in runs]
     with _no_garbage_collection():  # collecting empties caches, so that what warms up comes after it
         for index in range(len(runs)) if warmup else _order(first, len(runs))[:1]:
             with contexts[index]():
@@ -45,8 +45,8 @@ def interleave(
         for repeat in range(first, first + repeats):
             for index in _order(repeat, len(runs)):
                 with contexts[index]():
-                    seconds[index].append(_seconds(runs[index], device))
-    return seconds
+                    found[index].append(seconds(runs[index], device))
+    return found
 
 
 def _order(number: int, runs: int) -> Sequence[int]:
@@ -167,7 +167,8 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def _seconds(run: Callable[[], object], device: torch.device) -> float:
+def seconds(run: Callable[[], object], device: torch.device) -> float:
+    """Of one run."""
     synchronize(device)
     if device.type != "cuda":
         start = time.perf_counter()
