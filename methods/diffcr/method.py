@@ -39,7 +39,7 @@ class DiffCRSettings(RoutingSettings):
     )
 
     same_ratios: bool = Field(
-        False, description="refitted with the ratios of the fit without the control, so that nothing else differs"
+        False, description="refitted under the ratios of the fit without the control, in place of learning its own"
     )
 
     @property
