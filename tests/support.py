@@ -1,11 +1,23 @@
 """What several test files build."""
 
+import sys
+
+import pytest
 import torch
 
+from harness import cli
 from harness.backbones.base import Backbone
 from harness.compose import method_class
 from harness.method import Method
 from harness.spec import State
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run the command line in this process, as from a shell; the exit code."""
+    monkeypatch.setattr(sys, "argv", ["harness", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    return int(caught.value.code or 0)
 
 
 def state_for(method: Method, backbone: Backbone) -> State | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from support import command as main
 
 from harness import cli, registry
 from results import Store
@@ -43,13 +44,6 @@ make("free-lunch", lambda call: call.run(call.x) * 1.01)
 
 def argv(small: dict[str, object], *more: str) -> list[str]:
     return ["run", "--model", str(small["model"]), "--cases", "2", "--ratios", "0.2", *more]
-
-
-def main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["harness", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    return int(caught.value.code or 0)
 
 
 def test_what_goes_wrong_is_a_record_and_the_sweep_goes_on(

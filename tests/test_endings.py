@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import command as main
 
-from harness import cli, registry
+from harness import registry
 from harness.executors import marks
 from results import Store
 from results.record import Record
@@ -62,13 +63,6 @@ def argv(small: dict[str, object], tmp_path: Path, methods: str, *more: str) -> 
     shared = ["--model", str(small["model"]), "--cases", "2", "--rounds", "2", "--metrics", "paired"]
     named = ["--methods", methods, "--ratios", "0.2", "--plugin", str(tmp_path / "ends.py")]
     return ["run", *shared, *named, "--out", str(tmp_path / "run"), *more]
-
-
-def main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["harness", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    return int(caught.value.code or 0)
 
 
 def started(arguments: list[str]) -> subprocess.Popen[str]:

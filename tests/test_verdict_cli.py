@@ -7,23 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import command as main
 
 import harness
-from harness import cli
 from harness.models import load
 from results.recommend import apply_line
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "results" / "reference" / "default"
-
-
-def main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["harness", *arguments])
-    try:
-        cli.main()
-    except SystemExit as stopped:
-        return int(stopped.code or 0)
-    return 0
 
 
 def test_a_run_ends_with_a_verdict(

@@ -62,7 +62,7 @@ def summary(table: Table) -> str:
     )
     groups = "\n".join(f"- {plain(setup(group[0]))}" for group in table.groups)
     legend = [f"- {code(name)}: {_axis(told[name])}; {DIRECTIONS[told[name].better or 'lower']}" for name in columns]
-    note = "[low, high]: 95 % bootstrap interval, over cases for quality, over interleaved pairs for latency"
+    note = "[low, high]: 95 % interval: bootstrap over cases for quality; for latency, over blocks of interleaved pairs"
     note += "; where there are several training seeds, the t-interval over their values instead." if many else "."
     failed = [_failed(table.failed())] if table.failed() else []
     return (

@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import sqlite3
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from typing import Any
 import pandas as pd
 import pytest
 from report_runs import HOSTILE, make_run
+from support import command as main
 
-from harness import cli
 from results import open_run
 from results.report.commands import command
 from results.report.page import embedded
@@ -64,15 +63,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(run: Path) -> Page:
     return Page(write_report([run]))
-
-
-def main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["harness", *arguments])
-    try:
-        cli.main()
-    except SystemExit as stopped:
-        return int(stopped.code or 0)
-    return 0
 
 
 def test_numbers_are_those_of_the_store(run: Path, page: Page) -> None:
