@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,10 @@ from harness.profiling.workload import candidates
 from harness.sweep import Profile, validated
 from results.analysis.statistics import paired_ratio
 
-CUT = {"sd3-medium": {"num_layers": 2}, "flux-dev": {"num_layers": 1, "num_single_layers": 1}}
+CUT: dict[str, dict[str, Any]] = {
+    "sd3-medium": {"num_layers": 2},
+    "flux-dev": {"num_layers": 1, "num_single_layers": 1},
+}
 
 
 def cut(name: str, device: torch.device) -> Subject:
@@ -64,7 +68,7 @@ def main() -> None:
             ratio = paired_ratio(np.array(b), np.array(a))
             cost = costs.executed(on, one, setup).total / whole
             print(
-                f"{name}, uniform {100 * one.method.ratio:g} %: latency {ratio.value:.3f} "
+                f"{name}, uniform {100 * (one.method.ratio or 0):g} %: latency {ratio.value:.3f} "
                 f"[{ratio.low:.3f}, {ratio.high:.3f}] of dense ({np.median(a):.2f} s), MACs {cost:.3f}, "
                 f"{args.rounds} pairs, {on.text_tokens} text tokens",
                 flush=True,

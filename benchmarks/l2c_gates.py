@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
 from harness import checkpoints, registry
@@ -70,9 +71,8 @@ def reuse_errors(model: Model, count: int) -> np.ndarray:
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's, for values (n,) without ties."""
-    ranks = [values.argsort().argsort() for values in (a, b)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    """Spearman's, for values (n,)."""
+    return float(stats.spearmanr(a, b).statistic)
 
 
 def main() -> None:

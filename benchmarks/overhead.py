@@ -44,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place, RunFolder.grow(place, {}) as folder:
 
         def whole() -> None:
-            images, _ = made.generate(made.dense, None, lambda _what, _images: None)
+            images, *_ = made.generate(made.dense, None, lambda _what, _images: None)
             folder.save_images(images, "bench")
 
         a, b = interleave([bare, whole], device=model.device, warmup=1, repeats=args.rounds)

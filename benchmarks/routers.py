@@ -29,9 +29,10 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from pydantic import BaseModel
 
 from harness.attach import attached
-from harness.backbones.base import follow
+from harness.backbones.following import follow
 from harness.compose import method_class
 from harness.fitting.options import FitOptions
 from harness.fitting.request import Request
@@ -189,7 +190,7 @@ def fit(bench: Bench, name: str, method: str, ratio: float, texts: list[str]) ->
     if list(folder.glob("*.safetensors")):
         return
     given = values_of(texts)
-    kinds = (cls.Settings, cls.FitSettings, FitOptions)
+    kinds: tuple[type[BaseModel], ...] = (cls.Settings, cls.FitSettings, FitOptions)
     settings, own, loop = (
         {k: v for k, v in given.items() if k in kind.model_fields and not any(k in o.model_fields for o in kinds[:i])}
         for i, kind in enumerate(kinds)
@@ -208,7 +209,7 @@ def evaluate(bench: Bench, name: str, variants: list[str]) -> None:
     """With the fit's own settings as `NAME`, and as `NAME/LABEL` with others."""
     (path,) = (bench.cache / "fits" / name).glob("*.safetensors")
     model = bench.model(path.parent)
-    state, _ = model.adapter(path.stem)
+    state = model.adapter(path.stem)
     cls, dense = method_class(state.facts["method"]), bench.dense(model)
     for variant in ["", *variants]:
         label, _, setting = variant.partition(":")
@@ -238,7 +239,7 @@ def objects(bench: Bench, name: str) -> None:
     it the cosine of each router to its start, and how much longer it is, where `s-frozen` holds the start."""
     (path,) = (bench.cache / "fits" / name).glob("*.safetensors")
     model = bench.model(path.parent)
-    state, _ = model.adapter(path.stem)
+    state = model.adapter(path.stem)
     cls = method_class(state.facts["method"])
     few = bench.cases[:8]
     inside = torch.nn.functional.avg_pool2d(bench.objects[:8, None].float(), 4).flatten(1) > 0.5  # (B, N)
@@ -261,7 +262,7 @@ def objects(bench: Bench, name: str) -> None:
     ):
         task.generate(few)
     start = sorted((bench.cache / "fits" / "s-frozen").glob("*.safetensors"))
-    first = bench.model(start[0].parent).adapter(start[0].stem)[0].tensors["router"] if start else None
+    first = bench.model(start[0].parent).adapter(start[0].stem).tensors["router"] if start else None
     for layer, (object_share, ground_share) in enumerate(kept.tolist()):
         row: dict[str, Any] = {"name": name, "layer": layer, "objects": round(object_share, 3)}
         row["ground"] = round(ground_share, 3)

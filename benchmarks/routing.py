@@ -48,7 +48,8 @@ def main() -> None:
         a, b = interleave([run, routing], device=device, warmup=3, repeats=args.rounds)
     ratio = paired_ratio(np.array(b), np.array(a))
     print(
-        f"routing / block on {k} tokens: {100 * ratio.value:.2f} % [{100 * ratio.low:.2f}, {100 * ratio.high:.2f}] "
+        f"routing / block on {k} tokens: {100 * ratio.value:.2f} % "
+        f"[{100 * (ratio.low or 0):.2f}, {100 * (ratio.high or 0):.2f}] "
         f"(median of {args.rounds} pairs, 95 % interval; "
         f"block {1e3 * np.median(a):.1f} ms, routing {1e3 * np.median(b):.2f} ms)"
     )

@@ -21,7 +21,7 @@ from tasks.metrics.masked import MaskedAlignment
 WEIGHTS = Path(judge.__file__).parent / "weights"
 INPAINT = Path(judge.__file__).parent.parent / "shapes_inpaint"
 FITTED = ("uniform", "diffcr-l", "diffcr-lt", "depth-ft", "width-ft")
-ONCE = {"static", "depth", "width", "magcache", "l2c", "dense-ft"}
+ONCE = {"static", "sensitivity", "depth", "width", "magcache", "l2c", "dense-ft"}
 SHIPPED = {
     "shapes": {f"{name}-{ratio}" for name in FITTED for ratio in (10, 20, 30)} | ONCE,
     "shapes-inpaint": {f"{name}-{ratio}" for name in FITTED for ratio in (20, 30)} | ONCE,
