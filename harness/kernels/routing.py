@@ -109,19 +109,17 @@ def put_gated(
     branch: Tensor,
     gate: Tensor,
     factor: Tensor | None = None,
-    *,
-    owned: bool = False,
 ) -> Tensor:
     """A copy of x (B, N, D) whose tokens at the first K of order (B, M) are residual + gate * branch * factor.
 
     residual, branch: (B, K, D). gate: (B, 1, D). factor: (B, K). With M = N, the order as `select` gives it, the copy
-    needs no launch of its own. owned: x is written in place, for callers who know that nobody else reads it.
+    needs no launch of its own: what is not replaced is copied by the same kernel.
     """
     if usable(x):
-        return _kernels().put_gated(x, order, residual, branch, gate, factor, owned)
+        return _kernels().put_gated(x, order, residual, branch, gate, factor)
     values = residual + gate * (branch if factor is None else branch * factor[..., None])
     index = order[:, : residual.shape[1], None].expand_as(values)
-    return x.scatter_(1, index, values) if owned else x.scatter(1, index, values)
+    return x.scatter(1, index, values)
 
 
 def _observed() -> bool:

@@ -184,15 +184,13 @@ def take_modulated(x: Tensor, index: Tensor, shift: Tensor, scale: Tensor, eps: 
 
 
 def put_gated(
-    x: Tensor, order: Tensor, residual: Tensor, branch: Tensor, gate: Tensor, factor: Tensor | None, owned: bool
+    x: Tensor, order: Tensor, residual: Tensor, branch: Tensor, gate: Tensor, factor: Tensor | None
 ) -> Tensor:
     x, residual, branch = x.contiguous(), residual.contiguous(), branch.contiguous()
     gate, order = _dense_rows(gate), _dense_rows(order)
     batch, tokens, width = x.shape
     kept = residual.shape[1]
-    if owned:
-        out, columns = x, kept
-    elif order.shape[1] == tokens:
+    if order.shape[1] == tokens:
         out, columns = torch.empty_like(x), tokens
     else:
         out, columns = x.clone(), kept
