@@ -11,15 +11,20 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 
+from harness.compose import method_class
 from results import Run, open_run
+from results.analysis import seeds
 from results.analysis.attribution import Pair
 from results.analysis.compare_types import Comparison
+from results.analysis.differences import difference, seed_difference
 from results.analysis.verdict_types import Compared, Verdict
 from results.plots import pareto_plot
 from results.plots.png import write_png
@@ -70,41 +75,49 @@ def gpu_before() -> str:
     return rows(["model", "batch", "method", "ratio", "latency / dense", "energy per image and step, J"], lines)
 
 
-def attribution_shapes() -> str:
-    """DiffCR-LT against the same counts of random tokens, seed by seed and over the seeds."""
-    controls = {
-        "swapped": _random_tokens(False), "refitted, its own ratios learned anew": _random_tokens(True),
-    }  # fmt: skip
-    return _attributed(open_run(REFERENCE / "attribution_shapes"), controls)
+Fits = Callable[[Record], bool]
 
 
-def attribution_same_ratios() -> str:
-    """The same, refitted under the ratios of DiffCR-LT's own fit."""
-    run = open_run(REFERENCE / "attribution_shapes_same_ratios")
-    return _attributed(run, {"refitted, the same ratios": _random_tokens(True, same=True)})
+def _is(method: str, **settings: object) -> Fits:
+    """Points of a method with these settings, and the others of a control at their defaults."""
+    wanted = {"control": "", "refitted": False, "same_ratios": False} | settings
 
-
-def _random_tokens(refitted: bool, same: bool = False) -> Callable[[Record], bool]:
     def fits(record: Record) -> bool:
         chosen = record.settings
-        return (
-            chosen["control"] == "random-tokens"
-            and chosen["refitted"] is refitted
-            and chosen.get("same_ratios", False) is same
-        )
+        return record.method == method and all(chosen.get(name, value) == value for name, value in wanted.items())
 
     return fits
 
 
-def _attributed(run: Run, controls: Mapping[str, Callable[[Record], bool]]) -> str:
-    """DiffCR-LT less each control, seed by seed and over the seeds."""
-    points = [r for r in run.records if r.method == "diffcr"]
-    own = {r.settings["seed"]: r for r in points if not r.settings["control"]}
+LT = _is("diffcr", axes="layer,timestep", preset="", ratio=0.3)
+RANDOM = {"axes": "layer,timestep", "ratio": 0.3, "control": "random-tokens"}
+AXES: dict[str, tuple[Fits, dict[str, Fits]]] = {
+    "tokens": (LT, {
+        "swapped": _is("diffcr", **RANDOM),
+        "refitted, the same ratios": _is("diffcr", **RANDOM, refitted=True, same_ratios=True),
+        "refitted, its own ratios learned anew": _is("diffcr", **RANDOM, refitted=True),
+    }),
+    "uniform-tokens": (_is("uniform", ratio=0.3), {
+        "swapped": _is("uniform", ratio=0.3, control="random-tokens"),
+        "refitted (`random-ft`)": _is("random-ft", ratio=0.3),
+    }),
+    "layers": (LT, {"refitted: `uniform`": _is("uniform", ratio=0.3)}),
+    "timesteps": (LT, {
+        "swapped: each layer's mean over the regions": _is("diffcr", **RANDOM | {"control": "averaged-timesteps"}),
+        "refitted: DiffCR-L": _is("diffcr", axes="layer", ratio=0.3),
+    }),
+}  # fmt: skip
+
+
+def attributed(axis: str, folder: Path) -> str:
+    """A method less each control of an axis, seed by seed and over the seeds."""
+    run, (fits, controls) = open_run(folder), AXES[axis]
+    own = {record.settings["seed"]: record for record in run.records if fits(record)}
     pairs = [
-        Pair(own[r.settings["seed"]], r, "tokens", "random-tokens", form, r.settings["seed"])
-        for form, fits in controls.items()
-        for r in sorted(points, key=lambda r: r.settings["seed"])
-        if fits(r)
+        Pair(own[record.settings["seed"]], record, axis, "", form, record.settings["seed"])
+        for form, control in controls.items()
+        for record in sorted(filter(control, run.records), key=lambda record: record.settings["seed"])
+        if record.settings["seed"] in own
     ]
     table = attribution.frame(run, pairs)
     metrics = {
@@ -123,9 +136,51 @@ def _attributed(run: Run, controls: Mapping[str, Callable[[Record], bool]]) -> s
     return rows(head, lines)
 
 
+def configurations(folder: Path, chosen: Fits = lambda record: True) -> str:
+    """One line per configuration, training seeds taken together: costs, quality, and truth against dense, paired."""
+    run = open_run(folder)
+    (dense,) = (record for record in run.records if record.method == "dense")
+    groups: dict[str, list[Record]] = {}
+    for record in run.records:
+        if record.usable and record is not dense and chosen(record):
+            groups.setdefault(_called(record), []).append(record)
+    truth, gmacs = "truth[shapes-judge]", "gmacs"
+    names = (truth, "alignment", "distance_to_dense[shapes-judge]", "psnr_to_dense")
+    lines = [["dense", "", "1", *_values([dense], names[:2]), "", "", "", ""]]
+    for name, members in sorted(groups.items(), key=lambda item: -item[1][0].estimates[gmacs].value):
+        cost = float(np.mean([one.estimates[gmacs].value for one in members])) / dense.estimates[gmacs].value
+        less = (
+            seed_difference(members, [dense], truth)
+            if len(members) > 1
+            else difference(members[0], dense, truth, run.features, run.references)
+        )
+        words = [f"{less.value:+.3f} {interval(less.low, less.high)}", number(less.p, 2)]
+        found = _values(members, names)
+        lines.append([name, str(len(members)), number(cost, 3), *found[:2], *words, *found[2:]])
+    head = ["configuration", "seeds", "GMACs / dense", "truth (lower)", "alignment (higher)", "truth less dense's", "p",
+            "distance to dense (lower)", "PSNR to dense, dB"]  # fmt: skip
+    return rows(head, lines)
+
+
+def _values(members: Sequence[Record], names: Sequence[str]) -> list[str]:
+    table = seeds.pooled(members).iloc[0]
+    return [f"{number(table[name], 3)} {interval(table[f'{name}_low'], table[f'{name}_high'])}" for name in names]
+
+
+def _called(record: Record) -> str:
+    """The method, its ratio, and what differs from its defaults but the training seed."""
+    usual = method_class(record.method)().settings.model_dump(mode="json")
+    left_out = {"seed", "ratio", "axes"}
+    told = {k: v for k, v in record.settings.items() if k not in left_out and usual.get(k) != v}
+    name = record.method
+    if record.method == "diffcr":
+        name = "DiffCR-LT" if record.settings["axes"] == "layer,timestep" else "DiffCR-L"
+    return " ".join([name, *(f"{key}={value}" for key, value in told.items()), percent(record.ratio)]).strip()
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
-    "default-verdict": default_verdict, "attribution-shapes": attribution_shapes,
-    "attribution-same-ratios": attribution_same_ratios, "gpu-before": gpu_before,
+    "default-verdict": default_verdict, "gpu-before": gpu_before,
+    **{f"attribution-{axis}": partial(attributed, axis, REFERENCE / "table1_shapes") for axis in AXES},
 }  # fmt: skip
 
 
