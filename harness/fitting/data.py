@@ -1,9 +1,11 @@
-"""Where the training data of a fit come from: a folder of images and captions, or a zoo model's own scenes."""
+"""Where the training data of a fit come from: a folder of images and captions, the model itself, or a zoo model's own
+scenes."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from harness import checkpoints, text
 from harness.errors import UserError
+from harness.fitting.generated import GeneratedData, read_prompts
 from harness.fitting.options import FitOptions
 from harness.models import prompting
 from harness.training.batches import Batch, Data, drawn, encode, texts
@@ -80,22 +83,37 @@ class FolderData:
 
 
 def data_for(
-    model: Any, options: FitOptions, *, trains: bool, folder: Path | None, work: Path, skip_bad: bool = False
+    model: Any,
+    options: FitOptions,
+    *,
+    trains: bool,
+    folder: Path | None,
+    work: Path,
+    skip_bad: bool = False,
+    prompts: Path | None = None,
+    say: Callable[[str], None] = lambda _line: None,
 ) -> Data:
-    """A folder's images and captions, or the scenes that the zoo model was made from. Raises UserError where there is
-    neither, and for a model that fits cannot train."""
+    """A folder's images and captions, what the model itself generates for a file of prompts, or the scenes that the zoo
+    model was made from. Raises UserError where there is none of them, and for a model that fits cannot train."""
     if refusal := prompting.refusal(model.pipeline):
         raise UserError(f"model {model.name!r} cannot be fitted: {refusal}")
     if model.facts.get("inpaints"):
         if folder is not None:
             raise UserError(f"model {model.name!r} is fitted on its own scenes and masks; give no --data")
+        if prompts is not None:
+            raise UserError(f"model {model.name!r} is fitted on its own scenes and masks; give no --data self")
         from harness.zoo.shapes_inpaint.data import LazyData
 
         return LazyData(model, options.scenes, work)
+    if prompts is not None:
+        return GeneratedData(model, read_prompts(prompts), work / "self", each=options.images_per_prompt, say=say)
     if folder is not None:
         return FolderData(model, folder, work / "data", skip_bad=skip_bad)
     if model.facts.get("scenes") != "shapes":
-        raise UserError(f"model {model.name!r} brings no training data of its own; give --data FOLDER")
+        raise UserError(
+            f"model {model.name!r} brings no training data of its own; give --data FOLDER, or --data self with "
+            "--prompts FILE"
+        )
     from harness.zoo.shapes.data import SceneData
 
     return SceneData(model, options.scenes, "train" if trains else "calibration")
