@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from harness import checkpoints, text
+from harness import text
 from harness.errors import UserError
 from harness.fitting.generated import GeneratedData, read_prompts
 from harness.fitting.options import FitOptions
+from harness.fitting.shards import Shards
 from harness.models import prompting
 from harness.training.batches import Batch, Data, drawn, encode, texts
 
@@ -50,34 +50,19 @@ class FolderData:
         self.model, self.pairs, self.skipped = model, usable, bad
         name = [(str(p), p.stat().st_size, c) for p, c in usable]
         self.cache = cache / hashlib.sha256(json.dumps([2, model.digest, name]).encode()).hexdigest()[:12]
+        self._shards = Shards(self.cache, _SHARD)
         self._encode()
 
     def batch(self, size: int, generator: torch.Generator) -> Batch:
         pick = torch.randint(len(self.pairs), (size,), generator=generator, device=generator.device).tolist()
-        found = [self._row(row) for row in pick]
-        rows = {name: torch.cat([row[name] for row in found]) for name in found[0]}
-        rows = {name: part.float() if part.is_floating_point() else part for name, part in rows.items()}
-        return drawn(self.model, rows, self._empty, generator)
-
-    def _row(self, row: int) -> dict[str, Tensor]:
-        shard, place = divmod(row, _SHARD)
-        with safe_open(self._shard(shard), framework="pt") as handle:
-            return {name: handle.get_slice(name)[place : place + 1] for name in handle.keys()}  # noqa: SIM118
-
-    def _shard(self, index: int) -> Path:
-        return self.cache / f"{index:06d}.safetensors"
+        return drawn(self.model, self._shards.rows(pick), self._empty, generator)
 
     def _encode(self) -> None:
         size = _resolution(self.model)
-        for start in range(0, len(self.pairs), _SHARD):
-            path = self._shard(start // _SHARD)
-            if path.exists():
-                continue
-            some = self.pairs[start : start + _SHARD]
+        for samples in self._shards.absent(len(self.pairs)):
+            some = [self.pairs[sample] for sample in samples]
             parts = [encode(self.model, _image(p, size)[None], [caption]) for p, caption in some]
-            rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-            halved = {name: part.half() if part.is_floating_point() else part for name, part in rows.items()}
-            checkpoints.save(path, halved, {"files": len(some)})
+            self._shards.save(samples, {name: torch.cat([part[name] for part in parts]) for name in parts[0]})
         empty = texts(self.model, [""])
         self._empty = {name: part.float() if part.is_floating_point() else part for name, part in empty.items()}
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from harness import checkpoints, text
+from harness import text
 from harness.errors import UserError
+from harness.fitting.shards import Shards
 from harness.models import prompting
 from harness.training.batches import Batch, drawn, texts
 
@@ -59,45 +59,36 @@ class GeneratedData:
             model.device.type, _BATCH,
         ]  # fmt: skip
         self.cache = cache / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
+        self._shards = Shards(self.cache, _BATCH)
         prompting.warn_of_long(model.pipeline, prompts, model.call)
         prompting.warn_of_unknown(model.pipeline, prompts)
-        self._rows = self._made(say)
+        self._make(say)
         self._empty = texts(model, [""])
 
     def batch(self, size: int, generator: torch.Generator) -> Batch:
         """See `harness.training.batches.Data`."""
-        device = generator.device
-        pick = torch.randint(self.count, (size,), generator=generator, device=device).cpu()
-        captions = [self.prompts[row % len(self.prompts)] for row in pick.tolist()]
-        rows = {"latents": self._rows[pick].float(), **texts(self.model, captions)}
-        return drawn(self.model, rows, self._empty, generator)
+        pick = torch.randint(self.count, (size,), generator=generator, device=generator.device).tolist()
+        return drawn(self.model, self._shards.rows(pick), self._empty, generator)
 
-    def _made(self, say: Callable[[str], None]) -> Tensor:
-        """All latents (M, C, h, w), in half precision; shards that are there already are not made again."""
-        starts = range(0, self.count, _BATCH)
-        absent = [start for start in starts if not self._shard(start).exists()]
+    def _make(self, say: Callable[[str], None]) -> None:
+        """Generate what is not there yet."""
+        absent = self._shards.absent(self.count)
         if absent:
-            left = sum(min(_BATCH, self.count - start) for start in absent)
-            say(f"latents of {self.count} images for the fit: {left} to generate, into {self.cache}")
-        for done, start in enumerate(absent):
+            say(f"latents of {self.count} images for the fit: {sum(map(len, absent))} to generate, into {self.cache}")
+        for done, samples in enumerate(absent):
             began = time.monotonic()
-            self._generate(start)
+            self._generate(samples)
             if done == 0 and len(absent) > 1:
                 minutes = (time.monotonic() - began) * (len(absent) - 1) / 60
                 say(f"about {minutes:.1f} minutes more; interrupted, it goes on where it stopped")
-        return torch.cat([checkpoints.load(self._shard(start))[0]["latents"] for start in starts])
-
-    def _shard(self, start: int) -> Path:
-        return self.cache / f"{start:08d}.safetensors"
 
     @torch.no_grad()
-    def _generate(self, start: int) -> None:
-        rows = range(start, min(start + _BATCH, self.count))
-        states = self.model.encode([self.prompts[row % len(self.prompts)] for row in rows], guided=True)
+    def _generate(self, samples: range) -> None:
+        captions = [self.prompts[sample % len(self.prompts)] for sample in samples]
         latents = prompting.sample(
-            self.model.pipeline, states, self.model.call, steps=self.steps, guidance=self.guidance,
-            seeds=[SEEDS + row for row in rows], output="latent",
+            self.model.pipeline, self.model.encode(captions, guided=True), self.model.call, steps=self.steps,
+            guidance=self.guidance, seeds=[SEEDS + sample for sample in samples], output="latent",
         )  # fmt: skip
         if not bool(latents.isfinite().all()):
             raise UserError(f"model {self.model.name!r} generated latents that are not finite; try another --device")
-        checkpoints.save(self._shard(start), {"latents": latents.half()}, {"first": start})
+        self._shards.save(samples, {"latents": latents, **texts(self.model, captions)})
