@@ -44,7 +44,7 @@ def test_an_interrupted_generation_goes_on_to_the_same_bits(
     torch.manual_seed(99)  # what came before does not matter
     again = GeneratedData(model, PROMPTS, tmp_path / "cut", say=said.append)
     assert calls[0] == 4 and "7 to generate" in said[2]
-    one, two = (data._shards.rows(range(11))["latents"] for data in (whole, again))
+    one, two = (data.shards.rows(range(11))["latents"] for data in (whole, again))
     assert torch.equal(one, two) and len(one) == 11 and not torch.equal(one[0], one[1])
     batches = [data.batch(3, torch.Generator().manual_seed(0)) for data in (whole, again)]
     assert torch.equal(batches[0].clean, batches[1].clean) and batches[0].clean.shape == (3, 6, 16, 16)
@@ -55,8 +55,8 @@ def test_other_prompts_and_more_latents_are_another_cache(model: Model, tmp_path
     two = GeneratedData(model, PROMPTS[:2], tmp_path, each=2)
     other = GeneratedData(model, PROMPTS[1:3], tmp_path)
     assert len({one.cache, two.cache, other.cache}) == 3 and two.count == 4
-    latents = two._shards.rows(range(4))["latents"]
-    assert torch.equal(one._shards.rows(range(2))["latents"], latents[:2])  # the first of every prompt is the same
+    latents = two.shards.rows(range(4))["latents"]
+    assert torch.equal(one.shards.rows(range(2))["latents"], latents[:2])  # the first of every prompt is the same
     assert not torch.equal(latents[0], latents[2])
 
 

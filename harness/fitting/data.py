@@ -50,19 +50,19 @@ class FolderData:
         self.model, self.pairs, self.skipped = model, usable, bad
         name = [(str(p), p.stat().st_size, c) for p, c in usable]
         self.cache = cache / hashlib.sha256(json.dumps([2, model.digest, name]).encode()).hexdigest()[:12]
-        self._shards = Shards(self.cache, _SHARD)
+        self.shards = Shards(self.cache, _SHARD)
         self._encode()
 
     def batch(self, size: int, generator: torch.Generator) -> Batch:
         pick = torch.randint(len(self.pairs), (size,), generator=generator, device=generator.device).tolist()
-        return drawn(self.model, self._shards.rows(pick), self._empty, generator)
+        return drawn(self.model, self.shards.rows(pick), self._empty, generator)
 
     def _encode(self) -> None:
         size = _resolution(self.model)
-        for samples in self._shards.absent(len(self.pairs)):
+        for samples in self.shards.absent(len(self.pairs)):
             some = [self.pairs[sample] for sample in samples]
             parts = [encode(self.model, _image(p, size)[None], [caption]) for p, caption in some]
-            self._shards.save(samples, {name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+            self.shards.save(samples, {name: torch.cat([part[name] for part in parts]) for name in parts[0]})
         empty = texts(self.model, [""])
         self._empty = {name: part.float() if part.is_floating_point() else part for name, part in empty.items()}
 

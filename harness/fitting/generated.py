@@ -59,7 +59,7 @@ class GeneratedData:
             model.device.type, _BATCH,
         ]  # fmt: skip
         self.cache = cache / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
-        self._shards = Shards(self.cache, _BATCH)
+        self.shards = Shards(self.cache, _BATCH)
         prompting.warn_of_long(model.pipeline, prompts, model.call)
         prompting.warn_of_unknown(model.pipeline, prompts)
         self._make(say)
@@ -68,11 +68,11 @@ class GeneratedData:
     def batch(self, size: int, generator: torch.Generator) -> Batch:
         """See `harness.training.batches.Data`."""
         pick = torch.randint(self.count, (size,), generator=generator, device=generator.device).tolist()
-        return drawn(self.model, self._shards.rows(pick), self._empty, generator)
+        return drawn(self.model, self.shards.rows(pick), self._empty, generator)
 
     def _make(self, say: Callable[[str], None]) -> None:
         """Generate what is not there yet."""
-        absent = self._shards.absent(self.count)
+        absent = self.shards.absent(self.count)
         if absent:
             say(f"latents of {self.count} images for the fit: {sum(map(len, absent))} to generate, into {self.cache}")
         for done, samples in enumerate(absent):
@@ -91,4 +91,4 @@ class GeneratedData:
         )  # fmt: skip
         if not bool(latents.isfinite().all()):
             raise UserError(f"model {self.model.name!r} generated latents that are not finite; try another --device")
-        self._shards.save(samples, {"latents": latents, **texts(self.model, captions)})
+        self.shards.save(samples, {"latents": latents, **texts(self.model, captions)})

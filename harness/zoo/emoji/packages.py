@@ -17,6 +17,7 @@ import subprocess
 import tarfile
 import unicodedata
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def fetch(folder: Path) -> None:
             raise UserError(f"npm could not fetch {name} {version}: {said}; give --packages or --packed")
         try:
             with tarfile.open(archives[0]) as archive:
-                archive.extractall(part, filter="data")
+                archive.extractall(part, [one for one in archive if _is_read(one.name, name)], filter="data")
         except (tarfile.TarError, OSError) as error:
             raise UserError(
                 f"{archives[0]} cannot be unpacked: {first_line(error)}; delete it and try again"
@@ -76,6 +77,12 @@ def fetch(folder: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.move(part / "package", folder / name)  # the last step: what is there is whole
         shutil.rmtree(part)
+
+
+def _is_read(path: str, package: str) -> bool:
+    """Whether a file of an archive is one of those that are read; most of the archives is larger pictures."""
+    inside = path.removeprefix("package/")
+    return any(fnmatch(inside, pattern) for pattern in ("package.json", *FILES[package]))
 
 
 def read(folder: Path) -> Pictures:
