@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,8 +13,12 @@ from harness.errors import UserError
 from harness.models import prompting
 from harness.spec import Case
 from harness.task import Task, TaskSettings
+from harness.zoo.emoji import held_out
 from harness.zoo.shapes import scene
 from tasks import prompts as own_prompts
+
+Split = Literal["evaluation", "calibration"]
+_Cases = Callable[[Split, int], tuple[Case, ...]]
 
 
 class TextToImage(Task):
@@ -43,22 +47,32 @@ class TextToImage(Task):
             return own_prompts.from_folder(data, count)
         if prompts is not None:
             return own_prompts.from_file(prompts, count)
-        if self.model.facts.get("scenes") != "shapes":
+        if self._own is None:
             raise UserError(
                 f"model {self.model.name!r} brings no prompts of its own; give --prompts FILE, one per line, or "
                 "--data FOLDER"
             )
-        return _scenes("evaluation", count)
+        return self._own("evaluation", count)
 
     def calibration(
         self, count: int, after: int, prompts: Path | None = None, data: Path | None = None
     ) -> tuple[Case, ...]:
-        own = prompts is not None or data is not None or self.model.facts.get("scenes") != "shapes"
-        return super().calibration(count, after, prompts, data) if own else _scenes("calibration", count)
+        if prompts is not None or data is not None or self._own is None:
+            return super().calibration(count, after, prompts, data)
+        return self._own("calibration", count)
+
+    @property
+    def _own(self) -> _Cases | None:
+        """What makes the cases that come with the model, if any do."""
+        return _OWN.get(str(self.model.facts.get("scenes")))
+
+    def shown(self, cases: Sequence[Case]) -> list[tuple[str, Tensor]]:
+        return [("true picture", held_out.true_pictures(cases)[0])] if held_out.shows(cases) else []
 
     def prepare(self, cases: Sequence[Case]) -> None:
         if new := {case.prompt: case for case in cases if case.prompt not in self._states}:
             prompting.warn_of_long(self.model.pipeline, list(new), self.model.call)
+            prompting.warn_of_unknown(self.model.pipeline, list(new))
             self._states |= {prompt: self._encode([case]) for prompt, case in new.items()}
 
     def encode(self, cases: Sequence[Case]) -> Any:
@@ -73,18 +87,20 @@ class TextToImage(Task):
     def generate(self, cases: Sequence[Case]) -> Tensor:
         self.prepare(cases)
         states = [self._states[case.prompt] for case in cases]
-        return self.model.pipeline(
-            **{name: torch.cat([state[name] for state in states]) for name in states[0]},
-            **prompting.way_of(self.model.pipeline).fixed,
-            num_inference_steps=self.steps,
-            guidance_scale=self.guidance,
-            # seeds on the CPU: the same noise on every device
-            generator=[torch.Generator("cpu").manual_seed(case.seed) for case in cases],
-            output_type="pt",
-            **self.model.call,
-        ).images
+        return prompting.sample(
+            self.model.pipeline,
+            {name: torch.cat([state[name] for state in states]) for name in states[0]},
+            self.model.call,
+            steps=self.steps,
+            guidance=self.guidance,
+            seeds=[case.seed for case in cases],
+        )
 
 
-def _scenes(split: scene.Split, count: int) -> tuple[Case, ...]:
+def _scenes(split: Split, count: int) -> tuple[Case, ...]:
     captions = scene.sample(split, range(count)).captions()
     return tuple(Case(i, caption, seed=i, data={"scene": i, "split": split}) for i, caption in enumerate(captions))
+
+
+_OWN: dict[str, _Cases] = {"shapes": _scenes, held_out.SCENES: held_out.cases}
+"""The cases that come with bundled models, by what their harness.json says of them as `scenes`."""

@@ -22,7 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
 KEPT = Path(__file__).parent / "versions.json"
 _RENDERER = ["harness/zoo/shapes/scene.py"]
 _JUDGE = [*_RENDERER, "harness/zoo/shapes/judge.py", "tasks/metrics/features.py", "harness/metric.py"]
-_SETS = [*_JUDGE, "tasks/metrics/distances.py", "tasks/metrics/references.py", "tasks/metrics/inception.py"]
+_EMOJI = ["harness/zoo/emoji/held_out.py", "harness/zoo/emoji/pictures.py"]
+_FOREIGN = [*_EMOJI, "tasks/metrics/efficientnet.py"]
+_SETS = [*_JUDGE, *_FOREIGN, "tasks/metrics/distances.py", "tasks/metrics/references.py", "tasks/metrics/inception.py"]
 _CLIP = ["harness/metric.py", "tasks/metrics/clip.py"]
 _INPAINTING = ["tasks/inpainting_cases.py", "harness/models/inpainting/*.py"]
 _ATTACHING = [
@@ -32,11 +34,12 @@ _ATTACHING = [
 ]  # fmt: skip
 _JOINT = "harness/backbones/joint_attention.py"
 ALSO = {
-    "task text-to-image": [*_RENDERER, "harness/models/prompting.py", "harness/text.py", "tasks/prompts.py"],
+    "task text-to-image": [*_RENDERER, *_EMOJI, "harness/models/prompting.py", "harness/text.py", "tasks/prompts.py"],
     "task inpainting": [*_RENDERER, *_INPAINTING, "harness/models/prompting.py", "harness/text.py"],
     "task class-conditional": ["harness/text.py"],
     "metric alignment": _JUDGE, "metric paired": _JUDGE, "metric masked-alignment": [*_JUDGE, *_INPAINTING],
     "metric seam": _INPAINTING, "metric square": [*_SETS, *_INPAINTING, "tasks/metrics/fid.py", "tasks/metrics/kid.py"],
+    "metric truth": _FOREIGN, "metric retrieval": ["harness/metric.py", *_FOREIGN],
     "metric fid": _SETS, "metric kid": _SETS, "metric clip-score": _CLIP, "metric cmmd": _CLIP,
     "backbone flux": [_JOINT], "backbone sd3": [_JOINT],
 }  # fmt: skip

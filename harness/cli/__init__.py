@@ -14,6 +14,7 @@ from harness.cli import (
     calibrate_clock,
     check,
     compare,
+    data,
     devices,
     doctor,
     fit,
@@ -62,7 +63,7 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "run": run.run, "compare": compare.compare, "recommend": recommend.recommend,
     "report": report.report, "devices": devices.devices, "merge": merge.merge, "attribute": attribute.attribute,
     "profile": profile.profile, "calibrate-clock": calibrate_clock.calibrate_clock, "published": published.published,
-    "fit": fit.fit, "train": train.train, "maps": maps.maps, "list": listing.list_,
+    "fit": fit.fit, "train": train.train, "data": data.data, "maps": maps.maps, "list": listing.list_,
     "new": new.new, "check": check.check, "doctor": doctor.doctor,
 }  # fmt: skip
 for _name, _command in _COMMANDS.items():

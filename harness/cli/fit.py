@@ -8,8 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from harness import registry
+from harness.cli.grouped import WORK
 from harness.cli.options import Device, Plugins, load_plugins, pair, validated, writable
-from harness.errors import unknown
+from harness.errors import UserError, unknown
+
+SELF = "self"
 
 
 def fit(
@@ -21,12 +24,18 @@ def fit(
     ] = None,
     axes: Annotated[str | None, typer.Option(help="Shorthand for --set axes=..., where the method has it.")] = None,
     data: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Folder of images with metadata.jsonl (file_name, text) or a .txt beside each. "
-            "[default: the zoo model's own scenes]",
+            metavar="FOLDER|self",
+            help="Folder of images with metadata.jsonl (file_name, text) or a .txt beside each; self: latents that the "
+            "model itself generates for --prompts. [default: the zoo model's own scenes]",
             show_default=False,
+            rich_help_panel=WORK,
         ),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="Text file for --data self, one prompt per line.", rich_help_panel=WORK),
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out files of --data that are no good.")] = False,
     lora_rank: Annotated[int | None, typer.Option(help="Shorthand for --set lora_rank=...")] = None,
@@ -38,6 +47,7 @@ def fit(
     plugin: Plugins = None,
 ) -> None:
     """Fit a method's routers, ratios and LoRA on a model. An interrupted fit goes on where it stopped."""
+    from harness.fitting.generated import read_prompts
     from harness.fitting.options import FitOptions
     from harness.fitting.request import Request, stages
 
@@ -59,7 +69,14 @@ def fit(
         options=options,
         own=validated(cls.FitSettings, groups[cls.FitSettings]),
     )
+    if data == SELF:
+        read_prompts(prompts)
+    elif prompts is not None:
+        raise UserError(
+            f"--prompts is for --data {SELF}, latents that the model itself generates; give that, or a folder"
+        )
     writable(out)
-    paths = request.run(model, out, device=device or "cpu", data=data, skip_bad=skip_bad)
+    folder = None if data in (None, SELF) else Path(str(data))
+    paths = request.run(model, out, device=device or "cpu", data=folder, skip_bad=skip_bad, prompts=prompts, say=print)
     for path in paths:
         print(f"wrote {path}")

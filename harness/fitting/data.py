@@ -1,19 +1,22 @@
-"""Where the training data of a fit come from: a folder of images and captions, or a zoo model's own scenes."""
+"""Where the training data of a fit come from: a folder of images and captions, the model itself, or a zoo model's own
+scenes."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from harness import checkpoints, text
+from harness import text
 from harness.errors import UserError
+from harness.fitting.generated import GeneratedData, read_prompts
 from harness.fitting.options import FitOptions
+from harness.fitting.shards import Shards
 from harness.models import prompting
 from harness.training.batches import Batch, Data, drawn, encode, texts
 
@@ -47,55 +50,55 @@ class FolderData:
         self.model, self.pairs, self.skipped = model, usable, bad
         name = [(str(p), p.stat().st_size, c) for p, c in usable]
         self.cache = cache / hashlib.sha256(json.dumps([2, model.digest, name]).encode()).hexdigest()[:12]
+        self.shards = Shards(self.cache, _SHARD)
         self._encode()
 
     def batch(self, size: int, generator: torch.Generator) -> Batch:
         pick = torch.randint(len(self.pairs), (size,), generator=generator, device=generator.device).tolist()
-        found = [self._row(row) for row in pick]
-        rows = {name: torch.cat([row[name] for row in found]) for name in found[0]}
-        rows = {name: part.float() if part.is_floating_point() else part for name, part in rows.items()}
-        return drawn(self.model, rows, self._empty, generator)
-
-    def _row(self, row: int) -> dict[str, Tensor]:
-        shard, place = divmod(row, _SHARD)
-        with safe_open(self._shard(shard), framework="pt") as handle:
-            return {name: handle.get_slice(name)[place : place + 1] for name in handle.keys()}  # noqa: SIM118
-
-    def _shard(self, index: int) -> Path:
-        return self.cache / f"{index:06d}.safetensors"
+        return drawn(self.model, self.shards.rows(pick), self._empty, generator)
 
     def _encode(self) -> None:
         size = _resolution(self.model)
-        for start in range(0, len(self.pairs), _SHARD):
-            path = self._shard(start // _SHARD)
-            if path.exists():
-                continue
-            some = self.pairs[start : start + _SHARD]
+        for samples in self.shards.absent(len(self.pairs)):
+            some = [self.pairs[sample] for sample in samples]
             parts = [encode(self.model, _image(p, size)[None], [caption]) for p, caption in some]
-            rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-            halved = {name: part.half() if part.is_floating_point() else part for name, part in rows.items()}
-            checkpoints.save(path, halved, {"files": len(some)})
+            self.shards.save(samples, {name: torch.cat([part[name] for part in parts]) for name in parts[0]})
         empty = texts(self.model, [""])
         self._empty = {name: part.float() if part.is_floating_point() else part for name, part in empty.items()}
 
 
 def data_for(
-    model: Any, options: FitOptions, *, trains: bool, folder: Path | None, work: Path, skip_bad: bool = False
+    model: Any,
+    options: FitOptions,
+    *,
+    trains: bool,
+    folder: Path | None,
+    work: Path,
+    skip_bad: bool = False,
+    prompts: Path | None = None,
+    say: Callable[[str], None] = lambda _line: None,
 ) -> Data:
-    """A folder's images and captions, or the scenes that the zoo model was made from. Raises UserError where there is
-    neither, and for a model that fits cannot train."""
+    """A folder's images and captions, what the model itself generates for a file of prompts, or the scenes that the zoo
+    model was made from. Raises UserError where there is none of them, and for a model that fits cannot train."""
     if refusal := prompting.refusal(model.pipeline):
         raise UserError(f"model {model.name!r} cannot be fitted: {refusal}")
     if model.facts.get("inpaints"):
         if folder is not None:
             raise UserError(f"model {model.name!r} is fitted on its own scenes and masks; give no --data")
+        if prompts is not None:
+            raise UserError(f"model {model.name!r} is fitted on its own scenes and masks; give no --data self")
         from harness.zoo.shapes_inpaint.data import LazyData
 
         return LazyData(model, options.scenes, work)
+    if prompts is not None:
+        return GeneratedData(model, read_prompts(prompts), work / "self", each=options.images_per_prompt, say=say)
     if folder is not None:
         return FolderData(model, folder, work / "data", skip_bad=skip_bad)
     if model.facts.get("scenes") != "shapes":
-        raise UserError(f"model {model.name!r} brings no training data of its own; give --data FOLDER")
+        raise UserError(
+            f"model {model.name!r} brings no training data of its own; give --data FOLDER, or --data self with "
+            "--prompts FILE"
+        )
     from harness.zoo.shapes.data import SceneData
 
     return SceneData(model, options.scenes, "train" if trains else "calibration")

@@ -40,4 +40,7 @@ class FitOptions(MethodSettings):
     )
     distill: float = Field(1.0, ge=0, description="weight of the distance to the dense model's prediction")
     scenes: int = Field(2048, ge=64, le=100_000_000, description="training scenes whose latents are cached")
+    images_per_prompt: int = Field(
+        1, ge=1, le=10_000, description="latents generated for each prompt, with --data self"
+    )
     save_seconds: float = Field(60.0, ge=0, description="time between checkpoints")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from harness.config import settings_of
 from harness.errors import UserError
 from harness.fitting.data import data_for
 from harness.fitting.fit import fit
+from harness.fitting.generated import read_prompts
 from harness.fitting.options import FitOptions
 from harness.method import Method, MethodSettings
 from harness.models import Model, adapters, load
@@ -62,9 +63,13 @@ class Request:
         skip_bad: bool = False,
         variant: str | None = None,
         revision: str | None = None,
+        prompts: Path | None = None,
+        say: Callable[[str], None] = lambda _line: None,
     ) -> list[Path]:
-        """Fit on a freshly loaded model; an interrupted fit goes on. Returns the paths of the adapters, and of the
-        picture of the ratios where there is one; nothing in the further processes of a launch on several devices."""
+        """Fit on a freshly loaded model; an interrupted fit goes on. prompts: a file of prompts, for which the model
+        generates the latents to fit on. say: hears what takes long before the fit begins. Returns the paths of the
+        adapters, and of the picture of the ratios where there is one; nothing in the further processes of a launch on
+        several devices."""
         loaded = load(model, device=device, adapters=(out,), variant=variant, revision=revision)
         precision = "bf16" if self.options.precision == "bfloat16" else "no"
         accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)  # makes this process's GPU "cuda"
@@ -79,11 +84,13 @@ class Request:
         trains = methods[0].fitting(loaded.backbone, 20, own).trains
         chosen = [
             self.method, dict(self.settings), list(self.ratios), options.model_dump(), own.model_dump(),
-            loaded.digest, str(data),
+            loaded.digest, str(data) if prompts is None else ["self", *read_prompts(prompts)],
         ]  # fmt: skip
         work = FITS / f"{self.method}-{hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:8]}"
         with accelerator.main_process_first():  # the others find its cache
-            samples = data_for(loaded, options, trains=trains, folder=data, work=FITS, skip_bad=skip_bad)
+            samples = data_for(
+                loaded, options, trains=trains, folder=data, work=FITS, skip_bad=skip_bad, prompts=prompts, say=say
+            )
         paths = fit(methods, loaded, options, samples, out, work, own=own, accelerator=accelerator)
         if not accelerator.is_main_process:
             return []

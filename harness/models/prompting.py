@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from harness.errors import UserError
@@ -134,6 +135,54 @@ def warn_of_long(pipeline: Any, prompts: Sequence[str], call: Mapping[str, Any])
             "%d of %d prompts are longer than the %d tokens that the text encoder reads; the rest is cut off (the "
             "first of them begins with %r)", len(long), len(prompts), most, long[0][:40],
         )  # fmt: skip
+
+
+def warn_of_unknown(pipeline: Any, prompts: Sequence[str]) -> None:
+    """One warning that names the words which a word-level tokenizer does not know; they are read as one and the same
+    unknown word."""
+    tokenizer: Any = getattr(pipeline, "tokenizer", None)
+    number = getattr(tokenizer, "unk_token_id", None)
+    if number is None or not getattr(tokenizer, "is_fast", False):
+        return
+    found = tokenizer(list(prompts), truncation=False, padding=False, return_offsets_mapping=True, verbose=False)
+    words: dict[str, None] = {}
+    hit = 0
+    for prompt, ids, places in zip(prompts, found["input_ids"], found["offset_mapping"], strict=True):
+        new = [prompt[start:end] for one, (start, end) in zip(ids, places, strict=True) if one == number]
+        hit += bool(new)
+        words |= dict.fromkeys(new)
+    if words:
+        more = f" and {len(words) - 5} more" if len(words) > 5 else ""
+        _LOG.warning(
+            "%d of %d prompts hold words that the text encoder does not know (%s%s); it reads them all as one unknown "
+            "word", hit, len(prompts), ", ".join(list(words)[:5]), more,
+        )  # fmt: skip
+
+
+@torch.no_grad()
+def sample(
+    pipeline: Any,
+    states: Mapping[str, Tensor],
+    call: Mapping[str, Any],
+    *,
+    steps: int,
+    guidance: float,
+    seeds: Sequence[int],
+    output: str = "pt",
+) -> Tensor:
+    """Images (B, 3, H, W) in 0..1 for prompt states that `encode` gave; with output "latent", what the denoiser ends
+    with. seeds: one for each."""
+    made: Tensor = pipeline(
+        **states,
+        **way_of(pipeline).fixed,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        # seeds on the CPU: the same noise on every device
+        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+        output_type=output,
+        **call,
+    ).images
+    return made
 
 
 def guided(pipeline: Any, guidance: float) -> bool:

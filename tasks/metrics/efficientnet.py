@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ import torch
 import torch.nn.functional as F
 
 from harness.errors import UserError
+from harness.metric import Sample, images_to_uint8
+from harness.zoo.emoji import held_out
+from tasks.metrics import references
 
 NAME = "efficientnet-lite0"
 SIZE = 224
@@ -59,12 +63,36 @@ def _network() -> Any:
 @torch.no_grad()
 def features(images: np.ndarray, device: torch.device) -> np.ndarray:
     """Mean-pooled last features (N, D) of images (N, H, W, 3) uint8. The network is on the device only meanwhile."""
+    return _pooled((images[start : start + _BATCH] for start in range(0, len(images), _BATCH)), device)
+
+
+def _pooled(batches: Iterable[np.ndarray], device: torch.device) -> np.ndarray:
     network, parts = _network().to(device), []
     try:
-        for start in range(0, len(images), _BATCH):
-            x = torch.tensor(images[start : start + _BATCH]).permute(0, 3, 1, 2).to(device) / 255
+        for batch in batches:
+            x = torch.tensor(batch).permute(0, 3, 1, 2).to(device) / 255
             x = F.interpolate(x, (SIZE, SIZE), mode="bicubic", antialias=True, align_corners=False)
             parts.append(network.extract_features((x - 0.5) / 0.5).mean((2, 3)).cpu())
     finally:
         network.to("cpu")
     return torch.cat(parts).double().numpy()
+
+
+def of_sample(sample: Sample, device: torch.device) -> np.ndarray:
+    """Features (N, D) of a sample's images, computed once and kept beside them."""
+    found: np.ndarray = sample.once(NAME, lambda: features(sample.images, device))
+    sample.features[NAME] = found
+    return found
+
+
+@cache
+def of_folder(folder: Path, contents: str, device: torch.device) -> np.ndarray:
+    """Features (M, D) of a folder's images of whatever sizes, computed once per process; contents: their digest."""
+    with torch.no_grad():
+        return _pooled((image[None] for image in references.images(folder)), device)
+
+
+@cache
+def of_held_out(device: torch.device) -> np.ndarray:
+    """Features (440, D) of the held-out pictures of `emoji`, computed once per process."""
+    return features(images_to_uint8(held_out.reference()), device)

@@ -20,13 +20,15 @@ _UNIT = "squared feature distance"
 
 class FID(SetDistance):
     """Frechet distance between Gaussians fitted to the features of the images and of a reference set: held-out renders
-    in the features of the shapes judge, a folder of the user's in those of Inception."""
+    in the features of the shapes judge, held-out pictures of `emoji` in those of EfficientNet-Lite0, a folder of the
+    user's in those of Inception or EfficientNet-Lite0."""
 
     name = "fid"
-    about = "Frechet distance to a reference set, in judge or Inception features; lower is better"
+    about = "Frechet distance to a reference set, in judge, Inception or EfficientNet features; lower is better"
     columns = (
         Column("fid[shapes-judge]", _UNIT, "lower", "64 judge features, against 2048 held-out renders, no resizing"),
         Column("fid[inception]", _UNIT, "lower", "2048 Inception features, clean-fid's resizing to 299 x 299"),
+        Column("fid[efficientnet-lite0]", _UNIT, "lower", "1280 EfficientNet-Lite0 features, bicubic to 224 x 224"),
     )
     source = "Heusel et al., 2017; extractor and resizing of clean-fid, Parmar et al., 2022"
     weights = WEIGHTS

@@ -19,10 +19,13 @@ class KID(SetDistance):
     in the same feature spaces as `fid`."""
 
     name = "kid"
-    about = "squared MMD (cubic kernel) to a reference set, in judge or Inception features; lower is better"
+    about = (
+        "squared MMD (cubic kernel) to a reference set, in judge, Inception or EfficientNet features; lower is better"
+    )
     columns = (
         Column("kid[shapes-judge]", "squared MMD", "lower", "as fid[shapes-judge]; not multiplied by 1000"),
         Column("kid[inception]", "squared MMD", "lower", "as fid[inception]; not multiplied by 1000"),
+        Column("kid[efficientnet-lite0]", "squared MMD", "lower", "as its fid; not multiplied by 1000"),
     )
     source = "Binkowski et al., 2018; extractor, resizing and kernel distance of clean-fid, Parmar et al., 2022"
     weights = WEIGHTS

@@ -1,7 +1,8 @@
 """Distance to the true picture: how far an image is from what its caption describes, case by case.
 
-The true picture of a case is the renderer's, with the case's own shifts, for the model's own scenes; the folder's image
-of the same caption for a user's own; and the given image for inpainting, where the square around the mask is compared.
+The true picture of a case is the renderer's, with the case's own shifts, or the held-out one, on the case's background,
+for a bundled model's own prompts; the folder's image of the same caption for a user's own; and the given image for
+inpainting, where the square around the mask is compared.
 
 Letters: N images, M those with something to compare, D features, H W pixels.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from harness.metric import Column, Metric, MetricSettings, Sample, images_to_uin
 from harness.models import Model
 from harness.models.inpainting.regions import MARGIN
 from harness.spec import Case
+from harness.zoo.emoji import held_out
 from harness.zoo.shapes import judge, scene
 from results.record import Estimate
 from tasks.metrics import efficientnet, features, references
@@ -112,7 +115,26 @@ class Truth(Metric):
     def check(self) -> None:
         if self.extractor not in EXTRACTORS:
             raise unknown("extractor", self.extractor, EXTRACTORS)
-        EXTRACTORS[self.extractor].check(self.model)
+        if self._absent is None:
+            return
+        if self.settings.extractor is not None or not self._knows_objects:
+            raise self._absent
+        _LOG.warning("%s; without it, truth_pixels alone says how far images are from the true pictures", self._absent)
+
+    @cached_property
+    def _absent(self) -> UserError | None:
+        """Why the feature space is not at hand."""
+        try:
+            EXTRACTORS[self.extractor].check(self.model)
+        except UserError as error:
+            return error
+        return None
+
+    @property
+    def _knows_objects(self) -> bool:
+        """Whether the true pictures, the model's own, tell their objects, so that pixels can be compared without an
+        extractor."""
+        return self.data is None and held_out.brings(self.model.facts)
 
     def estimates(self, sample: Sample, dense: Sample | None) -> dict[str, Estimate]:
         lacking = [case for case in sample.cases if not _has_truth(case)]
@@ -125,19 +147,19 @@ class Truth(Metric):
             pictures = pictures_of(sample.cases, sample.images.shape[1:3])
             self._kept = sample.cases, pictures, self._features(pictures.images, pictures.masks)
         _, pictures, wanted = self._kept
-        found = self._of_sample(sample, pictures.masks)
-        distances = np.full(len(sample.cases), np.nan)  # an empty mask leaves nothing to compare
-        distances[_compared(pictures)] = np.linalg.norm(found - wanted, axis=1)
-        if np.isnan(distances).all():
-            return {}
-        name = self.extractor
-        where = " on the square around the mask" if pictures.masks is not None else ""
-        out = {
-            f"truth[{name}]": per_image(
+        out: dict[str, Estimate] = {}
+        if self._absent is None:
+            found = self._of_sample(sample, pictures.masks)
+            distances = np.full(len(sample.cases), np.nan)  # an empty mask leaves nothing to compare
+            distances[_compared(pictures)] = np.linalg.norm(found - wanted, axis=1)
+            if np.isnan(distances).all():
+                return {}
+            name = self.extractor
+            where = " on the square around the mask" if pictures.masks is not None else ""
+            out[f"truth[{name}]"] = per_image(
                 distances, unit="feature distance", better="lower", convention="mean over images of the Euclidean "
                 f"distance to the true picture of the same caption in {name} features{where}",
-            )
-        }  # fmt: skip
+            )  # fmt: skip
         if pictures.objects is not None:
             errors = pixel_errors(sample.images, pictures.images, pictures.objects)
             inside = "under the mask" if pictures.masks is not None else "of the objects"
@@ -150,6 +172,10 @@ class Truth(Metric):
     def fingerprint(self) -> dict[str, str]:
         one = EXTRACTORS[self.extractor]
         pictures = "" if self.data is None else f", pictures {references.digest(self.data)[:12]}"
+        if self.data is None and held_out.brings(self.model.facts):
+            pictures = f", pictures {held_out.digest()[:12]}"
+        if self._absent is not None:
+            return {"truth_pixels": pictures.removeprefix(", ")}
         return {f"truth[{self.extractor}]": f"{one.digest()[:12]}, {one.resize}{pictures}"}
 
     def _of_sample(self, sample: Sample, masks: Tensor | None) -> np.ndarray:
@@ -163,6 +189,8 @@ class Truth(Metric):
         return found
 
     def _features(self, images: np.ndarray, masks: Tensor | None) -> np.ndarray:
+        if self._absent is not None:
+            return np.empty((0, 0))
         if masks is not None:
             rows = masks.flatten(1).any(1)
             if not rows.any():
@@ -181,6 +209,9 @@ def pictures_of(cases: Sequence[Case], size: tuple[int, int]) -> Pictures:
     if all("scene" in one for one in data):
         rendered, coverage = scene.render(features.scenes(cases))
         return Pictures(images_to_uint8(rendered), coverage > _INSIDE)
+    if held_out.shows(cases):
+        drawn, coverage = held_out.true_pictures(cases)
+        return Pictures(images_to_uint8(drawn), coverage > _INSIDE)
     return Pictures(np.stack([_fitted(one["file"], size) for one in data]))
 
 
@@ -195,7 +226,7 @@ def pixel_errors(images: np.ndarray, true: np.ndarray, where: Tensor) -> np.ndar
 
 
 def _has_truth(case: Case) -> bool:
-    return "scene" in case.data or "file" in case.data or {"image", "mask"} <= case.data.keys()
+    return bool({"scene", "emoji", "file"} & case.data.keys()) or {"image", "mask"} <= case.data.keys()
 
 
 def _compared(pictures: Pictures) -> np.ndarray:
