@@ -23,8 +23,8 @@ from results.analysis.compare_types import Comparison
 from results.analysis.verdict_types import Compared, Verdict
 from results.plots import pareto_plot
 from results.plots.png import write_png
-from results.record import Record
-from results.tables import attribution
+from results.record import SCHEMA_VERSION, Record
+from results.tables import attribution, dictionary
 from results.tables.formatting import interval, number, percent, rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,9 +123,22 @@ def _attributed(run: Run, controls: Mapping[str, Callable[[Record], bool]]) -> s
     return rows(head, lines)
 
 
+def csv_point() -> str:
+    """The columns of results.csv that say which point a row is."""
+    return dictionary.point_columns(open_run(DEFAULT))
+
+
+def csv_figures() -> str:
+    """Its figures, as kept runs of the present schema hold them."""
+    stores = [DEFAULT, *sorted(path.parent for path in REFERENCE.glob("*/store.sqlite"))]
+    records = [record for store in stores for record in open_run(store).records]
+    return dictionary.figures(record for record in records if record.schema_version == SCHEMA_VERSION)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "default-verdict": default_verdict, "attribution-shapes": attribution_shapes,
-    "attribution-same-ratios": attribution_same_ratios, "gpu-before": gpu_before,
+    "attribution-same-ratios": attribution_same_ratios, "gpu-before": gpu_before, "csv-point": csv_point,
+    "csv-figures": csv_figures,
 }  # fmt: skip
 
 
