@@ -28,6 +28,7 @@ from results.report import commands, fronts, pictures, verdict
 from results.report.parts import parts
 from results.run_folder import RunError, RunFolder
 from results.tables.formatting import setup
+from results.tables.published import published
 
 RANKING_NEEDS = 1000
 """Images below which a distance between sets (FID, KID) ranks nothing."""
@@ -164,6 +165,7 @@ class _Group:
                        "title": fronts.NAMES.get(name, name)}
                 for name, e in self.known.items()
             },
+            "published": published(self.records[0].task), "windows": plain(fronts.windows(self.records)),
             "costs": costs, "metrics": metrics, "headline": self.section.metric, "by_image": by_image,
             "fronts": {
                 pair: {number[key]: plain(one) for key, one in members.items()}
@@ -187,7 +189,8 @@ class _Group:
             "run": run.name, "key": record.key, "outcome": record.outcome, "reason": record.reason,
             "started": record.started, "seconds": record.seconds, "environment": record.environment,
             "estimates": {
-                each: plain([e.value, e.low, e.high, e.n]) for each, e in record.estimates.items() if record.usable
+                each: plain([e.value, e.low, e.high, e.sample_size])
+                for each, e in (record.estimates if record.usable else {}).items()
             },
             "tie": ties.get(record.key, ""), "pictures": images, "maps": self._maps(index, record, run),
             "parts": parts(record), "command": commands.command(record, run.workload), "apply": apply_line(record),
