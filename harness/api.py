@@ -71,8 +71,8 @@ def run(
     Points that the run folder holds already, or another one beside it (unless `fresh`), are not run again; with the
     same `out` and other methods, the folder grows. shard: "3/8" runs this part of the points alone, by default in a
     folder of its own; `python -m harness merge` puts the parts together. plots: "all" draws every metric against every
-    cost, "overview" the headline metric against GMACs and latency. progress: called with what is being done and how many images were
-    just made. Raises UserError for bad input; a point that fails is a row with its reason.
+    cost, "overview" the headline metric against GMACs and latency. progress: called with what is being done and how
+    many images were just made. Raises UserError for bad input; a point that fails is a row with its reason.
     """
     words = dict(locals())
     given = {word: words[word] for word in Sweep.model_fields if words[word] is not None}
