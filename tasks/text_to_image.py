@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,6 @@ from harness.spec import Case
 from harness.task import Task, TaskSettings
 from harness.zoo.shapes import scene
 from tasks import prompts as own_prompts
-
-_LOG = logging.getLogger(__name__)
 
 
 class TextToImage(Task):
@@ -86,28 +83,6 @@ class TextToImage(Task):
             output_type="pt",
             **self.model.call,
         ).images
-
-    def shown(self, cases: Sequence[Case]) -> list[tuple[str, Tensor]]:
-        """The true pictures of the captions, where every case has one that can be read."""
-        from tasks.metrics.truth import has_truth, pictures_of  # brings what reads pictures
-
-        if not all(map(has_truth, cases)):
-            return []
-        try:
-            images = pictures_of(cases, self._size).images  # (N, H, W, 3)
-        except (OSError, ValueError) as error:  # a report lacks a row then; the metric says what is wrong
-            _LOG.warning("true pictures are not shown: %s", error)
-            return []
-        return [("true picture", torch.from_numpy(images).permute(0, 3, 1, 2) / 255)]
-
-    @property
-    def _size(self) -> tuple[int, int]:
-        """Height and width of the images that the model makes, in pixels: what its call says, or what it was made
-        for."""
-        pipeline, call = self.model.pipeline, self.model.call
-        own = getattr(self.model.backbone.transformer.config, "sample_size", None)  # Flux's config names none
-        side = int(own or pipeline.default_sample_size) * int(pipeline.vae_scale_factor)
-        return int(call.get("height") or side), int(call.get("width") or side)
 
 
 def _scenes(split: scene.Split, count: int) -> tuple[Case, ...]:

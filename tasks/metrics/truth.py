@@ -115,7 +115,7 @@ class Truth(Metric):
         EXTRACTORS[self.extractor].check(self.model)
 
     def estimates(self, sample: Sample, dense: Sample | None) -> dict[str, Estimate]:
-        lacking = [case for case in sample.cases if not has_truth(case)]
+        lacking = [case for case in sample.cases if not _has_truth(case)]
         if lacking:
             if not self._said:
                 _LOG.warning("metric truth is left out: there is no true picture for %r", lacking[0].prompt)
@@ -194,8 +194,7 @@ def pixel_errors(images: np.ndarray, true: np.ndarray, where: Tensor) -> np.ndar
     return np.sqrt(np.divide(total, count, out=np.full(len(images), np.nan), where=count > 0))
 
 
-def has_truth(case: Case) -> bool:
-    """Whether there is a true picture of the case."""
+def _has_truth(case: Case) -> bool:
     return "scene" in case.data or "file" in case.data or {"image", "mask"} <= case.data.keys()
 
 
