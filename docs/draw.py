@@ -28,8 +28,8 @@ from results.analysis.differences import difference, seed_difference
 from results.analysis.verdict_types import Compared, Verdict
 from results.plots import pareto_plot
 from results.plots.png import write_png
-from results.record import Record
-from results.tables import attribution
+from results.record import SCHEMA_VERSION, Record
+from results.tables import attribution, dictionary
 from results.tables.formatting import interval, number, percent, rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -178,8 +178,20 @@ def _called(record: Record) -> str:
     return " ".join([name, *(f"{key}={value}" for key, value in told.items()), percent(record.ratio)]).strip()
 
 
+def csv_point() -> str:
+    """The columns of results.csv that say which point a row is."""
+    return dictionary.point_columns(open_run(DEFAULT))
+
+
+def csv_figures() -> str:
+    """Its figures, as kept runs of the present schema hold them."""
+    stores = [DEFAULT, *sorted(path.parent for path in REFERENCE.glob("*/store.sqlite"))]
+    records = [record for store in stores for record in open_run(store).records]
+    return dictionary.figures(record for record in records if record.schema_version == SCHEMA_VERSION)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
-    "default-verdict": default_verdict, "gpu-before": gpu_before,
+    "default-verdict": default_verdict, "gpu-before": gpu_before, "csv-point": csv_point, "csv-figures": csv_figures,
     **{f"attribution-{axis}": partial(attributed, axis, REFERENCE / "table1_shapes") for axis in AXES},
 }  # fmt: skip
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from harness import plan, registry
 from harness.budgets import Match, resolved
@@ -22,6 +22,8 @@ from results.run import Run
 RUNS = Path("results") / "runs"
 Methods = str | Sequence[str | Mapping[str, Any]]
 FolderOrFile = str | Path
+Plots = Literal["overview", "all"]
+"""Which Pareto plots are drawn."""
 
 
 def run(
@@ -56,6 +58,8 @@ def run(
     isolate: bool = False,
     point_timeout: float | None = None,
     fresh: bool = False,
+    shard: str | None = None,
+    plots: Plots = "overview",
     name: str | None = None,
     out: FolderOrFile | None = None,
     progress: Callable[[str, int], None] | None = None,
@@ -65,15 +69,21 @@ def run(
     `config` says; what each word means stands there and in `python -m harness run --help`.
 
     Points that the run folder holds already, or another one beside it (unless `fresh`), are not run again; with the
-    same `out` and other methods, the folder grows. progress: called with what is being done and how many images were
-    just made. Raises UserError for bad input; a point that fails is a row with its reason.
+    same `out` and other methods, the folder grows. shard: "3/8" runs this part of the points alone, by default in a
+    folder of its own; `python -m harness merge` puts the parts together. plots: "all" draws every metric against every
+    cost, "overview" the headline metric against GMACs and latency. progress: called with what is being done and how
+    many images were just made. Raises UserError for bad input; a point that fails is a row with its reason.
     """
     words = dict(locals())
     given = {word: words[word] for word in Sweep.model_fields if words[word] is not None}
+    if plots not in get_args(Plots):
+        raise UserError(f"plots: expected one of {', '.join(get_args(Plots))}, got {plots!r}")
+    part = None if shard is None else Shard.parse(shard)
     sweep = sweep_of(given, config=config, plugins=plugins, quick=quick)
-    folder = run_folder(sweep, out, name)
+    folder = run_folder(sweep, out, name, part)
     hear = listener or (Told(progress) if progress is not None else Listener())
-    return run_sweep(sweep, folder, listener=hear, fit=fit, isolate=isolate, point_timeout=point_timeout, fresh=fresh)
+    return run_sweep(sweep, folder, listener=hear, fit=fit, isolate=isolate, point_timeout=point_timeout, fresh=fresh,
+                     shard=part, all_plots=plots == "all")  # fmt: skip
 
 
 def profile(
@@ -146,15 +156,19 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     return out
 
 
-def run_folder(request: Sweep | Profile, out: FolderOrFile | None, name: str | None = None) -> Path:
-    """Where a run goes. Raises UserError for both an `out` and a `name`, and for a name that is a path."""
+def run_folder(
+    request: Sweep | Profile, out: FolderOrFile | None, name: str | None = None, shard: Shard | None = None
+) -> Path:
+    """Where a run goes: each shard into a folder of its own unless `out` names one. Raises UserError for both an `out`
+    and a `name`, and for a name that is a path."""
+    mine = "" if shard is None else f"-{shard.number}of{shard.of}"
     if name is not None:
         if out is not None:
             raise UserError("give --name or --out, not both: --name X is --out results/runs/X")
         if not name or Path(name).name != name or name in (".", ".."):
             raise UserError(f"--name expects a plain folder name, got {name!r}; use --out for a path")
-        return RUNS / name
-    return Path(out) if out is not None else RUNS / request.run_name()
+        return RUNS / f"{name}{mine}"
+    return Path(out) if out is not None else RUNS / f"{request.run_name()}{mine}"
 
 
 def run_sweep(

@@ -12,12 +12,12 @@ from pathlib import Path
 
 _PART = ".part"
 _COUNT = itertools.count()
-_HOST = re.sub(r"[^A-Za-z0-9-]+", "-", socket.gethostname()) or "host"
+HOST = re.sub(r"[^A-Za-z0-9-]+", "-", socket.gethostname()) or "host"
 
 
 def part_of(path: Path) -> Path:
     """A name beside `path` that no other writer uses, to write to before the file takes its place."""
-    return path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.{next(_COUNT)}{_PART}")
+    return path.with_name(f".{path.name}.{HOST}.{os.getpid()}.{next(_COUNT)}{_PART}")
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> Path:
@@ -40,11 +40,12 @@ def remove_parts(folder: Path) -> None:
     """Remove what writers on this machine that were killed have left below a folder."""
     for path in folder.rglob(f".*{_PART}"):
         host, _, rest = path.name.removesuffix(_PART).rpartition(".")[0].rpartition(".")
-        if host.endswith(f".{_HOST}") and rest.isdecimal() and not _runs(int(rest)):
+        if host.endswith(f".{HOST}") and rest.isdecimal() and not runs(int(rest)):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _runs(process: int) -> bool:
+def runs(process: int) -> bool:
+    """Whether a process of this machine is there."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

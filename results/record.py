@@ -51,6 +51,11 @@ class Estimate(BaseModel):
         default="", description='for a distance between sets: "frechet" or "kernel", a blank, and the extractor'
     )
 
+    @property
+    def sample_size(self) -> int:
+        """n, but 1 for a cost without an interval: what is counted in each step of one image is no sample."""
+        return 1 if self.role == "cost" and self.low is None else self.n
+
 
 class Record(BaseModel):
     """One operating point and what became of it."""

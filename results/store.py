@@ -108,6 +108,13 @@ class Store:
             rows = self._db.execute("SELECT key FROM record WHERE ?1 IS NULL OR outcome = ?1", (outcome,)).fetchall()
         return {key for (key,) in rows}
 
+    def stamps(self) -> list[tuple[str, str, str]]:
+        """Key, sample key and digest of every record, oldest first: what tells whether one came or changed."""
+        sample = "sample_key" if self.schema == SCHEMA_VERSION else "''"
+        with self._explained():
+            rows = self._db.execute(f"SELECT key, {sample}, body FROM record ORDER BY rowid").fetchall()
+        return [(key, own, hashlib.sha256(body.encode()).hexdigest()) for key, own, body in rows]
+
     def records(self, keys: Iterable[str] | None = None) -> list[Record]:
         """The records in the order of `keys` (those without a record are left out), else all, oldest first."""
         if keys is not None:

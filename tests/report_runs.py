@@ -19,10 +19,11 @@ SIDE = 64
 def make_run(
     folder: Path, methods: int = 2, ratios: int = 2, cases: int = 12, *, prompt: str = "", images: bool = True,
     model: str = "shapes", settings: dict[str, Any] | None = None, maps: bool = True, failed: bool = False,
-    name: str = "method",
+    name: str = "method", fid: bool = False, wild: bool = False,
 ) -> Path:  # fmt: skip
     """A run of `methods` times `ratios` points and dense. prompt: of the first case. images: whether there are files.
-    settings: of every point but dense. name: of the methods, before a number. Returns the folder."""
+    settings: of every point but dense. name: of the methods, before a number. fid: whether a distance between sets
+    was measured. wild: whether the first point has an interval many times as long as the rest. Returns the folder."""
     rng = np.random.default_rng(0)
     facts = tuple(
         CaseFacts(prompt=prompt if prompt and row == 0 else f"caption {row} of a circle", seed=row)
@@ -41,7 +42,8 @@ def make_run(
                 task="text-to-image", model=model, device="cpu", dtype="float32", steps=20, n_cases=cases,
                 cases=facts, outcome="failed" if failed and index == 1 else "ok",
                 reason="ran out of <memory>" if failed and index == 1 else "",
-                estimates=_estimates(method, ratio, dense, dense + harm + rng.normal(0, 0.1, cases) * (index > 0)),
+                estimates=_estimates(method, ratio, dense, dense + harm + rng.normal(0, 0.1, cases) * (index > 0))
+                | (_more(fid, wild and index == 1, ratio)),
                 fingerprint={"weights": model, "cases": f"{model} {cases}"},
                 environment={"commit": "abc" if index % 2 else "abd", "device": "a CPU", "threads": "2"},
                 images=_images(run, key, cases, index, images), started="2026-01-01T00:00:00Z", seconds=1.5,
@@ -72,6 +74,18 @@ def _estimates(method: str, ratio: float | None, dense: np.ndarray, own: np.ndar
     }  # fmt: skip
     if method != "dense":
         found["psnr_to_dense"] = judged(35 - 4 * np.abs(own - dense), "dB", "higher")
+    return found
+
+
+def _more(fid: bool, wild: bool, ratio: float | None) -> dict[str, Estimate]:
+    found = {}
+    if fid:
+        value = 12 + 20 * (ratio or 0)
+        found["fid[judge]"] = Estimate(value=value, low=value - 1, high=value + 1, n=12, unit="", role="quality",
+                                       better="lower", convention="made up", set_distance="frechet judge")  # fmt: skip
+    if wild:
+        found["latency_ratio"] = Estimate(value=0.8, low=0.5, high=40.0, n=12, unit="method / dense", role="cost",
+                                          better="lower", convention="made up")  # fmt: skip
     return found
 
 

@@ -1,11 +1,13 @@
 """A sweep in parts, and its parts put together."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import harness
@@ -67,3 +69,21 @@ def test_other_workloads_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
     said = CliRunner().invoke(app, ["merge", str(tmp_path / "2"), str(tmp_path / "3"), "--out", str(tmp_path / "o")])
     assert said.exit_code == 2 and "hold different workloads: steps: 2 and 3" in said.stderr
     assert not (tmp_path / "o" / "store.sqlite").exists()
+
+
+def test_python_has_the_words_of_the_command(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = harness.run("tome,random", model=str(tiny_folder), ratios=[0.5], cases=2, steps=2, rounds=2, name="mine",
+                      metrics="alignment,paired", shard="2/2", plots="all")  # fmt: skip
+    assert [record.method for record in run.records] == ["dense", "random"]
+    assert run.folder is not None and run.folder.name == "mine-2of2"  # each part in a folder of its own
+    assert list((run.folder / "plots" / "more").glob("*.png"))
+    for words, said in (({"shard": "3/2"}, "--shard expects"), ({"plots": "every"}, "plots: expected one of")):
+        with pytest.raises(UserError, match=said):
+            harness.run("tome", **words)
+    python = set(inspect.signature(harness.run).parameters)
+    renamed = {"task_setting", "mask_area", "binarize", "setting", "metric_setting", "config_file", "plugin"}
+    asked = {parameter.name for parameter in get_command(app).commands["run"].params} - {"help"}
+    assert asked - python - renamed == {"debug", "dry_run"}

@@ -29,6 +29,7 @@ from harness.cli import (
     run,
     runs,
     train,
+    watch,
 )
 from harness.cli.endings import DEBUG, ended, terminable
 from harness.cli.grouped import Grouped
@@ -61,7 +62,8 @@ def _program(
 
 _COMMANDS: dict[str, Callable[..., Any]] = {
     "run": run.run, "compare": compare.compare, "recommend": recommend.recommend,
-    "report": report.report, "devices": devices.devices, "merge": merge.merge, "attribute": attribute.attribute,
+    "report": report.report, "watch": watch.watch, "devices": devices.devices, "merge": merge.merge,
+    "attribute": attribute.attribute,
     "profile": profile.profile, "calibrate-clock": calibrate_clock.calibrate_clock, "published": published.published,
     "fit": fit.fit, "train": train.train, "data": data.data, "maps": maps.maps, "list": listing.list_,
     "new": new.new, "check": check.check, "doctor": doctor.doctor,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -135,9 +134,7 @@ def run(
 
     part = None if shard is None else Shard.parse(shard)
     sweep = with_settings(api.sweep_of(given, config=config_file, plugins=plugin or (), quick=quick), setting or [])
-    folder = api.run_folder(sweep, out, name)
-    if part is not None and out is None:
-        folder = folder.with_name(f"{folder.name}-{part.number}of{part.of}")
+    folder = api.run_folder(sweep, out, name, part)
 
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False)
@@ -189,9 +186,9 @@ def _dry_run(sweep: Sweep, folder: Path, fit: bool, say: Any) -> None:
 def _report(table: Any, folder: Path, say: Any) -> None:
     """The table and where everything lies. Exit code 1 where something failed or did not run, 4 where a budget was not
     met."""
-    from rich.console import Console
+    from harness.cli import terminal
 
-    table.print(Console(width=None if sys.stdout.isatty() else 120))
+    table.print(terminal.tables())
     print(f"written to {folder}: tables/verdict.md, tables/results.csv, tables/pareto.md, plots/")
     unmet = [one for one in table.matches if not one["met"]]
     for one in unmet:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -46,8 +45,7 @@ def show(
     run: Annotated[str, typer.Argument(help="Name of a run below results/runs, or a run folder.")],
 ) -> None:
     """Show one run: what it is, its table, and where its files lie."""
-    from rich.console import Console
-
+    from harness.cli import terminal
     from harness.errors import unknown
     from results.run import open_run
     from results.summaries import names, summary
@@ -63,4 +61,4 @@ def show(
         "points": one.points, "date": one.date, "device": one.device,
     }  # fmt: skip
     print("\n".join(f"{name}: {value}" for name, value in facts.items() if value))
-    open_run(path).print(Console(width=None if sys.stdout.isatty() else 120))
+    open_run(path).print(terminal.tables())

@@ -99,7 +99,7 @@ def execute(
         for (opened, _), points in zip(parts, todo, strict=True):
             if points:
                 opened.load()
-        with RunFolder.grow(out, shared) as folder:
+        with RunFolder.grow(out, shared) as folder, folder.at_work():
             if found:
                 folder.take(found)
                 places = ", ".join(sorted({str(place.name) for place in found.values()}))

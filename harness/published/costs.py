@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 from torch import nn
 
-import results
 from harness.errors import UserError, unknown
 from harness.measure.torch_counter import Executed
 from harness.profiling.costs import executed as run_step
@@ -20,8 +18,8 @@ from harness.profiling.subject import Candidate, Setup, Subject
 from harness.profiling.workload import candidates, subject
 from harness.sweep import META, MethodSpec, Profile, validated
 from harness.tokens import kept_count
+from results.tables.published import FOLDER
 
-FOLDER = Path(results.__file__).resolve().parent / "published"
 _GIGA = 1e9
 _NORM = 2  # operations per element of a norm that the published totals agree with
 

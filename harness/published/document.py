@@ -9,8 +9,9 @@ import pandas as pd
 
 from harness.errors import UserError
 from harness.published.costs import Cell, cells, deviation, published, spec_of
-from harness.published.quality import dense_rows, quality
+from harness.published.quality import quality
 from results.tables.formatting import rows
+from results.tables.published import dense_rows
 
 _NUMBERS = ("ratio", "batch", "latency_ratio", "latency_ratio_low", "latency_ratio_high")
 _COLUMNS = ("method", "outcome", "mask_tokens", "peak_memory_mb")

@@ -12,17 +12,12 @@ import pandas as pd
 
 from results.analysis.tolerances import within
 from results.tables.formatting import number, rows
+from results.tables.published import dense_rows
 
 _METRICS = {"fid": "FID", "clip_score": "CLIP score"}
 _READING = """\
 Copied from the paper. A row is compared with its own dense row alone. *pass*: MLPerf's tolerances, FID within 2 % of
 dense's, CLIP score within 0.2 %; the paper's intervals and sample sizes are not known."""
-
-
-def dense_rows(spec: Mapping[str, Any], frame: pd.DataFrame) -> list[int]:
-    """For every row of the table, the place of the dense row that it was measured against."""
-    place = {name: index for index, name in reversed(list(enumerate(frame["method"])))}
-    return [place[row["dense"]] for row in spec["rows"]]
 
 
 def quality(spec: Mapping[str, Any], frame: pd.DataFrame) -> str:

@@ -33,17 +33,17 @@ zero (the last four rows) it calls as often as the interval misses: such arms ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from results.analysis.statistics import resample_counts
+from results.analysis.statistics import KEPT, STRIP, resample_counts
 
 RESAMPLES = 10_000
 FEWEST = 8  # clusters, below which a sign-flip test cannot come below p = 0.01
-_STRIP = 1_000_000  # random signs in memory at once
 
 
 class Difference(NamedTuple):
@@ -129,7 +129,7 @@ def sign_flip(sums: NDArray[np.float64], resamples: int = RESAMPLES, seed: int =
     exact = sums.shape[1] < 60 and 2 ** sums.shape[1] <= resamples
     as_far = np.zeros(len(sums), dtype=np.int64)
     for flipped in _every_sign(sums.shape[1]) if exact else _signs(sums.shape[1], resamples, seed):
-        drawn = 2 * (sums @ flipped.T.astype(float)) - sums.sum(1)[:, None]  # (P, r)
+        drawn = 2 * (sums @ flipped.T) - sums.sum(1)[:, None]  # (P, r)
         as_far += (np.abs(drawn) >= reached[:, None]).sum(1)
     return as_far / 2 ** sums.shape[1] if exact else (1 + as_far) / (1 + resamples)
 
@@ -184,13 +184,25 @@ def _differences(methods: ArrayLike, comparator: ArrayLike) -> NDArray[np.float6
     return arms["method"] - arms["comparator"]
 
 
-def _every_sign(count: int) -> Iterator[NDArray[np.int64]]:
-    yield (np.arange(2**count)[:, None] >> np.arange(count)) & 1
+def _every_sign(count: int) -> Iterator[NDArray[np.float64]]:
+    yield ((np.arange(2**count)[:, None] >> np.arange(count)) & 1).astype(np.float64)
 
 
-def _signs(count: int, resamples: int, seed: int) -> Iterator[NDArray[np.int8]]:
-    """Which signs are positive: strips (r, C) of 0 and 1, `resamples` rows in all."""
+def _signs(count: int, resamples: int, seed: int) -> Iterable[NDArray[np.float64]]:
+    """Which signs are positive: strips (r, C) of 0 and 1, `resamples` rows in all, read-only."""
+    small = count * resamples <= KEPT
+    return _kept_signs(count, resamples, seed) if small else _drawn_signs(count, resamples, seed)
+
+
+@lru_cache(maxsize=2)
+def _kept_signs(count: int, resamples: int, seed: int) -> tuple[NDArray[np.float64], ...]:
+    return tuple(_drawn_signs(count, resamples, seed))
+
+
+def _drawn_signs(count: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
     rng = np.random.default_rng([seed, 1])  # another stream than the resamples'
-    rows = max(1, _STRIP // count)
+    rows = max(1, STRIP // count)
     for start in range(0, resamples, rows):
-        yield rng.integers(2, size=(min(rows, resamples - start), count), dtype=np.int8)
+        signs = rng.integers(2, size=(min(rows, resamples - start), count), dtype=np.int8).astype(np.float64)
+        signs.flags.writeable = False
+        yield signs

@@ -5,7 +5,8 @@ Letters: n cases, R replicates. All randomness comes from private generators: th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from math import comb
 from typing import NamedTuple
 
@@ -15,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 REPLICATES = 200
 LEVEL = (2.5, 97.5)  # percentiles that bound a 95 % interval
 BLOCKS = 6  # of a latency measurement: the fewest of which an interval needs no distribution
-_STRIP = 1_000_000  # draws of a case in memory at once
+STRIP = 1_000_000  # draws of a case in memory at once
+KEPT = 5 * STRIP  # draws that are kept for the next comparison of as many cases; a verdict makes hundreds
 
 
 class Bootstrapped(NamedTuple):
@@ -38,19 +40,31 @@ def resamples(n: int, replicates: int = REPLICATES, seed: int = 0) -> NDArray[np
     return np.random.default_rng(seed).integers(n, size=(replicates, n))  # (R, n)
 
 
-def resample_counts(n: int, replicates: int, seed: int = 0) -> Iterator[NDArray[np.float64]]:
-    """How often each case is drawn in each of `resamples(n, replicates, seed)`, in strips of rows, (r, n) each.
+def resample_counts(n: int, replicates: int, seed: int = 0) -> Iterable[NDArray[np.float64]]:
+    """How often each case is drawn in each of `resamples(n, replicates, seed)`, in strips of rows, (r, n) each, which
+    are read-only.
 
     Weighted sums over the cases are then matrix products, and memory does not grow with the number of replicates.
     Raises ValueError as `resamples` does.
     """
     if n < 1 or replicates < 1:
         raise ValueError(f"a bootstrap needs at least one case and one replicate, got {n} and {replicates}")
-    rng, rows = np.random.default_rng(seed), max(1, _STRIP // n)
+    return _kept_counts(n, replicates, seed) if n * replicates <= KEPT else _counts(n, replicates, seed)
+
+
+@lru_cache(maxsize=2)
+def _kept_counts(n: int, replicates: int, seed: int) -> tuple[NDArray[np.float64], ...]:
+    return tuple(_counts(n, replicates, seed))
+
+
+def _counts(n: int, replicates: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    rng, rows = np.random.default_rng(seed), max(1, STRIP // n)
     for start in range(0, replicates, rows):
         drawn = rng.integers(n, size=(min(rows, replicates - start), n))  # (r, n)
         drawn += n * np.arange(len(drawn))[:, None]
-        yield np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(np.float64)
+        counts = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(np.float64)
+        counts.flags.writeable = False
+        yield counts
 
 
 def bootstrap(

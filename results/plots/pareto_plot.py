@@ -33,6 +33,7 @@ from results.analysis.point_names import strength, variants
 from results.files import slug, write_atomic
 from results.plots import label_placement
 from results.plots.png import any_letters
+from results.plots.window import window
 from results.record import Record
 from results.tables.formatting import DIRECTIONS, parts, setup, title
 from results.tables.table import DENSE, Table
@@ -128,6 +129,10 @@ def _figures(table: Table, everything: bool) -> Iterator[tuple[str, str, str, pd
             yield f"{'' if top else 'more/'}pareto_{slug(cost)}_vs_{slug(quality)}{suffix}", cost, quality, rows
 
 
+Limits = tuple[float, float] | None
+"""Where intervals are cut off; None: nowhere."""
+
+
 def looks(table: Table) -> dict[str, Look]:
     """The look of every method (or variant of one), in the order of first appearance; dense is a black star."""
     named = variants(table.records, seeds=False, strengths=False)
@@ -149,11 +154,17 @@ def pareto_figure(table: Table, cost: str, quality: str, points: pd.DataFrame) -
     figure = Figure(figsize=(9.2, 5.4), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
     axes = figure.add_subplot()
     axes.margins(0.09)
+    bounds = [records[key].estimates[cost] for key in points["key"]]
+    across = window(points["cost"].tolist(), [e.low for e in bounds], [e.high for e in bounds])
+    up = window(*(points[name].tolist() for name in ("quality", "low", "high")))
     for _, rows in parts(points, "line"):  # a training seed has a line of its own in its variant's look
-        _draw_method(axes, rows.sort_values(["ratio", "cost"]), records, cost, chosen[rows["variant"].iloc[0]])
+        rows, look = rows.sort_values(["ratio", "cost"]), chosen[rows["variant"].iloc[0]]
+        _draw_method(axes, rows, look)
+        _draw_intervals(axes, rows, records, cost, look.colour, across, up)
     _draw_front(axes, points[points["on_front"]], table.qualities[quality].better == "higher")
     _draw_dense(axes, points[points["method"] == DENSE])
-    _draw_texts(figure, axes, table, cost, quality, records[points["key"].iloc[0]], int(points["group"].iloc[0]))
+    about = records[points["key"].iloc[0]], int(points["group"].iloc[0])
+    _draw_texts(figure, axes, table, cost, quality, *about, cut=bool(across or up))
     _draw_legend(figure, {name: look for name, look in chosen.items() if name in set(points["variant"])})
     _draw_labels(figure, axes, points, chosen)
     return figure
@@ -171,18 +182,31 @@ def _images(table: Table, cost: str, quality: str, points: pd.DataFrame) -> Iter
     yield from (("png", png.getvalue()), ("svg", svg.getvalue()))
 
 
-def _draw_method(axes: Axes, rows: pd.DataFrame, records: dict[str, Record], cost: str, look: Look) -> None:
-    """One method: its points joined in order of its strength, with their intervals; hollow off the front."""
+def _draw_method(axes: Axes, rows: pd.DataFrame, look: Look) -> None:
+    """One method: its points joined in order of its strength; hollow off the front."""
     x, y = rows["cost"].to_numpy(), rows["quality"].to_numpy()
     axes.plot(x, y, color=look.colour, linewidth=0.9, alpha=0.55, zorder=3)
-    bars: dict[str, Any] = {"colors": look.colour, "linewidth": 1.6, "zorder": 3}
-    axes.vlines(x, rows["low"].fillna(rows["quality"]), rows["high"].fillna(rows["quality"]), **bars)
-    for key, level in zip(rows["key"], y, strict=True):
-        estimate = records[key].estimates[cost]
-        if estimate.low is not None and estimate.high is not None:
-            axes.hlines(level, estimate.low, estimate.high, **bars)
     for on_front, part in rows.groupby("on_front"):
         axes.plot(part["cost"], part["quality"], zorder=4, **_marker(look, filled=bool(on_front)))
+
+
+def _draw_intervals(
+    axes: Axes, rows: pd.DataFrame, records: dict[str, Record], cost: str, colour: str, across: Limits, up: Limits
+) -> None:
+    """95 % intervals. across, up: where those of the cost and of the quality are cut off, which an arrow shows."""
+    bars: dict[str, Any] = {"colors": colour, "linewidth": 1.6, "zorder": 3}
+    for row in rows.to_dict("records"):
+        x, y, of_cost = row["cost"], row["quality"], records[row["key"]].estimates[cost]
+        both = ((True, of_cost.low, of_cost.high, across), (False, row["low"], row["high"], up))
+        for flat, low, high, limits in both:
+            if pd.isna(low) or pd.isna(high):
+                continue
+            least, most = limits or (low, high)
+            ends = max(low, least), min(high, most)
+            axes.hlines(y, *ends, **bars) if flat else axes.vlines(x, *ends, **bars)
+            for end, whole, marker in zip(ends, (low, high), "<>" if flat else "v^", strict=True):
+                if end != whole:
+                    axes.plot(*((end, y) if flat else (x, end)), marker=marker, color=colour, zorder=3)
 
 
 def _marker(look: Look, filled: bool = True) -> dict[str, Any]:
@@ -214,8 +238,11 @@ def _draw_dense(axes: Axes, rows: pd.DataFrame) -> None:
         axes.axhline(quality, **LEVEL, zorder=1)
 
 
-def _draw_texts(figure: Figure, axes: Axes, table: Table, cost: str, quality: str, record: Record, group: int) -> None:
-    """Title, axis labels with unit and direction, and a caption with conventions and sample sizes."""
+def _draw_texts(
+    figure: Figure, axes: Axes, table: Table, cost: str, quality: str, record: Record, group: int, *, cut: bool
+) -> None:
+    """Title, axis labels with unit and direction, and a caption with conventions and sample sizes. cut: whether some
+    intervals are cut off."""
     x, y = table.costs[cost], table.qualities[quality]
     axes.set_title(f"{quality} against {title(cost)}", fontsize=12.5, fontweight="bold", pad=24)
     axes.text(0, 1.025, setup(record), transform=axes.transAxes, fontsize=9, color="#555555")
@@ -223,11 +250,12 @@ def _draw_texts(figure: Figure, axes: Axes, table: Table, cost: str, quality: st
     arrow = "→" if y.better == "higher" else "←"  # turned by 90 degrees with its label: up, down
     axes.set_ylabel(f"{_with_unit(quality, y.unit)}   ({arrow} {DIRECTIONS[y.better or 'lower']})")
     sizes = f"n = {table.sample_size(quality, group)} for the metric"
-    if x.low is not None:  # else it is counted, and needs no sample size
+    if not table.exact(cost, group):  # a count needs no sample size
         sizes += f", {table.sample_size(cost, group)} for the cost"
+    arrows = "; an arrow: it goes on beyond the axis, which the values set" if cut else ""
     caption = (
-        f"{title(cost)}: {x.convention}. {quality}: {y.convention}. {sizes}. Bars: 95 % intervals. Labels: compression "
-        "ratio, or the strength setting. Shaded: dominated."
+        f"{title(cost)}: {x.convention}. {quality}: {y.convention}. {sizes}. Bars: 95 % intervals{arrows}. "
+        "Labels: compression ratio, or the strength setting. Shaded: dominated."
     )
     figure.supxlabel(_wrapped(caption, 150), x=0.015, ha="left", fontsize=8, color="#555555")
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from results.analysis.pareto import front
+from results.plots.window import window
 from results.record import Estimate, Record
 from results.tables.table import COST_AXES, Table
 
@@ -36,6 +37,18 @@ def axes(records: list[Record]) -> tuple[list[str], list[str]]:
     known, table = described(records), Table(records)
     further = [name for name, e in known.items() if e.role == "cost" and name not in COST_AXES and _wanted(name)]
     return [*table.costs, *further], list(table.qualities)
+
+
+def windows(records: list[Record]) -> dict[str, tuple[float, float]]:
+    """Where the intervals of an axis are cut off, for estimates where one is many times as long as the rest."""
+    costs, metrics = axes(records)
+    found = {}
+    for name in (*costs, *metrics):
+        own = [r.estimates[name] for r in records if r.usable and _finite(r, name)]
+        limits = window([e.value for e in own], [e.low for e in own], [e.high for e in own]) if own else None
+        if limits is not None:
+            found[name] = limits
+    return found
 
 
 def _wanted(name: str) -> bool:

@@ -28,6 +28,7 @@ from results.report import commands, fronts, pictures, verdict
 from results.report.parts import parts
 from results.run_folder import RunError, RunFolder
 from results.tables.formatting import setup
+from results.tables.published import published
 
 RANKING_NEEDS = 1000
 """Images below which a distance between sets (FID, KID) ranks nothing."""
@@ -164,6 +165,7 @@ class _Group:
                        "title": fronts.NAMES.get(name, name)}
                 for name, e in self.known.items()
             },
+            "published": published(self.records[0].task), "windows": plain(fronts.windows(self.records)),
             "costs": costs, "metrics": metrics, "headline": self.section.metric, "by_image": by_image,
             "fronts": {
                 pair: {number[key]: plain(one) for key, one in members.items()}
@@ -187,7 +189,8 @@ class _Group:
             "run": run.name, "key": record.key, "outcome": record.outcome, "reason": record.reason,
             "started": record.started, "seconds": record.seconds, "environment": record.environment,
             "estimates": {
-                each: plain([e.value, e.low, e.high, e.n]) for each, e in record.estimates.items() if record.usable
+                each: plain([e.value, e.low, e.high, e.sample_size])
+                for each, e in (record.estimates if record.usable else {}).items()
             },
             "tie": ties.get(record.key, ""), "pictures": images, "maps": self._maps(index, record, run),
             "parts": parts(record), "command": commands.command(record, run.workload), "apply": apply_line(record),
@@ -209,6 +212,9 @@ class _Group:
     def _in_order(self, record: Record, each: Sequence[Any]) -> list[Any]:
         """What a record has one of for each of its images, in the order of the group's cases; None for none."""
         found: list[Any] = [None] * self.rows
+        if record.cases == self.cases and len(each) <= self.rows:
+            found[: len(each)] = each  # nearly always, and quick
+            return found
         for row, one in enumerate(each):
             case = record.cases[row] if row < len(record.cases) else None
             place = row if case is None else self.order.get(_identity(case), -1)

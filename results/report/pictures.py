@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,20 +24,27 @@ def put(root: Path, names: Sequence[str | None], out: Path, place: str) -> dict[
     """Link the images `names`, relative to the run folder `root`, as out/place/00000.png and so on, one per case; None
     stands for a case without one. Returns the place, the ending and the rows that have no picture; None where all
     lack one. A file that lies outside of `root`, or has another ending, counts as missing."""
-    inside, kinds, found = root.resolve(), set(), {}
+    kinds, found = set(), {}
+    inside = os.path.realpath(root)
+    followed: dict[str, str] = {}  # folders: thousands of pictures share one
     for row, name in enumerate(names):
-        path = root / name if name else None
-        if path is None or path.suffix.lower() not in _KINDS or not path.is_file():
+        path = os.path.join(root, name or "")
+        folder, last = os.path.split(path)
+        kind = os.path.splitext(last)[1].lower()
+        if kind not in _KINDS or not os.path.isfile(path):
             continue
-        if path.resolve().is_relative_to(inside):
+        if folder not in followed:
+            followed[folder] = os.path.realpath(folder)
+        real = os.path.realpath(path) if os.path.islink(path) else os.path.join(followed[folder], last)
+        if os.path.commonpath((real, inside)) == inside:
             found[row] = path
-            kinds.add(path.suffix.lower())
+            kinds.add(kind)
     if not found or len(kinds) > 1:
         return None
     (kind,) = kinds
     (out / place).mkdir(parents=True, exist_ok=True)
     for row, path in found.items():
-        link_or_copy(str(path), str(out / place / f"{row:05d}{kind}"))
+        link_or_copy(path, os.path.join(out, place, f"{row:05d}{kind}"))
     return {"dir": place, "kind": kind, "gone": [row for row in range(len(names)) if row not in found]}
 
 

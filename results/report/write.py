@@ -24,9 +24,16 @@ class ReportError(Exception):
     """A report cannot be written there. The message names the folder and the remedy."""
 
 
-def write_report(runs: Sequence[str | Path], out: str | Path | None = None, *, paper: bool = False) -> Path:
+class NothingThere(ReportError):
+    """The runs hold no record yet."""
+
+
+def write_report(
+    runs: Sequence[str | Path], out: str | Path | None = None, *, paper: bool = False, reload_s: int = 0
+) -> Path:
     """Draw `out`/index.html and what it needs from records of the run folders `runs` alone; returns its path. out: by
     default the folder `report` of the first run; an earlier report there is replaced. paper: tables for papers, too.
+    reload_s: seconds after which the page loads itself anew, for a run that goes on; 0: never.
 
     Images are linked where the file system can, so they take no room twice. Raises StoreError for a folder that is no
     run, is damaged or of a newer schema, ReportError where `out` holds something else, and OSError where it cannot be
@@ -41,8 +48,8 @@ def write_report(runs: Sequence[str | Path], out: str | Path | None = None, *, p
             if run.folder is not None:
                 stack.callback(run.folder.close)
         if not any(run.records for run in found):
-            raise ReportError(f"no records in {', '.join(map(str, paths))}: nothing to report")
-        target = paths[0] / "report" if out is None else Path(out)
+            raise NothingThere(f"no records in {', '.join(map(str, paths))}: nothing to report")
+        target = place(paths, out)
         _clear(target)
         drawn = groups(found, target)
     if paper:
@@ -55,11 +62,16 @@ def write_report(runs: Sequence[str | Path], out: str | Path | None = None, *, p
         "runs": [{"name": run.name, "points": len(run.records)} for run in found],
         "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "points": sum(len(group["points"]) for group in drawn),
-        "missing": sum(group["missing"] for group in drawn), "size": "",
+        "missing": sum(group["missing"] for group in drawn), "size": "", "reload_s": reload_s,
     }  # fmt: skip
     beside = sum(path.stat().st_size for path in target.rglob("*") if path.is_file() and path.name != INDEX)
     facts["size"] = size(beside + len(page(facts, drawn).encode()))
     return write_atomic(target / INDEX, page(facts, drawn))
+
+
+def place(runs: Sequence[Path], out: str | Path | None) -> Path:
+    """The folder of a report."""
+    return runs[0] / "report" if out is None else Path(out)
 
 
 def size(count: int) -> str:

@@ -72,7 +72,7 @@ def _document(records: Sequence[Record], frame: pd.DataFrame) -> str:
             strength = f"{row['setting']} {row['strength']:.4g}"
             lines.append([name, strength, f"{row['cost']:.3f}{note}", *cells])
         parts += [f"## {axis} {budget:g}", rows(["method", "setting", "tuned", *names], lines)]
-    legend = [f"- `{name}`: {e.unit}, {e.convention}; n = {e.n}; {DIRECTIONS[e.better or 'lower']}"
+    legend = [f"- `{name}`: {e.unit}, {e.convention}; n = {e.sample_size}; {DIRECTIONS[e.better or 'lower']}"
               for name, e in told.items()]  # fmt: skip
     return "\n\n".join([*parts, "\n".join(legend)]) + "\n"
 

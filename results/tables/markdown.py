@@ -86,7 +86,8 @@ def _section(table: Table, cost: str, quality: str, points: pd.DataFrame) -> str
     ]
     for group, members in parts(points, "group"):
         sample = f"n = {table.sample_size(quality, group)} for the metric"
-        sample += f", n = {table.sample_size(cost, group)} for the cost"
+        if not table.exact(cost, group):
+            sample += f", n = {table.sample_size(cost, group)} for the cost"
         lines += [f"### Group {group} ({sample})", rows(_HEADINGS, map(_cells, members.to_dict("records")))]
     shown = set(points["key"])
     absent = [r for r in table.records if r.usable and r.key not in shown]

@@ -96,7 +96,7 @@ def frame(about: str, found: Sequence[Cell]) -> pd.DataFrame:
     """One row per figure, every digit: columns setup, strength, point, figure, value, low, high, n, unit, mark."""
     columns = ["setup", "strength", "point", "figure", "value", "low", "high", "n", "unit", "mark"]
     lines = [
-        (about, c.strength, c.point, c.column, e.value, e.low, e.high, e.n, e.unit, c.mark)
+        (about, c.strength, c.point, c.column, e.value, e.low, e.high, e.sample_size, e.unit, c.mark)
         for c in found
         for e in (c.estimate,)
     ]

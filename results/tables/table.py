@@ -7,6 +7,7 @@ and which direction is better stands in the records. A cell without a number is 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -25,10 +26,17 @@ from results.record import Estimate, Record
 from results.tables.formatting import compact_json, csv, number, percent
 
 DENSE = "dense"
-COST_AXES = ("gmacs", "latency_ratio", "latency_s", "peak_memory_mb")
+MEMORY = "peak_memory_mb"
+ALIKE = 0.01
+"""Relative difference up to which peak memory is one figure for all points: it is neither listed nor drawn."""
+COST_AXES = ("gmacs", "latency_ratio", "latency_s", MEMORY)
 POINT = ("method", "settings", "ratio", "ratio_reached", "task", "model", "device", "dtype", "steps", "cases")
-LATENCY_RATIO = ("latency_ratio", "latency_ratio_low", "latency_ratio_high")
-COSTS = ("gmacs", "gmacs_paper", "latency_s", *LATENCY_RATIO, "peak_memory_mb")
+COSTS = ("gmacs", "gmacs_paper", "latency_s", "latency_ratio", MEMORY)
+"""Costs that have columns even where no record has a figure."""
+OF_FIGURE = ("", "_low", "_high", "_n")
+"""What the columns of a figure are named after it: the figure, its 95 % interval, its sample size."""
+ENVIRONMENT = "env_"
+"""What the columns of a record's environment begin with."""
 PARETO = ("group", "method", "settings", "ratio", "cost", "quality", "low", "high", "on_front", "front_share", "key")
 
 
@@ -51,24 +59,31 @@ class Table:
 
     @cached_property
     def costs(self) -> dict[str, Estimate]:
-        """Those cost axes that some record has a number for."""
+        """Those cost axes that some record has a number for; peak memory only where it tells points apart."""
         shown = {name for group in self.groups for name in _axes(group)}
+        if not any(_differs(group, MEMORY) for group in self.groups):
+            shown.discard(MEMORY)
         return {name: self._described[name] for name in COST_AXES if name in self._described and name in shown}
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """One row per record; empty cells are NaN, or "" in columns of text."""
-        metrics = [name for name, e in self._described.items() if e.role == "quality"]
-        further = [name for name, e in self._described.items() if e.role != "quality" and name not in COSTS]
-        bounded = [column for name in metrics for column in (name, f"{name}_low", f"{name}_high")]
-        numbers = [*COSTS, *further, *bounded]
-        rows = [_point_cells(record) | _estimate_cells(record) for record in self.records]
+        """One row per record; empty cells are NaN, or "" in columns of text. docs/results_csv.md explains each."""
         of_task = dict.fromkeys(name for record in self.records for name in record.task_settings)
+        facts = dict.fromkeys(ENVIRONMENT + name for record in self.records for name in record.environment)
+        numbers = [name + part for name in self.figures for part in OF_FIGURE]
         place = POINT.index("task") + 1
         point = [*POINT[:place], *of_task, *POINT[place:]]
-        frame = pd.DataFrame(rows, columns=[*point, "outcome", "reason", *numbers, "key"])
-        floats = ["ratio", "ratio_reached", *numbers]
+        rows = [_point_cells(record) | _estimate_cells(record) for record in self.records]
+        frame = pd.DataFrame(rows, columns=[*point, "outcome", "reason", *numbers, "seed", "guidance", *facts, "key"])
+        frame = frame.fillna(dict.fromkeys(facts, ""))
+        floats = ["ratio", "ratio_reached", *numbers, "seed", "guidance"]
         return frame.astype(dict.fromkeys(floats, float) | dict.fromkeys(("steps", "cases"), int))
+
+    @property
+    def figures(self) -> list[str]:
+        """Every estimate that has columns in `frame`: costs, what else was measured, metrics."""
+        of_metrics = [name for name, e in self._described.items() if e.role == "quality"]
+        return list(dict.fromkeys([*COSTS, *(n for n in self._described if n not in of_metrics), *of_metrics]))
 
     def pareto(self, cost: str, quality: str) -> pd.DataFrame:
         """The points that have both numbers, per group in ascending cost, and whether they are on the front.
@@ -145,8 +160,12 @@ class Table:
 
     def sample_size(self, name: str, group: int) -> str:
         """The n behind an estimate in a group (counted from 1): "64", "32 to 64" where points differ, else "0"."""
-        sizes = {r.estimates[name].n for r in self.groups[group - 1] if r.usable and name in r.estimates}
+        sizes = {r.estimates[name].sample_size for r in self.groups[group - 1] if r.usable and name in r.estimates}
         return " to ".join(str(size) for size in sorted({min(sizes), max(sizes)})) if sizes else "0"
+
+    def exact(self, name: str, group: int) -> bool:
+        """Whether an estimate is a count in this group (from 1), without any interval, so that no n says anything."""
+        return all(r.estimates[name].low is None for r in self.groups[group - 1] if r.usable and name in r.estimates)
 
     def to_csv(self, path: str | Path) -> Path:
         """Write `frame` as CSV with every digit of every number."""
@@ -179,15 +198,19 @@ class Table:
 
 def _point_cells(record: Record) -> dict[str, Any]:
     cells = {name: getattr(record, name) for name in (*POINT, "outcome", "reason", "key") if name != "cases"}
-    return cells | {"cases": record.n_cases} | record.task_settings | {"settings": compact_json(record.settings)}
+    cells |= {"cases": record.n_cases, "seed": record.cases[0].seed if record.cases else None}
+    scale = re.search(r"guidance (\S+)", record.fingerprint.get("sampler", ""))
+    cells |= {"guidance": float(scale[1]) if scale else None}
+    cells |= {ENVIRONMENT + name: fact for name, fact in record.environment.items()}
+    return cells | record.task_settings | {"settings": compact_json(record.settings)}
 
 
 def _estimate_cells(record: Record) -> dict[str, float | None]:
     if not record.usable:
         return {}
     cells: dict[str, float | None] = {}
-    for name, estimate in record.estimates.items():
-        cells |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    for name, e in record.estimates.items():
+        cells |= {name + part: x for part, x in zip(OF_FIGURE, (e.value, e.low, e.high, e.sample_size), strict=True)}
     return cells
 
 
@@ -226,6 +249,12 @@ def _axes(group: list[Record]) -> set[str]:
         return set(COST_AXES) - {"latency_s", "latency_ratio"}
     one = len({compact_json(record.task_settings) for record in group}) == 1
     return set(COST_AXES) - {"latency_s" if one else "latency_ratio"}
+
+
+def _differs(group: list[Record], name: str) -> bool:
+    """Whether the figures of a group differ by more than `ALIKE`."""
+    values = [record.estimates[name].value for record in group if record.usable and _has(record, name)]
+    return bool(values) and max(values) - min(values) > ALIKE * abs(min(values))
 
 
 def _has(record: Record, name: str) -> bool:

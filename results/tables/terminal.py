@@ -1,4 +1,4 @@
-"""A table for the terminal, at most 120 columns wide, drawn with rich."""
+"""A table for the terminal, at most 120 columns wide and as narrow as the terminal is, drawn with rich."""
 
 from __future__ import annotations
 
@@ -18,19 +18,32 @@ if TYPE_CHECKING:
     from results.tables.table import Table
 
 WIDTH = 120
+DROPPED = ("peak_memory_mb", "latency_s", "latency_ratio")
+"""Costs that leave a table which is too wide, in this order."""
 _Marks = dict[tuple[str, str], str]  # (key, metric) -> the letters of the cost axes on whose front the point is
 
 
 def show(table: Table, console: Console) -> None:
-    """Print every group of comparable points, as many metrics to a table as fit, and the reasons of failures."""
+    """Print every group of comparable points, as many metrics to a table as fit, and the reasons of failures.
+
+    Where even one metric does not fit beside the costs, these leave the table in the order of `DROPPED`, and a line
+    says so; costs stand in the first table of a group alone.
+    """
     width = min(console.width, WIDTH)
     marks = _front_marks(table)
+    dropped: dict[str, None] = {}
     for group in table.groups:
-        for metrics in _fitting(table, group, marks, console, width):
-            console.print(_rich_table(table, group, metrics, marks), width=width)
+        costs = _costs(table, group, marks, console, width)
+        dropped |= dict.fromkeys(cost for cost in table.costs if cost not in costs)
+        for columns in _fitting(table, group, costs, marks, console, width):
+            console.print(_rich_table(table, group, *columns, marks), width=width)
     if any(marks.values()):
         letters = ", ".join(f"{_letter(cost)} {title(cost)}" for cost in table.costs)
         console.print(Text(f"On the Pareto front by cost axis: {letters}. [low, high]: 95 % interval."), width=width)
+    if dropped:
+        names = ", ".join(map(title, dropped))
+        said = f"Too wide for {width} columns: {names}; every figure is in tables/results.csv."
+        console.print(Text(said), width=width)
     for record in table.failed():
         console.print(Text(f"failed: {point(record.method, record.ratio)}: {record.reason}", "red"), width=width)
 
@@ -47,50 +60,74 @@ def _letter(cost: str) -> str:
     return cost[0].upper()
 
 
+def _costs(table: Table, group: list[Record], marks: _Marks, console: Console, width: int) -> tuple[str, ...]:
+    """The cost axes that fit beside one metric."""
+    costs, first = tuple(table.costs), tuple(table.qualities)[:1]
+    for leaving in DROPPED:
+        if _width(_rich_table(table, group, costs, first, marks), console) <= width:
+            break
+        costs = tuple(cost for cost in costs if cost != leaving)
+    return costs
+
+
 def _fitting(
-    table: Table, group: list[Record], marks: _Marks, console: Console, width: int
-) -> Iterator[tuple[str, ...]]:
-    """The metrics in portions, each of which fits the width (a single one may have to wrap)."""
-    unlimited = console.options.update(max_width=10_000)
+    table: Table, group: list[Record], costs: tuple[str, ...], marks: _Marks, console: Console, width: int
+) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Costs and metrics in portions, each of which fits the width (a single one may have to wrap)."""
     portion: tuple[str, ...] = ()
     for metric in table.qualities:
-        wider = _rich_table(table, group, (*portion, metric), marks)
-        if portion and console.measure(wider, options=unlimited).maximum > width:
-            yield portion
-            portion = ()
+        wider = _rich_table(table, group, costs, (*portion, metric), marks)
+        if portion and _width(wider, console) > width:
+            yield costs, portion
+            costs, portion = (), ()
         portion = (*portion, metric)
-    yield portion
+    yield costs, portion
 
 
-def _rich_table(table: Table, group: list[Record], metrics: Sequence[str], marks: _Marks) -> RichTable:
+def _width(drawn: RichTable, console: Console) -> int:
+    """Columns that the table takes where nothing has to wrap."""
+    return console.measure(drawn, options=console.options.update(max_width=10_000)).maximum
+
+
+def _rich_table(
+    table: Table, group: list[Record], costs: Sequence[str], metrics: Sequence[str], marks: _Marks
+) -> RichTable:
     drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1), title=Text(setup(group[0])), title_justify="left")
     drawn.add_column("method", max_width=24, overflow="fold")
     drawn.add_column("ratio", justify="right")
-    for cost in table.costs:
-        drawn.add_column(Text(_heading(title(cost), table.costs[cost])), justify="right")
+    for cost in costs:
+        drawn.add_column(Text(_cost_heading(cost, table.costs[cost])), justify="right")
     for metric in metrics:
         drawn.add_column(Text(_heading(metric, table.qualities[metric])), justify="right", overflow="fold")
-    drawn.add_column("outcome")
+    lost = any(record.outcome != "ok" for record in group)
+    if lost:
+        drawn.add_column("outcome")
     names = variants(table.records)
     for record in group:
-        name = Text(record.method, "bold")
+        name = Text(record.method.replace("+", "+\n") if len(record.method) > 24 else record.method, "bold")
         for part in names[record.key].split()[1:]:
             name.append(f"\n{part}", "not bold dim")
         estimates = record.estimates if record.usable else {}
         drawn.add_row(
             name,
-            asked_and_reached(record.ratio, record.ratio_reached),
-            *(_cell(estimates.get(cost)) for cost in table.costs),
+            asked_and_reached(record.ratio, record.ratio_reached).replace(" (", "\n("),
+            *(_cell(estimates.get(cost)) for cost in costs),
             *(_cell(estimates.get(metric), marks.get((record.key, metric), "")) for metric in metrics),
-            Text(record.outcome, "" if record.outcome == "ok" else "red"),
+            *([Text(record.outcome, "" if record.outcome == "ok" else "red")] if lost else []),
         )
     return drawn
 
 
+def _cost_heading(cost: str, estimate: Estimate) -> str:
+    """In lines as short as the figures below."""
+    unit = "/ dense" if cost == "latency_ratio" else estimate.unit
+    name = title(cost).removesuffix(" ratio").removesuffix("_s").replace(" ", "\n")
+    return name if unit in (name, "") else f"{name}\n{unit}"
+
+
 def _heading(name: str, estimate: Estimate) -> str:
-    direction = f"\n{DIRECTIONS[estimate.better]}" if estimate.role == "quality" and estimate.better else ""
-    unit = f"\n{estimate.unit}" if not direction and estimate.unit not in (name, "") else ""
-    return name + unit + direction
+    unit = DIRECTIONS[estimate.better].replace(" is ", " is\n") if estimate.better else estimate.unit
+    return "\n".join(part for part in (name.replace("[", "\n["), unit) if part)
 
 
 def _cell(estimate: Estimate | None, mark: str = "") -> Text:

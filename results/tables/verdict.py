@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -161,7 +162,8 @@ def show(verdict: Verdict, console: Console, width: int = 120) -> None:
             console.print(Text(section.setup, "bold"), width=width)
         if section.metric:
             console.print(Text(_title(section), "bold"), width=min(console.width, width))
-            console.print(_short(section), width=min(console.width, width))
+            for drawn in _short(section, min(console.width, width)):
+                console.print(drawn, width=min(console.width, width))
         for line in _below(section):
             console.print(Text(line), width=min(console.width, width))
 
@@ -175,16 +177,49 @@ def _title(section: Section) -> str:
     return about
 
 
-def _short(section: Section) -> RichTable:
+def _short(section: Section, width: int) -> Iterator[RichTable | Text]:
+    """The table, and what has left it: where it is too wide, intervals stand below their figures, and where that is not
+    enough, the costs leave, latency first."""
+    heads = ["point", "against", "verdict", "difference [95 %]", *_COSTS]
+    for gap in (" ", "\n"):
+        lines = [_short_line(one, gap) for one in _compared(section)]
+        needed = _needed([heads[:3] + [head.replace(" [", f"{gap}[") for head in heads[3:]], *lines])
+        if sum(needed) + 1 <= width:
+            break
+    shown = len(heads)
+    while sum(needed[:shown]) + 1 > width and heads[shown - 1] in _COSTS:
+        shown -= 1
     drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1))
-    for head in ("point", "against", "verdict", "difference [95 %]", *_COSTS):
-        drawn.add_column(head, overflow="fold")
-    for one in _compared(section):
-        mark = " *" if one.family == "exploratory" else ""
-        difference = f"{change(one.relative)} {_bounds(one)}" if one.relative is not None else _difference(one)
-        said = Text(one.text + mark, _STYLES[one.word])
-        drawn.add_row(one.method, one.comparator, said, difference, *_cost(one.cost))
-    return drawn
+    for place, head in enumerate(heads[:shown]):
+        longest = _LONGEST if place < 2 else None
+        drawn.add_column(head.replace(" [", f"{gap}["), overflow="fold", no_wrap=place > 2, max_width=longest)
+    for line in lines:
+        drawn.add_row(*line[:shown])
+    yield drawn
+    if shown < len(heads):
+        yield Text(f"Too wide for {width} columns: {' and '.join(heads[shown:])}; see tables/verdict.md.")
+
+
+_LONGEST = 24  # characters of a name on one line
+
+
+def _needed(rows: Sequence[Sequence[str | Text]]) -> list[int]:
+    """Columns of the terminal that each column takes with its padding; words alone may wrap in the verdict."""
+    found = []
+    for place, column in enumerate(zip(*rows, strict=True)):
+        parts = [str(cell).split() if place == 2 else str(cell).split("\n") for cell in column]
+        longest = max(cell_len(part) for some in parts for part in some or [""])
+        found.append(3 + (min(longest, _LONGEST) if place < 2 else longest))
+    return found
+
+
+def _short_line(one: Compared, gap: str) -> list[Text]:
+    mark = " *" if one.family == "exploratory" else ""
+    difference = f"{change(one.relative)} {_bounds(one)}" if one.relative is not None else _difference(one)
+    gmacs, latency = _cost(one.cost)
+    figures = (difference.replace(" [", f"{gap}["), gmacs, latency.replace(" [", f"{gap}[").replace("] ", f"]{gap}"))
+    said = Text(one.text + mark, _STYLES[one.word])
+    return [Text(one.method), Text(one.comparator), said, *map(Text, figures)]
 
 
 _STYLES = {"better": "green", "no worse than margin": "green", "worse": "red", "not distinguishable": "dim"}

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
+from results.analysis import paired as paired_module
+from results.analysis import statistics
 from results.analysis.paired import Difference, expanded_tail, paired, paired_many
 from results.analysis.statistics import resample_counts, resamples
 
@@ -30,7 +32,7 @@ def test_counts_are_those_of_the_resamples():
         wanted = np.stack([np.bincount(row, minlength=n) for row in resamples(n, replicates, seed=3)])
         np.testing.assert_array_equal(counts, wanted)
     with pytest.raises(ValueError):
-        next(resample_counts(0, 5))
+        resample_counts(0, 5)
 
 
 def test_value_spread_and_detectable_difference_by_hand():
@@ -222,3 +224,15 @@ def test_the_detectable_difference_is_detected_8_times_in_10():
 def test_what_has_no_answer_is_refused(call, said):
     with pytest.raises(ValueError, match=said):
         call()
+
+
+def test_draws_that_are_kept_and_those_that_are_not_give_the_same(monkeypatch):
+    """A verdict makes hundreds of comparisons of as many cases, which share their draws; nobody may change them."""
+    x = np.random.default_rng(5).gamma(2, 1, (2, 30)) - 1.5
+    kept = [paired(row, np.zeros(30), resamples=700) for row in (*x, *x)]
+    assert kept[:2] == kept[2:] and kept[0] != kept[1]
+    with pytest.raises(ValueError, match="read-only"):
+        next(iter(resample_counts(30, 700)))[0, 0] = 9
+    for module in (statistics, paired_module):
+        monkeypatch.setattr(module, "KEPT", 0)
+    assert [paired(row, np.zeros(30), resamples=700) for row in x] == kept[:2]

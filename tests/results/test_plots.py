@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 
-from results import Table
+from results import Record, Table
 from results.files import slug
 from results.plots import pareto_plot
 from results.plots.image_grid import image_grid
 from results.plots.label_placement import along, place
 from results.plots.pareto_plot import DENSE, looks, pareto_figure, write_plots
+from results.plots.window import window
 
 
 def only(table: Table, *metrics: str) -> Table:
@@ -189,3 +191,24 @@ def test_plots_shared_with_a_second_process_are_the_same(table, tmp_path, monkey
     lost = pareto_plot.write_plots(table, tmp_path / "lost")
     assert sorted(path.name for path in lost) == sorted(path.name for path in alone)
     assert all(path.is_file() for path in lost)
+
+
+def test_one_interval_that_is_many_times_as_long_does_not_set_the_axis(record, estimate):
+    def point(method: str, ratio: float | None, value: float, half: float, **more: Any) -> Record:
+        quality = estimate(value, low=value - half, high=value + half, role="quality", better="higher", unit="share")
+        cost = estimate(more.get("cost", 1.0), low=more.get("low"), high=more.get("high"), role="cost", unit="GMACs")
+        return record(method, ratio, estimates={"alignment": quality, "gmacs": cost})
+
+    points = [point("dense", None, 1.0, 0.02), point("a", 0.1, 0.98, 0.02), point("a", 0.2, 0.95, 0.03)]
+    wild = point("b", 0.2, 0.9, 3.0, cost=0.8, low=-90.0, high=0.9)
+    for some, cut in ((points, False), ([*points, wild], True)):
+        table = Table(some)
+        figure = pareto_figure(table, "gmacs", "alignment", table.pareto("gmacs", "alignment"))
+        (axes,) = figure.axes
+        (least, most), (left, right) = axes.get_ylim(), axes.get_xlim()
+        assert 0.8 < least < 0.9 + 0.04 and 1.02 < most < 1.1 and right > 1 and (not cut or left > 0.5)
+        arrows = sorted(line.get_marker() for line in axes.lines if line.get_marker() in (*"<>^v",) and cut)
+        assert arrows == (["<", "^", "v"] if cut else [])
+        assert ("an arrow: it goes on beyond the axis" in figure.get_supxlabel().replace("\n", " ")) == cut
+    assert window([1, 1.01, 0.99], [0, 0, 0], [2, 2, 2]) is None  # all long: the differences say little
+    assert window([1.0], [None], [None]) is None and window([1, 2], [None, None], [None, None]) is None

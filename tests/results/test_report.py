@@ -3,12 +3,16 @@
 import base64
 import hashlib
 import json
+import os
 import re
 import shlex
 import shutil
 import sqlite3
+import subprocess
+import time
 from html.parser import HTMLParser
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pandas as pd
@@ -19,7 +23,10 @@ from support import command as main
 from results import open_run
 from results.report.commands import command
 from results.report.page import embedded
+from results.report.watch import RELOAD_S, Watch
 from results.report.write import ReportError, size, write_report
+from results.run_folder import RunFolder, workers
+from results.tables.published import published
 
 
 class Page(HTMLParser):
@@ -72,7 +79,8 @@ def test_numbers_are_those_of_the_store(run: Path, page: Page) -> None:
     values = page.values(0)
     for index, point in enumerate(group["points"]):
         record = stored[point["key"]]
-        expected = {n: [e.value, e.low, e.high, e.n] for n, e in record.estimates.items()} if record.usable else {}
+        known = record.estimates if record.usable else {}
+        expected = {n: [e.value, e.low, e.high, e.sample_size] for n, e in known.items()}
         assert point["estimates"] == expected
         if record.usable:
             assert values["truth[judge]"][index] == pytest.approx(record.estimates["truth[judge]"].values, rel=1e-5)
@@ -244,3 +252,80 @@ def test_the_command_says_where(
     assert main(monkeypatch, "report", str(some)) == 0
     assert capsys.readouterr().out == f"written to {some / 'report' / 'index.html'}\n"
     assert sorted(path.name for path in (some / "report").iterdir()) == ["images", "index.html", "plotly.min.js"]
+
+
+def test_watching_draws_what_has_changed_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = make_run(tmp_path / "whole", methods=1, ratios=2, cases=8, maps=False)
+    with RunFolder.open(whole) as found:
+        records = found.records()
+    folder, said = tmp_path / "mine", []
+    with RunFolder.grow(folder, {"cases": 8}) as run, run.at_work():
+        watched = Watch([folder], None, said.append)
+        assert watched.draw(RELOAD_S) is None and said.pop() == "waiting for the first record"
+        shutil.copytree(whole / "images", folder / "images", dirs_exist_ok=True)
+        run.put(records[0])
+        index = watched.draw(RELOAD_S)
+        assert index == folder / "report" / "index.html" and said.pop().endswith(f"1 record: {index}")
+        assert '<meta http-equiv="refresh" content="15">' in index.read_text()
+        (folder / "images" / "of-a-point-being-made").mkdir()
+        run.store.set_meta("note", "no record")
+        assert watched.draw(RELOAD_S) == index and said == []
+        run.put(records[1])
+        picture = folder / records[0].images[0]
+        for change in (lambda: None, picture.unlink):
+            change()
+            watched.draw(RELOAD_S)
+            assert said.pop().endswith(f"2 records: {index}") and said == []
+        run.put(records[2])
+        assert workers(folder) == (1, 0)
+        marks = list((folder / "running").iterdir())
+        other = subprocess.Popen(["true"])
+        other.wait()  # a process of the past
+        marks[0].rename(marks[0].with_name(marks[0].name.replace(str(os.getpid()), str(other.pid))))
+        assert workers(folder) == (0, 1)
+        assert main(monkeypatch, "watch", str(folder)) == 0
+    page = Page(index)
+    assert [p["name"] for p in page.data["groups"][0]["points"]] == ["dense", "method0 33.3 %", "method0 66.7 %"]
+    assert ("http-equiv", "refresh") not in page.attributes
+
+
+def test_watching_ends_with_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with RunFolder.open(make_run(tmp_path / "whole", methods=1, ratios=1, cases=8, maps=False)) as found:
+        records = found.records()
+
+    def add() -> None:
+        with RunFolder.grow(tmp_path / "mine", {}) as run, run.at_work():
+            for record in records:
+                run.put(record)
+                time.sleep(0.3)
+
+    RunFolder.grow(tmp_path / "mine", {}).close()
+    at_work = Thread(target=add)
+    at_work.start()
+    while not workers(tmp_path / "mine")[0]:
+        time.sleep(0.01)
+    said: list[str] = []
+    index = Watch([tmp_path / "mine"], tmp_path / "out", said.append).follow(0.05)
+    at_work.join()
+    assert index is not None and len(Page(index).data["groups"][0]["points"]) == 2
+    assert "refresh" not in index.read_text()
+    assert not (tmp_path / "mine" / "running").exists()
+
+
+def test_published_points_are_relative_to_the_dense_that_each_was_measured_against(tmp_path: Path) -> None:
+    (group,) = Page(write_report([make_run(tmp_path / "run", cases=8, fid=True, maps=False)])).data["groups"]
+    rows = {row["name"]: row for row in group["published"]}
+    assert rows["DiffCR-LT 20 %"]["dense"] == "PixArt-Sigma fine-tuned" and not rows["DiffCR-LT 20 %"]["inferred"]
+    assert rows["DiffCR-LT 20 %"]["fid"] == pytest.approx(10.68 / 11.93)
+    assert rows["DiffCR-LT 20 %"]["gmacs"] == pytest.approx(13957.2 / 17361.7)
+    assert rows["ToMe 20 %"]["gmacs"] is None and rows["ToMe 20 %"]["inferred"]  # not printed
+    assert not any(name.startswith("PixArt-Sigma") for name in rows)  # denses of their own
+    assert {row["dense"] for row in published("inpainting")} == {"Lazy Diffusion"}
+    assert published("class-conditional") == []
+
+
+def test_a_long_interval_is_cut_off_on_the_front_and_whole_in_the_table(tmp_path: Path) -> None:
+    (group,) = Page(write_report([make_run(tmp_path / "run", cases=8, wild=True, maps=False)])).data["groups"]
+    least, most = group["windows"]["latency_ratio"]
+    assert set(group["windows"]) == {"latency_ratio"} and least > 0.2 and 1.05 < most < 1.2
+    assert group["points"][1]["estimates"]["latency_ratio"][2] == 40

@@ -170,3 +170,24 @@ def test_level_aa(browser: Any, index: Path, scheme: str) -> None:
                 f"{one['id']}: {node['html'][:160]} {node['any'][:1]}" for one in found for node in one["nodes"][:3]
             ]
             assert not told, f"{tab}: " + "\n".join(told)
+
+
+def test_published_points_and_cut_intervals(browser: Any, tmp_path: Path) -> None:
+    index = write_report([make_run(tmp_path / "run", fid=True, wild=True, maps=False)])
+    with opened(browser, index) as page:
+        page.click("#tab-front")
+        page.select_option("#front-cost", "latency_ratio")
+        page.wait_for_selector("#front-plot .scatterlayer .point")
+        assert not page.locator("#front-published").count()  # the paper has no such metric
+        assert "goes on beyond the axis" in page.inner_text("#front")
+        page.select_option("#front-metric", "fid[judge]")
+        page.wait_for_selector("#front-published")
+        assert "PixArt" not in page.inner_text("#front")
+        page.check("#front-published")
+        page.wait_for_selector("#published-note")
+        rows = page.inner_text("[aria-label='Published points'] tbody")
+        assert "DiffCR-LT 20 %\tPixArt-Sigma fine-tuned\t0.7974\t0.8952" in rows
+        assert "ToMe 20 %\tPixArt-Sigma fine-tuned (inferred)" in rows
+        page.wait_for_selector("#front-plot .scatterlayer .textpoint")
+        page.uncheck("#front-published")
+        page.wait_for_selector("#published-note", state="detached")

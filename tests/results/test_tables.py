@@ -6,20 +6,25 @@ import csv
 import io
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
+from report_runs import make_run
 from rich.console import Console
+from support import command
 
-from results import Table
+from results import CaseFacts, Table
 from results.outputs import write_tables
-from results.tables import terminal
+from results.tables import dictionary, terminal
 from results.tables.formatting import change, interval, number, percent
+from results.tables.markdown import render
 
+_FIGURES = (
+    "gmacs", "gmacs_paper", "latency_s", "latency_ratio", "peak_memory_mb", "energy_j", "kid-shapes-judge", "alignment",
+)  # fmt: skip
 COLUMNS = [
     "method", "settings", "ratio", "ratio_reached", "task", "model", "device", "dtype", "steps", "cases", "outcome",
-    "reason", "gmacs", "gmacs_paper", "latency_s", "latency_ratio", "latency_ratio_low", "latency_ratio_high",
-    "peak_memory_mb", "energy_j", "kid-shapes-judge", "kid-shapes-judge_low", "kid-shapes-judge_high", "alignment",
-    "alignment_low", "alignment_high", "key",
+    "reason", *(name + part for name in _FIGURES for part in ("", "_low", "_high", "_n")), "seed", "guidance", "key",
 ]  # fmt: skip
 
 
@@ -135,9 +140,9 @@ def test_metrics_come_from_role_and_direction_alone(record, estimate):
     }  # fmt: skip
     table = Table([record(estimates=estimates)])
     assert list(table.qualities) == ["novel"]
-    assert list(table.frame.columns[-8:]) == [
-        "note", "oddity", "oddity_low", "oddity_high", "novel", "novel_low", "novel_high", "key"
-    ]  # fmt: skip
+    bounds = ("", "_low", "_high", "_n")
+    figures = [name + bound for name in ("note", "oddity", "novel") for bound in bounds]
+    assert list(table.frame.columns[-15:]) == [*figures, "seed", "guidance", "key"]
     for cost, quality in (("gmacs", "oddity"), ("note", "novel"), ("gmacs", "missing")):
         with pytest.raises(KeyError, match="no front"):
             table.pareto(cost, quality)
@@ -233,3 +238,73 @@ def test_interval_and_percent():
 )
 def test_changes(share, text):
     assert change(share) == text
+
+
+def test_what_is_too_wide_leaves_the_table_and_is_named(table):
+    shown = {}
+    for width in (84, 80, 64):
+        text = printed(table, width)
+        assert max(map(len, text.splitlines())) <= width
+        shown[width] = [name for name in ("memory", "latency") if name in text.split("dense")[0]]
+        for record in table.records:
+            for name in ("alignment", "kid-shapes-judge"):
+                if name in record.estimates:  # no interval is broken, no metric lost
+                    e = record.estimates[name]
+                    assert interval(e.low, e.high) in text
+    assert shown == {84: ["memory", "latency"], 80: ["latency"], 64: []}
+    assert "Too wide" not in printed(table, 84)
+    assert "Too wide for 80 columns: peak memory; every figure is in tables/results.csv." in printed(table, 80)
+    assert "Too wide for 64 columns: latency ratio, peak memory;" in printed(table, 64)
+
+
+def test_the_command_heeds_columns(tmp_path, monkeypatch, capsys):
+    """Long names at several strengths, and the verdict on them."""
+    run = make_run(tmp_path / "run", methods=2, ratios=3, cases=8, images=False, maps=False,
+                   name="diffcr+fewer-steps+taylorseer")  # fmt: skip
+    for columns, widest in (("80", 80), ("100", 100), ("", 120)):
+        monkeypatch.setenv("COLUMNS", columns)
+        monkeypatch.delenv("COLUMNS") if not columns else None
+        assert command(monkeypatch, "runs", "show", str(run)) == 0
+        lines = capsys.readouterr().out.split("text-to-image ·", 1)[1].splitlines()
+        assert max(map(len, lines[1:])) <= widest
+        assert any("verdict: truth[judge]" in line for line in lines)
+
+
+def test_peak_memory_is_shown_where_it_tells_points_apart(record, estimate):
+    def of(memory: float) -> dict:
+        return {"alignment": estimate(0.9, role="quality", better="higher"), "gmacs": estimate(1.0, unit="GMACs"),
+                "peak_memory_mb": estimate(memory, unit="MiB")}  # fmt: skip
+
+    for other, there in ((100.9, False), (101.1, True)):
+        table = Table([record(estimates=of(100.0)), record("tome", 0.2, estimates=of(other))])
+        assert ("memory" in printed(table)) == there == ("peak_memory_mb" in table.costs)
+        assert table.frame["peak_memory_mb"].tolist() == [100.0, other]  # results.csv has it in any case
+
+
+def test_a_count_has_no_sample_size(record, estimate):
+    """GMACs are counted in every step of one image, which are no sample."""
+    quality = estimate(0.9, role="quality", better="higher", low=0.8, high=0.95)
+    timed = estimate(1.0, unit="s", low=0.9, high=1.1, n=12)
+    table = Table([record(estimates={"alignment": quality, "gmacs": estimate(1.0, n=20), "latency_s": timed})])
+    text = render(table)
+    assert "n = 20" not in text and table.exact("gmacs", 1) and not table.exact("latency_s", 1)
+
+
+def test_every_column_has_its_sample_size_its_source_and_a_meaning(record, estimate):
+    found = record(
+        estimates={"gmacs": estimate(1.0, n=20, role="cost"),
+                   "seam": estimate(0.1, role="quality", low=0.0, high=0.2, n=7)},
+        cases=(CaseFacts(prompt="a", seed=41), CaseFacts(prompt="b", seed=42)), n_cases=2,
+        fingerprint={"sampler": "DPM 20 steps, guidance 4.5"}, environment={"torch": "2.14.1", "threads": "2"},
+        task_settings={"mask_area": 0.25},
+    )  # fmt: skip
+    table = Table([found, record("tome", 0.2, outcome="failed")])
+    row, lost = table.frame.to_dict("records")
+    assert (row["seam"], row["seam_low"], row["seam_high"], row["seam_n"], row["gmacs_n"]) == (0.1, 0.0, 0.2, 7, 1)
+    assert (row["seed"], row["guidance"], row["env_torch"], row["env_threads"]) == (41, 4.5, "2.14.1", "2")
+    assert np.isnan(lost["seam_n"]) and np.isnan(lost["guidance"]) and lost["env_torch"] == ""
+    described = dictionary.point_columns(table) + dictionary.figures(table.records)
+    named = {name for name in table.frame.columns if f"`{name}`" in described}
+    bounds = {name + part for name in table.figures for part in ("_low", "_high", "_n")}
+    assert set(table.frame.columns) - named - bounds <= {"gmacs_paper", "latency_s", "latency_ratio", "peak_memory_mb"}
+    assert "setting of the task" in described and "version of torch" in described

@@ -10,6 +10,7 @@ from results.analysis.comparisons import word_of
 from results.analysis.verdict import judge
 from results.analysis.verdict_types import Verdict
 from results.plots.forest import forest
+from results.tables.formatting import change
 from results.tables.verdict import document, show
 
 N = 64
@@ -249,3 +250,21 @@ def test_a_latency_within_the_noise_floor_says_nothing(judged, estimate):
             judged("m", 0.2, DENSE, estimates=latency, environment={"latency_floor": floor}),
         ]
         assert judge(records).sections[0].blocks[0].to_dense[0].cost.latency_word == word
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_long_names_fit_the_terminal(judged, width):
+    """At 80 columns the costs leave the table and are named; no word and no interval is broken."""
+    name = "diffcr+fewer-steps+taylorseer"
+    points = [judged("dense", None, DENSE)]
+    points += [judged(name, ratio, DENSE + ratio + NOISE) for ratio in (0.1, 0.2, 0.3)]
+    points += [judged("tome", ratio, DENSE + ratio + 20 * NOISE) for ratio in (0.1, 0.2, 0.3)]
+    stream = io.StringIO()
+    show(judge(points), Console(file=stream, width=width))
+    text = stream.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    assert ("Too wide for 80 columns: GMACs and latency; see tables/verdict.md." in text) == (width == 80)
+    for one in (one for block in judge(points).sections[0].blocks for one in block.to_dense):
+        scale = one.relative / one.difference
+        assert f"[{change(one.low * scale)}, {change(one.high * scale)}]".replace(" %", "") in text
+    assert text.count("not distinguishable") + text.count("not \n") >= 1 and "distinguishable" in text

@@ -1,5 +1,29 @@
 // Quality against cost.
-const front = { cost: null, metric: null, by: "method" };
+const front = { cost: null, metric: null, by: "method", published: false };
+
+// What a published figure is compared with: relative to dense alone, since its model, images and machine are others.
+const PUBLISHED_COSTS = { gmacs: "gmacs", gmacs_paper: "gmacs", latency_ratio: "latency", latency_s: "latency", peak_memory_mb: "memory" };
+const publishedMetric = (name) => (name.startsWith("fid") ? "fid" : name.startsWith("clip") ? "clip" : null);
+
+// Published points on these axes: [] where the axes allow none.
+function publishedPoints() {
+  const cost = PUBLISHED_COSTS[front.cost], metric = publishedMetric(front.metric);
+  return group().published.map((row) => ({ row, x: row[cost], y: row[metric] })).filter((p) => typeof p.x === "number" && typeof p.y === "number");
+}
+
+// Of what an axis is divided by to be relative to dense: a latency ratio is so already. null: dense has no such figure.
+function denseFigure(point, name) {
+  if (name === "latency_ratio") return 1;
+  const value = denseOf(point)?.estimates[name]?.[0];
+  return value > 0 ? value : null;
+}
+function relative(points) {
+  return points.map((p) => {
+    const [dx, dy] = [front.cost, front.metric].map((name) => denseFigure(p.point, name));
+    const over = (e, d) => e.map((value, i) => (i < 3 && value !== null ? value / d : value));
+    return dx && dy ? { ...p, x: over(p.x, dx), y: over(p.y, dy), scale: { x: dx, y: dy } } : null;
+  }).filter(Boolean);
+}
 
 function drawFront(place) {
   const g = group();
@@ -18,13 +42,33 @@ function drawFront(place) {
   const chosen = g.fronts[`${front.cost}|${front.metric}`] ?? {};
   const points = g.points.map((point, i) => ({ point, i, x: point.estimates[front.cost], y: point.estimates[front.metric], on: chosen[i] }))
     .filter((p) => p.x && p.y && p.on && p.x[0] !== null && p.y[0] !== null).sort((a, b) => a.x[0] - b.x[0]);
+  const others = publishedPoints(), shownOthers = front.published && others.length > 0;
+  const drawn = shownOthers ? relative(points) : points;
+  const cut = [front.cost, front.metric].some((name) => g.windows[name]);
   const plot = el("div", { class: "plot", id: "front-plot", role: "img", "aria-label": `${titled(front.metric)} against ${titled(front.cost)}; the table below holds the same numbers` });
   place.replaceChildren(...[
-    controls, plot,
-    el("p", { class: "note" }, `${sentence(g.estimates[front.metric].convention)}. Bars: 95 % intervals. Line: the front, points that no other beats on both axes. Hover for settings and a picture, click for the pictures; drag to zoom, double-click to zoom out.`),
+    controls, others.length ? publishedToggle(again) : null, plot,
+    el("p", { class: "note" }, `${sentence(g.estimates[front.metric].convention)}. Bars: 95 % intervals${cut ? "; an arrow: it goes on beyond the axis, which the values set" : ""}. Line: the front, points that no other beats on both axes. Hover for settings and a picture, click for the pictures; drag to zoom, double-click to zoom out.`),
     front.by === "tie" || points.some((p) => p.point.tie) ? el("p", { class: "note" }, `First place is by ${titled(g.headline)}, among points of one strength or budget: those that cannot be told apart from the best.`) : null,
-    frontTable(points)].filter(Boolean));
-  plotFront(plot, points);
+    shownOthers ? publishedNote(others) : null,
+    frontTable(points), shownOthers ? publishedTable(others) : null].filter(Boolean));
+  plotFront(plot, drawn, shownOthers ? others : []);
+}
+
+function publishedToggle(again) {
+  const box = el("input", { type: "checkbox", id: "front-published", checked: front.published, on: { change: () => again("published")(box.checked) } });
+  return el("div", { class: "controls" }, el("label", { class: "check" }, box, "Published points, everything relative to its own dense"));
+}
+
+function publishedNote(others) {
+  const [about] = others.map((p) => p.row.about);
+  return el("p", { class: "note", id: "published-note" }, `Published: ${about}. Every point is relative to its own dense: the paper's to the row that it was measured against, ours to our dense; other model, images, features and machine, so no value of one is one of the other, and no interval is known. Bars of ours are over dense's figure as if that were exact.`);
+}
+
+function publishedTable(others) {
+  return table("Published points", ["published", "its dense", `${titled(front.cost)}, of its dense`, `${titled(front.metric)}, of its dense`], others.map((p) => el("tr", {},
+    el("th", { scope: "row" }, p.row.name), el("td", {}, p.row.dense + (p.row.inferred ? " (inferred)" : "")),
+    el("td", { class: "num" }, number(p.x)), el("td", { class: "num" }, number(p.y)))));
 }
 
 function frontTable(points) {
@@ -41,11 +85,32 @@ function whiskers(some, of) {
   if (!each.some((e) => e[1] !== null && e[2] !== null)) return undefined;
   return {
     type: "data", symmetric: false, thickness: 1.2, width: 3,
-    array: each.map((e) => Math.max(0, (e[2] ?? e[0]) - e[0])), arrayminus: each.map((e) => Math.max(0, e[0] - (e[1] ?? e[0]))),
+    array: some.map((p) => Math.max(0, shown(p, of)[1] - p[of][0])), arrayminus: some.map((p) => Math.max(0, p[of][0] - shown(p, of)[0])),
   };
 }
 
-async function plotFront(plot, points) {
+// The bounds of an interval as far as the axis goes.
+function shown(p, of) {
+  const e = p[of], scale = p.scale?.[of] ?? 1;
+  const [least, most] = (group().windows[of === "x" ? front.cost : front.metric] ?? [-Infinity, Infinity]).map((end) => end / scale);
+  return [Math.max(e[1] ?? e[0], least), Math.min(e[2] ?? e[0], most)];
+}
+
+// An arrow at each end of an interval that goes on beyond the axis.
+function arrows(some, ink) {
+  const found = [];
+  for (const p of some) for (const of of ["x", "y"]) for (const end of [0, 1]) {
+    const at = shown(p, of)[end];
+    if ((p[of][end + 1] ?? at) === at) continue;
+    found.push({ x: of === "x" ? at : p.x[0], y: of === "y" ? at : p.y[0], symbol: { x: ["triangle-left", "triangle-right"], y: ["triangle-down", "triangle-up"] }[of][end] });
+  }
+  return {
+    type: "scatter", mode: "markers", showlegend: false, hoverinfo: "skip", x: found.map((a) => a.x), y: found.map((a) => a.y),
+    marker: { color: ink, size: 9, symbol: found.map((a) => a.symbol) },
+  };
+}
+
+async function plotFront(plot, points, others) {
   const g = group(), ties = { first: ["shares first place", "#0072B2", "circle"], behind: ["behind", "#D55E00", "x"], "": ["not ranked", "#7d8694", "diamond-open"] };
   const kinds = [...new Set(points.map((p) => (front.by === "tie" ? p.point.tie : p.point.variant)))];
   const order = [...new Set(g.points.map((p) => p.variant))];
@@ -55,27 +120,37 @@ async function plotFront(plot, points) {
     const at = order.indexOf(kind), dense = front.by !== "tie" && some.every((p) => p.point.dense);
     const [name, ink, symbol] = front.by === "tie" ? ties[kind]
       : [kind, dense ? colour("--ink") : COLOURS[(at + 5) % COLOURS.length], dense ? STARS[kinds.indexOf(kind) % STARS.length] : SYMBOLS[at % SYMBOLS.length]];
-    return {
+    return [arrows(some, ink), {
       type: "scatter", mode: "markers", name: wrapped(name, 34), x: some.map((p) => p.x[0]), y: some.map((p) => p.y[0]),
       error_x: whiskers(some, "x"), error_y: whiskers(some, "y"), customdata: some.map((p) => p.i), hoverinfo: "none",
       marker: { color: ink, symbol, size: dense ? 14 : 11, line: { width: symbol === "x" ? 0 : 1, color: colour("--paper") } },
-    };
-  });
+    }];
+  }).flat();
   const best = points.filter((p) => p.on[0]);
   traces.unshift({
     type: "scatter", mode: "lines", name: "front", x: best.map((p) => p.x[0]), y: best.map((p) => p.y[0]), hoverinfo: "skip",
     line: { shape: "hv", color: colour("--strong-line"), width: 2, dash: "dot" },
   });
+  for (const [at, name] of [...new Set(others.map((p) => p.row.dense))].entries()) {
+    const own = others.filter((p) => p.row.dense === name).sort((a, b) => a.y - b.y);
+    traces.push({
+      type: "scatter", mode: "markers+text", name: wrapped(`published, of ${name}`, 34), x: own.map((p) => p.x), y: own.map((p) => p.y),
+      text: own.map((p) => safe(p.row.name)), textposition: own.map((_, i) => (i % 2 ? "middle left" : "middle right")), textfont: { size: 11 }, hoverinfo: "skip",
+      marker: { color: colour("--strong-line"), symbol: ["circle-open", "square-open", "diamond-open"][at % 3], size: 10, line: { width: 2 } },
+    });
+  }
+  const levels = [...points.map((p) => p.y[0]), ...others.map((p) => p.y)], wide = others.length > 0 && Math.max(...levels) > 8 * Math.min(...levels);
+  const over = others.length ? " / dense" : "", of = (name) => (others.length && name !== "latency_ratio" ? titled(name) : labelled(name));
   const better = g.estimates[front.metric].better, narrow = plot.clientWidth < 560;
   const Plotly = await draw(plot, traces, {
-    xaxis: axis(wrapped(`${labelled(front.cost)} (lower is better)`, 60)),
-    yaxis: axis(wrapped(`${labelled(front.metric)} (${better} is better)`, narrow ? 40 : 56)),
+    xaxis: axis(wrapped(`${of(front.cost)}${front.cost === "latency_ratio" ? "" : over} (lower is better)`, 60)),
+    yaxis: axis(wrapped(`${of(front.metric)}${over} (${better} is better)`, narrow ? 40 : 56), wide ? { type: "log" } : {}),
     legend: narrow ? { orientation: "h", y: -0.25 } : { y: 1 }, height: narrow ? 520 : 480,
   });
   if (!Plotly) return;
   plot.on("plotly_hover", (event) => showCard(event.points[0].customdata, event.event));
   plot.on("plotly_unhover", hideCard);
-  plot.on("plotly_click", (event) => { hideCard(); openPictures(event.points[0].customdata); });
+  plot.on("plotly_click", (event) => { hideCard(); if (event.points[0].customdata !== undefined) openPictures(event.points[0].customdata); });
 }
 
 function showCard(index, event) {
