@@ -19,14 +19,14 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 HARNESS = re.compile(r"(?:python -m harness|-m harness|dit-harness)(?= )(.*)")
-_FENCED = re.compile(r"^(<!-- runs -->\n)?```(?:sh|bash|shell)?\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_FENCED = re.compile(r"^(<!-- runs -->\n)?```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _NOTATION = str.maketrans("", "", "[]")
 
 
 def lines(path: Path, *, run: bool = False) -> Iterator[str]:
     """The lines of a document's shell blocks, continued ones as one. run: of those alone that are marked to run."""
-    for marked, block in _FENCED.findall(path.read_text(encoding="utf-8")):
-        if marked or not run:
+    for marked, language, block in _FENCED.findall(path.read_text(encoding="utf-8")):
+        if language in ("", "sh", "bash") and (marked or not run):
             yield from block.replace("\\\n", " ").splitlines()
 
 
