@@ -90,6 +90,8 @@ def test_the_tutorial_runs(
             code = command(monkeypatch, *words)
             told = capsys.readouterr()
             assert code == 0, f"{text}: {told.out}{told.err}"
+            if words[0] == "check":
+                assert "exact removal" in told.out and "compos" not in told.out  # --no-pairs
             if words[0] == "compare":
                 assert "| `truth[shapes-judge]` (lower is better) |" in told.out
     finally:
