@@ -2,7 +2,7 @@
 
     python benchmarks/training_step.py [--ratio 0.25] [--rounds 12]
 
-Forward and backward of the model with LoRA, batch 8, on the embedded model; all variants interleaved in one process.
+Forward and backward of the model with LoRA, batch 8, on the bundled model; all variants interleaved in one process.
 `every 1` is the paper's form: both bins in every layer at every step.
 """
 

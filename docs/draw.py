@@ -26,16 +26,27 @@ from results.analysis.attribution import Pair
 from results.analysis.compare_types import Comparison
 from results.analysis.differences import difference, seed_difference
 from results.analysis.verdict_types import Compared, Verdict
+from results.compare import compare_runs
 from results.plots import pareto_plot
 from results.plots.png import write_png
 from results.record import SCHEMA_VERSION, Record
 from results.tables import attribution, dictionary
+from results.tables.compare import document
 from results.tables.formatting import interval, number, percent, rows
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "results" / "reference"
 DEFAULT = REFERENCE / "default"
 _BLOCK = re.compile(r"<!-- drawn: ([\w-]+) -->\n(.*?)<!-- end -->", re.DOTALL)
+_MEASURED = re.compile(r"^\|.*\[-?[\d.]+, -?[\d.]+\]", re.MULTILINE)
+UNDRAWN = {
+    "profile.md": "joint blocks: printed by benchmarks/joint_blocks.py, which keeps no records",
+    "shapes.md": "read by hand off a run of 512 images that is not kept",
+    "rivals_shapes.md": "an edited excerpt of results/reference/rivals_shapes*/matched.md",
+    "table1_shapes.md": "copied from results/reference/table1_shapes/summary.md",
+    "table2_shapes.md": "copied from results/reference/table2_shapes/summary.md",
+}
+"""Pages with tables of measured figures that are not drawn from records, and why. To be emptied."""
 
 
 def default_verdict() -> str:
@@ -73,6 +84,36 @@ def gpu_before() -> str:
                 number(row.energy_j, 3),
             ])  # fmt: skip
     return rows(["model", "batch", "method", "ratio", "latency / dense", "energy per image and step, J"], lines)
+
+
+def step_costs() -> str:
+    """A denoiser step at real size on a CPU, by method, ratio and part."""
+    frame = pd.read_csv(REFERENCE / "pixart_sigma_512_cpu" / "profile.csv")
+    parts = ("attention", "cross_attention", "mlp", "routing", "rest")
+    dense = frame.loc[frame["method"] == "dense", "gmacs"].item()
+    lines = []
+    for row in frame.to_dict("records"):
+        share, ratio = row["gmacs"] / dense, row["latency_ratio"]
+        lines.append([
+            row["method"], percent(None if pd.isna(row["ratio"]) else row["ratio"]), f"{row['gmacs']:,.1f}",
+            f"{share:.3f}", f"{row['latency_s']:.2f}",
+            f"{ratio:.3f} [{row['latency_ratio_low']:.3f}, {row['latency_ratio_high']:.3f}]", f"{ratio / share:.3f}",
+            *(f"{row[f'latency_{part}_s']:.2f}" for part in parts),
+        ])  # fmt: skip
+    head = [
+        "method", "C.R.", "GMACs", "of dense", "latency, s", "latency ratio", "latency / GMACs", "self-attention",
+        "cross-attention", "MLP", "routing, merging", "rest",
+    ]  # fmt: skip
+    return rows(head, lines)
+
+
+def default_compare() -> str:
+    """What `compare` prints for two points of the default run, as in a terminal."""
+    a, b = (f"{DEFAULT.relative_to(ROOT)}:{point}" for point in ("diffcr@0.2", "tome@0.2"))
+    condition = "alignment<-1%"
+    found = document(compare_runs(*(str(ROOT / name) for name in (a, b)), fail_if=[condition]))
+    text = found.replace(f"{ROOT}/", "").strip()
+    return f"```\n$ python -m harness compare {a} {b} --fail-if '{condition}'\n{text}\n```"
 
 
 Fits = Callable[[Record], bool]
@@ -191,7 +232,8 @@ def csv_figures() -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    "default-verdict": default_verdict, "gpu-before": gpu_before, "csv-point": csv_point, "csv-figures": csv_figures,
+    "default-verdict": default_verdict, "default-compare": default_compare, "gpu-before": gpu_before,
+    "step-costs": step_costs, "csv-point": csv_point, "csv-figures": csv_figures,
     **{f"attribution-{axis}": partial(attributed, axis, REFERENCE / "table1_shapes") for axis in AXES},
 }  # fmt: skip
 
@@ -199,6 +241,12 @@ BLOCKS: dict[str, Callable[[], str]] = {
 def drawn(text: str) -> str:
     """The document with its tables as the records have them."""
     return _BLOCK.sub(lambda m: f"<!-- drawn: {m[1]} -->\n{BLOCKS[m[1]]()}\n<!-- end -->", text)
+
+
+def undrawn() -> set[str]:
+    """Names of the pages with a table row that holds an interval and that no record draws."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return {page.name for page in pages if _MEASURED.search(_BLOCK.sub("", page.read_text(encoding="utf-8")))}
 
 
 def picture(run: Run, cost: str, quality: str, path: Path) -> Path:

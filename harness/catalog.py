@@ -118,7 +118,7 @@ def facts_of(what: str, cls: type[Any]) -> dict[str, str]:
 
 
 def model_facts(name: str) -> dict[str, str]:
-    """What there is to know of an embedded model, a pipeline folder or an architecture with random weights. Raises
+    """What there is to know of a bundled model, a pipeline folder or an architecture with random weights. Raises
     UserError for an unknown one."""
     from harness.models import load, random_init
     from harness.models.loading import RANDOM
@@ -138,7 +138,7 @@ def model_facts(name: str) -> dict[str, str]:
 
 
 def _adapters(method: str) -> str:
-    """The fitted adapters of a method that come with embedded models."""
+    """The fitted adapters of a method that come with bundled models."""
     from harness import checkpoints
     from harness.models import load, names
 

@@ -42,7 +42,7 @@ class _Made:
 
 @dataclass
 class OpenWorkload:
-    """A workload with its model, task, cases and metrics at hand. The dense images stay in memory for the points that
+    """A workload with its model, task, cases and metrics opened. The dense images stay in memory for the points that
     are compared with them."""
 
     workload: Workload

@@ -143,7 +143,7 @@ def _cases(task: Task, sweep: Sweep) -> tuple[Case, ...]:
 
 
 def reopen(sweep: Sweep, workload: Workload) -> OpenWorkload:
-    """A workload that was planned elsewhere, at hand here; its digests are not computed again. Raises UserError."""
+    """A workload that was planned elsewhere, opened here; its digests are not computed again. Raises UserError."""
     task_class = registry.tasks.get(sweep.task)
     model = load_model(sweep, digest=workload.weights)
     settings = task_class.Settings.model_validate(workload.task_settings)
@@ -202,7 +202,7 @@ def _judges(metric: Metric, cases: Sequence[Case], sweep: Sweep) -> bool:
 
 
 def _metric(cls: type[Metric], sweep: Sweep, model: Model, reference: Path | None) -> Metric | None:
-    """A metric that can judge this model's images with what is at hand, or None. Raises UserError instead where the
+    """A metric that can judge this model's images with what is available, or None. Raises UserError instead where the
     user asked for it by name or by a setting."""
     given, wanted = sweep.metric_settings.get(cls.name, {}), _wanted(cls.name, sweep)
     if not cls.applies(model):

@@ -36,8 +36,8 @@ _ON: weakref.WeakKeyDictionary[Any, _Carried] = weakref.WeakKeyDictionary()
 def apply(pipeline: Any, method: str, *, adapter: str | Path | None = None, **settings: Any) -> None:
     """Make a diffusers pipeline cheaper, in place: `harness.apply(pipeline, "diffcr", ratio=0.2)`.
 
-    Adapter states are looked for beside the pipeline's own folder, or in the folder `adapter`. `remove` takes the
-    method back, bit for bit. Raises UserError for an unknown method or setting, a pipeline that no backbone serves, a
+    Adapter states are looked for beside the pipeline's own folder, or in the folder `adapter`. `remove` restores
+    the pipeline exactly. Raises UserError for an unknown method or setting, a pipeline that no backbone serves, a
     missing adapter, or a pipeline that carries a method already.
     """
     if pipeline in _ON:

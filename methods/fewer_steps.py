@@ -1,4 +1,4 @@
-"""Fewer sampler steps: the dense model, called less often. The rival that papers forget."""
+"""Fewer sampler steps: the dense model, called less often. A baseline that papers often omit."""
 
 from __future__ import annotations
 

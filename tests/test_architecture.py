@@ -1,10 +1,14 @@
 """Who may import whom, read off the source."""
 
 import ast
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
 from import_graph import circles, graph
+
+from harness.doctor.install import _MODULES
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("harness", "methods", "tasks", "results")
@@ -139,3 +143,13 @@ def test_the_engine_knows_no_plugin_by_name() -> None:
         tree = ast.parse((ROOT / "harness" / name).read_text())
         strings = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
         assert not strings & set(words), name
+
+
+def test_every_required_dependency_is_used() -> None:
+    """Imported, or, as plotly, a package whose files are read."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    text = "\n".join(path.read_text() for path in _files())
+    for requirement in project["dependencies"]:
+        name = re.split(r"[<>=\[ ]", requirement)[0]
+        module = _MODULES.get(name, name)
+        assert re.search(rf'^\s*(?:import|from) {module}\b|files\("{module}"\)', text, re.MULTILINE), name

@@ -58,6 +58,8 @@ def test_the_project_registers_what_the_file_defines(kind: str, tmp_path: Path) 
     module, _, cls = value.partition(":")
     assert name == NAMES[kind] and project["tool"]["setuptools"]["py-modules"] == [module] == [made.source.stem]
     assert f"\nclass {cls}(" in made.source.read_text()
+    # without it, `pip install -e NAME` finds the folder NAME in the current one in place of its module
+    assert project["tool"]["setuptools"]["package-dir"] == {"": "."}
     assert made.test.is_file() and all("{{" not in path.read_text() for path in made.source.parent.iterdir())
 
 

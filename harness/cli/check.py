@@ -30,6 +30,9 @@ def check(
         list[str] | None,
         typer.Option(help="Family of backbones; may be repeated. [default: all]", show_default=False),
     ] = None,
+    pairs: Annotated[
+        bool, typer.Option(help="Also check it together with every other method, which takes most of the time.")
+    ] = True,
     plugin: Plugins = None,
 ) -> None:
     """Check that a method keeps the contract of methods, on a tiny random model of each family of backbones: output
@@ -46,7 +49,7 @@ def check(
     given = dict(pair(text) for text in setting or [])
     with console.status(f"checking {name}") as status:
         found = check_method(
-            name, given, families=family or (), progress=lambda what: status.update(f"checking {what}")
+            name, given, families=family or (), pairs=pairs, progress=lambda what: status.update(f"checking {what}")
         )
     _show(found)
     if not found.passed:
@@ -89,7 +92,7 @@ def _show(found: Report) -> None:
         table.add_row(check, *(_SHOWN[by[check, family]] for family in families))
     console.print(table)
     together = {how: [one for one in found.pairs if one.outcome == how] for how in _SHOWN}
-    lines = [f"composes with: {', '.join(one.about for one in together['passed']) or 'none'}"]
+    lines = [f"composes with: {', '.join(one.about for one in together['passed']) or 'none'}"] if found.pairs else []
     lines += [f"composition refused: {one.about}: {one.reason}" for one in together["refused"]]
     skipped = [one for one in (*found.families, *found.pairs) if one.outcome == "not checked"]
     lines += dict.fromkeys(

@@ -31,7 +31,7 @@ def device() -> Iterator[Line]:
         found = f"there is a GPU, and torch (built for CUDA {torch.version.cuda}) cannot use it"
         yield Line("CUDA", "bad", found, "nvidia-smi shows the driver; update it, or install a torch for an older CUDA")
     else:
-        yield Line("CUDA", "note", "no GPU here", "the embedded models need none; larger ones want --device cuda")
+        yield Line("CUDA", "note", "no GPU here", "the bundled models need none; larger ones want --device cuda")
 
 
 def compilers() -> Iterator[Line]:

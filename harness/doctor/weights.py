@@ -1,4 +1,4 @@
-"""Weights of the embedded models, the adapters beside them, and caches."""
+"""Weights of the bundled models, the adapters beside them, and caches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RESTORE = "git restore harness/zoo in the checkout, or install the package anew
 
 
 def models() -> Iterator[Line]:
-    """Every file of the embedded models can be opened."""
+    """Every file of the bundled models can be opened."""
     for zoo in sorted(path.parent for path in ZOO.glob("*/make.py")):
         name = zoo.name.replace("_", "-")
         index = zoo / "weights" / "pipeline" / "model_index.json"

@@ -18,7 +18,7 @@ from results.run_folder import STORE, RunFolder, beside
 from results.store import StoreError
 
 Part = tuple[Opened, tuple[Point, ...]]
-"""A workload at hand, and its points, dense first."""
+"""An open workload, and its points, dense first."""
 
 
 class Listener:

@@ -18,7 +18,7 @@ from results.record import Record
 from results.run_folder import RunFolder
 
 Opened = OpenWorkload | OpenStep
-"""A workload at hand: `run(point, folder, progress)` gives a record, `record(point, ...)` one of what became of it."""
+"""An open workload: `run(point, folder, progress)` gives a record, `record(point, ...)` one of what became of it."""
 
 
 def open_workload(workload: Workload) -> Opened:

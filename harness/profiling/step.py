@@ -29,7 +29,7 @@ _MIB = 2**20
 
 @dataclass
 class OpenStep:
-    """A workload of one denoiser step, its model at hand. candidate: a point's method and state."""
+    """A workload of one denoiser step, its model loaded. candidate: a point's method and state."""
 
     workload: Workload
     on: Subject

@@ -52,7 +52,7 @@ class Space:
 
 
 class SetDistance(Metric):
-    """A distance between the images and a reference set, in every feature space that is at hand."""
+    """A distance between the images and a reference set, in every feature space that is available."""
 
     Settings = DistanceSettings
     settings: DistanceSettings
