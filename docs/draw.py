@@ -147,7 +147,17 @@ AXES: dict[str, tuple[Fits, dict[str, Fits]]] = {
         "swapped: each layer's mean over the regions": _is("diffcr", **RANDOM | {"control": "averaged-timesteps"}),
         "refitted: DiffCR-L": _is("diffcr", axes="layer", ratio=0.3),
     }),
+    "emoji": (LT, {
+        f"{axis}: `{control}`": _is("diffcr", **RANDOM | {"control": control})
+        for axis, control in (
+            ("tokens", "random-tokens"), ("tokens", "average-tokens"), ("layers", "flat-layers"),
+            ("timesteps", "averaged-timesteps"), ("timesteps", "reversed-timesteps"),
+        )
+    }),
 }  # fmt: skip
+
+
+KEPT = {"emoji": "attribution_emoji"}
 
 
 def attributed(axis: str, folder: Path) -> str:
@@ -161,10 +171,14 @@ def attributed(axis: str, folder: Path) -> str:
         if record.settings["seed"] in own
     ]
     table = attribution.frame(run, pairs)
-    metrics = {
-        "truth[shapes-judge]": "truth (lower)", "distance_to_dense[shapes-judge]": "distance to dense (lower)",
+    words = {
+        "truth[": "truth (lower)",
+        "distance_to_dense[": "distance to dense (lower)",
         "psnr_to_dense": "PSNR to dense, dB",
-    }  # fmt: skip
+    }
+    metrics = {
+        name: told for start, told in words.items() for name in table["metric"].unique() if name.startswith(start)
+    }
     lines = []
     for (form, seed), rows_of in table.groupby(["form", "seed"], sort=False):
         cells = []
@@ -234,7 +248,9 @@ def csv_figures() -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "default-verdict": default_verdict, "default-compare": default_compare, "gpu-before": gpu_before,
     "step-costs": step_costs, "csv-point": csv_point, "csv-figures": csv_figures,
-    **{f"attribution-{axis}": partial(attributed, axis, REFERENCE / "table1_shapes") for axis in AXES},
+    **{
+        f"attribution-{axis}": partial(attributed, axis, REFERENCE / KEPT.get(axis, "table1_shapes")) for axis in AXES
+    },
 }  # fmt: skip
 
 
