@@ -120,11 +120,12 @@ Fits = Callable[[Record], bool]
 
 
 def _is(method: str, **settings: object) -> Fits:
-    """Points of a method with these settings, and the others of a control at their defaults."""
-    wanted = {"control": "", "refitted": False, "same_ratios": False} | settings
+    """Points of a method with these settings, and the others of a control at their defaults, which older records lack."""
+    usual = {"control": "", "refitted": False, "same_ratios": False}
+    wanted = usual | settings
 
     def fits(record: Record) -> bool:
-        chosen = record.settings
+        chosen = usual | record.settings
         return record.method == method and all(chosen.get(name, value) == value for name, value in wanted.items())
 
     return fits
