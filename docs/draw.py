@@ -120,7 +120,7 @@ Fits = Callable[[Record], bool]
 
 
 def _is(method: str, **settings: object) -> Fits:
-    """Points of a method with these settings, and the others of a control at their defaults, which older records lack."""
+    """Points of a method with these settings, and the others of a control as usual; older records lack some."""
     usual = {"control": "", "refitted": False, "same_ratios": False}
     wanted = usual | settings
 
