@@ -219,8 +219,14 @@ def configurations(folder: Path, chosen: Fits = lambda record: True) -> str:
 
 
 def _values(members: Sequence[Record], names: Sequence[str]) -> list[str]:
-    table = seeds.pooled(members).iloc[0]
-    return [f"{number(table[name], 3)} {interval(table[f'{name}_low'], table[f'{name}_high'])}" for name in names]
+    cells = []
+    for name in names:
+        each = [record.estimates[name] for record in members]
+        value, low, high = each[0].value, each[0].low, each[0].high
+        if len(each) > 1:
+            value, low, high, _ = seeds.over_seeds([estimate.value for estimate in each])
+        cells.append(f"{number(value, 3)} {interval(low, high)}")
+    return cells
 
 
 def _called(record: Record) -> str:
@@ -249,8 +255,9 @@ def csv_figures() -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "default-verdict": default_verdict, "default-compare": default_compare, "gpu-before": gpu_before,
     "step-costs": step_costs, "csv-point": csv_point, "csv-figures": csv_figures,
+    "configurations": partial(configurations, REFERENCE / "attribution_shapes"),
     **{
-        f"attribution-{axis}": partial(attributed, axis, REFERENCE / KEPT.get(axis, "table1_shapes")) for axis in AXES
+        f"attribution-{axis}": partial(attributed, axis, REFERENCE / KEPT.get(axis, "attribution_shapes")) for axis in AXES
     },
 }  # fmt: skip
 
