@@ -11,6 +11,7 @@ from harness import plan, registry
 from harness.budgets import Match, resolved
 from harness.config import build, read_yaml
 from harness.errors import UserError
+from harness.executors import cluster as clusters
 from harness.executors.execute import Listener, Part, Told, execute, missing
 from harness.measure import energy
 from harness.models import Model
@@ -56,6 +57,10 @@ def run(
     isolate: bool = False,
     point_timeout: float | None = None,
     fresh: bool = False,
+    executor: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    workers: int | None = None,
+    gpus_per_worker: float | None = None,
     name: str | None = None,
     out: FolderOrFile | None = None,
     progress: Callable[[str, int], None] | None = None,
@@ -65,15 +70,26 @@ def run(
     `config` says; what each word means stands there and in `python -m harness run --help`.
 
     Points that the run folder holds already, or another one beside it (unless `fresh`), are not run again; with the
-    same `out` and other methods, the folder grows. progress: called with what is being done and how many images were
-    just made. Raises UserError for bad input; a point that fails is a row with its reason.
+    same `out` and other methods, the folder grows. executor: "ray" runs points on `workers` of a Ray cluster at
+    `address`, or of one on this machine; `point_timeout` goes with both. progress: called with what is being done and
+    how many images were just made. Raises UserError for bad input; a point that fails is a row with its reason.
     """
     words = dict(locals())
     given = {word: words[word] for word in Sweep.model_fields if words[word] is not None}
+    cluster = clusters.of_options(executor, address, workers, gpus_per_worker, isolate)
     sweep = sweep_of(given, config=config, plugins=plugins, quick=quick)
     folder = run_folder(sweep, out, name)
     hear = listener or (Told(progress) if progress is not None else Listener())
-    return run_sweep(sweep, folder, listener=hear, fit=fit, isolate=isolate, point_timeout=point_timeout, fresh=fresh)
+    return run_sweep(
+        sweep,
+        folder,
+        listener=hear,
+        fit=fit,
+        isolate=isolate,
+        point_timeout=point_timeout,
+        fresh=fresh,
+        cluster=cluster,
+    )
 
 
 def profile(
@@ -168,9 +184,13 @@ def run_sweep(
     fresh: bool = False,
     shard: Shard | None = None,
     all_plots: bool = False,
+    cluster: clusters.Cluster | None = None,
 ) -> Run:
     """Fit what is missing (where asked to), tune to budgets (where there are some), plan and run. The model is loaded
-    once. shard: which part of the points to run. all_plots: one for every metric and cost. Raises UserError."""
+    once. shard: which part of the points to run. all_plots: one for every metric and cost. cluster: where points
+    run, if not here; fits and budgets are the affair of this process. Raises UserError."""
+    if cluster is not None:
+        cluster.gpus(sweep.device)  # before anything is fitted
     if fit:
         sweep = fitted(sweep, listener.say)
     plans, matches = planned(sweep, folder, listener.say)
@@ -187,6 +207,7 @@ def run_sweep(
         point_timeout=point_timeout,
         fresh=fresh,
         all_plots=all_plots,
+        cluster=cluster,
     )
     done.matches = tuple(asdict(one) | {"met": one.met, "text": str(one)} for one in matches)
     return done

@@ -1,0 +1,93 @@
+"""A connection to a Ray cluster, or to one that is started on this machine for a run alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+from harness.errors import UserError, first_line
+
+ANSWER_S = 60.0
+"""How long a cluster may take to answer."""
+_OPEN_S = 10.0  # and its port to open
+_STORE_BYTES = 2 << 30  # of shared memory on this machine, at most: images on their way, spilled to disk beyond that
+
+
+@contextmanager
+def connected(address: str | None, cpus: int, gpus: int) -> Iterator[ModuleType]:
+    """Ray, connected while the context lasts. address: None starts a cluster on this machine; cpus, gpus: of that one.
+
+    Raises UserError where Ray is not installed and where nothing answers at the address in time.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no reports to anybody
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError(
+            f"--executor ray needs Ray ({first_line(error)}): pip install 'dit-efficiency-harness[cluster]'"
+        ) from error
+    if ray.is_initialized():
+        raise UserError("this process is connected to Ray already: call ray.shutdown() first, and give --address")
+    before = signal.getsignal(signal.SIGTERM) if _in_main_thread() else None
+    try:
+        if address is None:
+            ray.init(
+                address="local", num_cpus=cpus, num_gpus=gpus, include_dashboard=False, log_to_driver=False,
+                logging_level="ERROR", object_store_memory=_STORE_BYTES,
+            )  # fmt: skip
+        else:
+            _reach(address)
+            _init(ray, address)
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)  # Ray's own would end the program with another code
+        yield ray
+    finally:
+        ray.shutdown()
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _reach(address: str) -> None:
+    """Whether anybody listens there: Ray itself would try for minutes."""
+    found = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d{1,5})", address.strip())
+    if found is None or not 0 < int(found[2]) < 65536:
+        raise UserError(f"--address expects HOST:PORT or ray://HOST:PORT of a Ray cluster, got {address!r}")
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=_OPEN_S).close()
+    except OSError as error:
+        raise UserError(
+            f"no Ray cluster answers at {address} ({error.strerror or error}): start one there with "
+            f"`ray start --head --port {found[2]}`, or leave --address out to use this machine alone"
+        ) from error
+
+
+def _init(ray: ModuleType, address: str) -> None:
+    """Connect, within a time limit that Ray does not have."""
+    failed: list[BaseException] = []
+
+    def init() -> None:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=init, daemon=True)
+    thread.start()
+    thread.join(ANSWER_S)
+    if thread.is_alive():
+        raise UserError(
+            f"what listens at {address} did not answer as a Ray cluster within {ANSWER_S:.0f} s: check the port (of "
+            "`ray start`: 6379) and that `ray status --address` answers there"
+        )
+    if failed:
+        raise UserError(f"the Ray cluster at {address} cannot be used: {first_line(failed[0])}") from failed[0]
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
