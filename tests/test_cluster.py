@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,12 +20,13 @@ from harness import config, plan
 from harness.errors import UserError
 from harness.executors import ray_cluster, shipping
 from harness.executors.cluster import Cluster, of_options
+from harness.executors.execute import Listener
+from harness.executors.owner import Attempt, Owner
 from harness.executors.ray_pool import _FIELDS, _room
 from harness.executors.ray_worker import Done, News, Refused, Worker
 from harness.executors.scratch import scratch
 from harness.executors.shipping import Setup
 from harness.executors.turns import Turns
-from harness.measure import environment
 from results.parcel import packed, unpacked
 from results.run_folder import RunFolder
 
@@ -84,6 +87,24 @@ def test_without_ray(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.Monk
         ray_cluster.connected(None, 1, 0),
     ):
         pass  # fmt: skip
+
+
+@pytest.mark.parametrize("says", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_something_else_at_the_address(says: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_cluster, "_OPEN_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+
+        def serve() -> None:
+            with server.accept()[0] as connection:
+                connection.sendall(says)
+                time.sleep(2)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(UserError, match=f"nothing answers as a Ray cluster does at {address}"):
+            ray_cluster._reach(address)
+        thread.join()
 
 
 # -- turns -----------------------------------------------------------------------------------------------------
@@ -225,8 +246,9 @@ def test_a_worker_that_is_not_fit_says_how(made: tuple[Path, Setup, plan.Plan], 
         assert isinstance(found, Refused)
         return found.reason
 
+    torch_here, numpy_here = workload.environment["torch"], workload.environment["numpy"]
     assert refusal(environment=workload.environment | {"torch": "1.0", "numpy": "absent"}) == (
-        f"torch: 1.0 planned, {environment._version('torch')} here; numpy: absent planned, {environment._version('numpy')} here"
+        f"torch: 1.0 planned, {torch_here} here; numpy: absent planned, {numpy_here} here"
     )
     assert "hardware: Abacus planned" in refusal(made=workload.made | {"hardware": "Abacus"})
     assert "weights: 00000000 planned" in refusal(weights="00000000")
@@ -267,3 +289,64 @@ def test_news_are_silent_while_a_worker_is_alone(made: tuple[Path, Setup, plan.P
     assert not worker._worth_telling()
     worker._wait(False)
     assert worker.heard() == News("latency", 1, False)
+
+
+# -- the owner -----------------------------------------------------------------------------------------------------
+
+
+class _Counts(Listener):
+    """What is left of the bar, and what was said."""
+
+    def __init__(self) -> None:
+        self.work, self.outcomes, self.said = 0, [], []
+
+    def progress(self, what: str, work: int) -> None:
+        self.work += work
+
+    def finished(self, record: Any) -> None:
+        self.outcomes.append(record.outcome)
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+
+def test_workers_that_die_and_a_dense_point_that_fails(made: tuple[Path, Setup, plan.Plan], tmp_path: Path) -> None:
+    _, setup, planned = made
+    hears = _Counts()
+    with RunFolder.grow(tmp_path / "new", setup.shared) as folder:
+        owner = Owner([(planned.opened, planned.points)], folder, hears, lambda parcel: parcel)
+        for left in (2, 2, 0):  # tome, which is compared with dense, is given up with it
+            task = owner.next()
+            assert task is not None and task.point.method == "dense" and owner.next() is None
+            assert owner.dense(task) is owner.known(task) is None
+            attempt = Attempt(task)
+            hears.progress("", 3)
+            attempt.work = 3
+            owner.died(attempt, "end of file")
+            assert owner.left == left
+        (record,) = folder.store.records()
+    assert "ended 3 times while this point ran" in record.reason and record.reason.endswith("end of file")
+    assert hears.outcomes == ["failed"] and len(hears.said) == 2 and owner.next() is None
+    assert hears.work == planned.opened.work_per_point  # the tries that were lost are taken back
+
+
+def test_what_is_there_goes_to_the_workers_with_its_files(made: tuple[Path, Setup, plan.Plan]) -> None:
+    path, _, planned = made
+    with RunFolder.open(path) as folder:
+        owner = Owner([(planned.opened, planned.points[1:])], folder, _Counts(), lambda parcel: parcel)
+        task = owner.next()
+        assert task is not None and owner.left == 1
+        dense, known = owner.dense(task), owner.known(task)
+        assert (dense.record.method, known.record.method) == ("dense", "tome")
+        assert owner.dense(task) is dense and set(known.files) == set(known.record.files())
+
+
+def test_waiting_is_not_running() -> None:
+    attempt = Attempt(None, began=100.0)  # type: ignore[arg-type]
+    assert attempt.ran(107.0) == 7
+    attempt.waits(110.0, True)
+    attempt.waits(115.0, True)
+    assert attempt.ran(150.0) == 10
+    attempt.waits(160.0, False)
+    attempt.waits(170.0, False)
+    assert attempt.ran(175.0) == 25

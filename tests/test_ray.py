@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 import harness
 from harness import registry
+from harness.executors.execute import Listener
 from results.record import Record
 from results.store import Store, StoreError
 
@@ -98,7 +100,7 @@ def test_workers_make_what_this_process_makes_though_one_is_killed(
     asked = small | {"methods": "tome,killed-once", "steps": 3, "metrics": "alignment,paired,kid", "plugins": [plugin]}
     said: list[str] = []
 
-    class Hears(harness.executors.execute.Listener):
+    class Hears(Listener):
         work = 0
 
         def say(self, line: str) -> None:
@@ -147,8 +149,13 @@ def test_a_killed_owner_s_run_goes_on(small: dict[str, Any], tmp_path: Path) -> 
     while not _keys(out):
         assert first.poll() is None and time.monotonic() < end
         time.sleep(0.02)
+    started = psutil.Process(first.pid).children(recursive=True)
     first.send_signal(signal.SIGKILL)
     first.wait()
+    for one in started:  # Ray and the worker
+        while one.is_running() and one.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < end
+            time.sleep(0.1)
     kept = _keys(out)
     assert 0 < len(kept) < 3
     done = subprocess.run(command, env=own, capture_output=True, text=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -10,13 +11,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 from harness.errors import UserError, first_line
 
-ANSWER_S = 60.0
-"""How long a cluster may take to answer."""
-_OPEN_S = 10.0  # and its port to open
-_STORE_BYTES = 2 << 30  # of shared memory on this machine, at most: images on their way, spilled to disk beyond that
+ANSWER_S = 45.0
+"""How long a cluster may take to let this process in; Ray itself ends the process after a minute."""
+_OPEN_S = 10.0  # and to answer at its port
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+_SETTINGS = 4  # type of the frame that a server of gRPC, as Ray's is, answers the greeting with
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
 @contextmanager
@@ -37,18 +41,22 @@ def connected(address: str | None, cpus: int, gpus: int) -> Iterator[ModuleType]
     before = signal.getsignal(signal.SIGTERM) if _in_main_thread() else None
     try:
         if address is None:
-            ray.init(
-                address="local", num_cpus=cpus, num_gpus=gpus, include_dashboard=False, log_to_driver=False,
-                logging_level="ERROR", object_store_memory=_STORE_BYTES,
-            )  # fmt: skip
+            try:
+                ray.init(address="local", num_cpus=cpus, num_gpus=gpus, include_dashboard=False, **_QUIET)
+            except Exception as error:
+                raise UserError(
+                    f"Ray cannot be started on this machine: {first_line(error)}; --executor local does without"
+                ) from error
         else:
             _reach(address)
             _init(ray, address)
         if before is not None:
             signal.signal(signal.SIGTERM, before)  # Ray's own would end the program with another code
-        yield ray
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
     finally:
-        ray.shutdown()
         if before is not None:
             signal.signal(signal.SIGTERM, before)
 
@@ -59,12 +67,23 @@ def _reach(address: str) -> None:
     if found is None or not 0 < int(found[2]) < 65536:
         raise UserError(f"--address expects HOST:PORT or ray://HOST:PORT of a Ray cluster, got {address!r}")
     try:
-        socket.create_connection((found[1], int(found[2])), timeout=_OPEN_S).close()
+        with socket.create_connection((found[1], int(found[2])), timeout=_OPEN_S) as connection:
+            if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+                return  # it answers nobody who does not know its certificate
+            connection.sendall(_GREETING)
+            answer = connection.recv(4)
+    except TimeoutError:
+        answer = b""
     except OSError as error:
         raise UserError(
             f"no Ray cluster answers at {address} ({error.strerror or error}): start one there with "
             f"`ray start --head --port {found[2]}`, or leave --address out to use this machine alone"
         ) from error
+    if len(answer) < 4 or answer[3] != _SETTINGS:
+        raise UserError(
+            f"nothing answers as a Ray cluster does at {address}: check host and port (6379 of `ray start`, 10001 of "
+            "ray://)"
+        )
 
 
 def _init(ray: ModuleType, address: str) -> None:
@@ -73,7 +92,7 @@ def _init(ray: ModuleType, address: str) -> None:
 
     def init() -> None:
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=address, **_QUIET)
         except BaseException as error:
             failed.append(error)
 
@@ -82,8 +101,8 @@ def _init(ray: ModuleType, address: str) -> None:
     thread.join(ANSWER_S)
     if thread.is_alive():
         raise UserError(
-            f"what listens at {address} did not answer as a Ray cluster within {ANSWER_S:.0f} s: check the port (of "
-            "`ray start`: 6379) and that `ray status --address` answers there"
+            f"the Ray cluster at {address} did not let this process in within {ANSWER_S:.0f} s: see what `ray status` "
+            "says there"
         )
     if failed:
         raise UserError(f"the Ray cluster at {address} cannot be used: {first_line(failed[0])}") from failed[0]

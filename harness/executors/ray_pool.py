@@ -1,30 +1,26 @@
-"""Points on the workers of a Ray cluster. This process, the owner, hands them out and writes what comes back: files and
-one record in one transaction for each point. Dense goes first, the points that are compared with it in any order.
+"""Points on the workers of a Ray cluster: workers are started, handed points, heard, replaced and ended. What is left
+to run and what comes back is `harness.executors.owner`'s.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 from harness import registry
 from harness.engine import OpenWorkload
 from harness.errors import UserError, first_line
 from harness.executors import marks, ray_cluster
 from harness.executors.cluster import Cluster
+from harness.executors.owner import Attempt, Hears, Owner, Task
 from harness.executors.ray_worker import Done, News, Refused, Worker
 from harness.executors.shipping import Setup, plugins_of
-from harness.spec import Progress
 from harness.workload import Point
-from results.parcel import packed, unpacked
-from results.record import Record
 from results.run_folder import RunFolder
 
 START_S = 600.0
@@ -33,40 +29,17 @@ _LOOK_S = 0.5  # how often deadlines are looked at, and workers asked for news a
 _FIELDS = [one.name for one in fields(Point) if one.name != "workload"]
 
 
-class Hears(Protocol):
-    """What `execute.Listener` has of this."""
-
-    def progress(self, what: str, work: int) -> None: ...
-    def finished(self, record: Record) -> None: ...
-    def say(self, line: str) -> None: ...
-
-
-@dataclass(frozen=True)
-class _Task:
-    number: int  # of the workload
-    point: Point
-
-
 @dataclass(eq=False)
 class _Member:
-    """A worker as the owner sees it. answer: what is awaited of it: that it is open, or a point. news: the same of its
-    news. work: images of its point that were told. waited: seconds that its point has not run, but waited."""
+    """A worker, as it is seen from here. answer: what is awaited of it: that it is open, or a point. news: the same of
+    its news, asked for at `asked`."""
 
     actor: Any
     answer: Any
     open: bool = False
-    task: _Task | None = None
+    attempt: Attempt | None = None
     news: Any = None
     asked: float = 0.0
-    began: float = 0.0
-    started: str = ""
-    work: int = 0
-    waited: float = 0.0
-    waits_since: float | None = None
-
-    def ran(self, now: float) -> float:
-        """Seconds that its point has run."""
-        return now - self.began - self.waited - (now - self.waits_since if self.waits_since is not None else 0.0)
 
 
 @contextmanager
@@ -116,10 +89,10 @@ class Pool:
         for _ in range(workers):
             self._add()
 
-    def open(self) -> None:
-        """Wait for the first worker. Raises UserError where none becomes ready."""
+    def open(self, workers: int = 1) -> None:
+        """Wait for the first workers. Raises UserError where they do not become ready."""
         end = time.monotonic() + START_S
-        while not any(member.open for member in self._members):
+        while sum(member.open for member in self._members) < workers:
             self._look()
             if time.monotonic() > end:
                 raise UserError(
@@ -129,8 +102,7 @@ class Pool:
     def run(self, work: Sequence[tuple[OpenWorkload, Sequence[Point]]], folder: RunFolder) -> None:
         """Run these points of the workloads, in the order in which the pool was given these, and keep their records.
         Where dense fails, nothing that is compared with its images runs. Raises UserError where no worker is left."""
-        owner = _Owner(self, [opened for opened, _ in work], folder)
-        owner.add([points for _, points in work])
+        owner = Owner(work, folder, self._hear, self._ray.put)
         while owner.left:
             for member in self._idle():
                 if (task := owner.next()) is None:
@@ -153,7 +125,7 @@ class Pool:
         self._members.append(_Member(actor, actor.open.remote()))
 
     def _idle(self) -> list[_Member]:
-        return [member for member in self._members if member.open and member.task is None]
+        return [member for member in self._members if member.open and member.attempt is None]
 
     def _kill(self, member: _Member) -> None:
         with suppress(Exception):
@@ -163,20 +135,18 @@ class Pool:
         self._kill(member)
         self._members.remove(member)
 
-    def _begin(self, member: _Member, task: _Task, owner: _Owner) -> None:
+    def _begin(self, member: _Member, task: Task, owner: Owner) -> None:
         values = {name: getattr(task.point, name) for name in _FIELDS}
         member.answer = member.actor.run.remote(task.number, values, owner.dense(task), owner.known(task))
-        member.task, member.began, member.work = task, time.monotonic(), 0
-        member.waited, member.waits_since = 0.0, None
-        member.started = datetime.now(UTC).isoformat(timespec="seconds")
+        member.attempt = Attempt(task)
 
-    def _look(self, owner: _Owner | None = None) -> None:
+    def _look(self, owner: Owner | None = None) -> None:
         """Wait a moment for whatever comes, and see to it."""
         if not self._members:
             raise UserError(f"no worker is left: {'; '.join(dict.fromkeys(self._refusals))}. Finished points are kept")
         now = time.monotonic()
         for member in self._members:
-            if member.task is not None and member.news is None and now - member.asked >= _LOOK_S:
+            if member.attempt is not None and member.news is None and now - member.asked >= _LOOK_S:
                 member.news, member.asked = member.actor.heard.remote(), now
         waited = {member.answer: member for member in self._members if member.answer is not None}
         waited |= {member.news: member for member in self._members if member.news is not None}
@@ -187,7 +157,7 @@ class Pool:
             member = waited[one]
             if member not in self._members:
                 continue
-            self._news(member) if one is member.news else self._answer(member, owner)
+            self._news(member) if one == member.news else self._answer(member, owner)
         self._give_up(owner)
 
     def _news(self, member: _Member) -> None:
@@ -196,153 +166,65 @@ class Pool:
             self._hear_of(member, self._ray.get(news))
 
     def _hear_of(self, member: _Member, news: News) -> None:
-        if member.task is None:
+        if (attempt := member.attempt) is None:
             return
-        now = time.monotonic()
-        if news.waits and member.waits_since is None:
-            member.waits_since = now
-        elif not news.waits and member.waits_since is not None:
-            member.waited += now - member.waits_since
-            member.waits_since = None
-        member.work += news.work
-        self._hear.progress(news.what or f"{member.task.point.label}: waits for its turn", news.work)
+        attempt.waits(time.monotonic(), news.waits)
+        attempt.work += news.work
+        self._hear.progress(news.what or f"{attempt.task.point.label}: waits for its turn", news.work)
 
-    def _answer(self, member: _Member, owner: _Owner | None) -> None:
+    def _answer(self, member: _Member, owner: Owner | None) -> None:
         """A worker is open or not fit, a point is done, or the worker died."""
         answer, member.answer = member.answer, None
-        task, member.task = member.task, None
+        attempt, member.attempt = member.attempt, None
         try:
             found = self._ray.get(answer)
-        except self._ray.exceptions.RayTaskError as error:
+        except self._ray.exceptions.RayTaskError as error:  # raised by the worker, which goes on
             cause = error.cause if isinstance(error.cause, BaseException) else error
             reason = f"{type(cause).__name__}: {first_line(cause)}"
-            if task is None or owner is None:
-                found = Refused(reason)
+            if attempt is not None and owner is not None:
+                owner.fail(attempt, reason, traceback=str(error))
             else:
-                owner.fail(task, reason, member, traceback=str(error))
-                return
+                self._refuse(member, reason)
         except self._ray.exceptions.RayError as error:
-            self._died(member, task, owner, error)
-            return
-        if isinstance(found, Refused):
-            self._refuse(member, task, owner, found.reason)
-        elif task is None:
-            member.open, self._deaths = True, 0
-        elif owner is not None:
-            self.exclusive_s += found.exclusive_s
-            owner.keep(task, found, member)
+            self._died(member, attempt, owner, " ".join(str(error).split())[:300])
+        else:
+            if isinstance(found, Refused):
+                self._refuse(member, found.reason)
+                if attempt is not None and owner is not None:
+                    owner.again(attempt)
+            elif isinstance(found, Done) and attempt is not None and owner is not None:
+                self.exclusive_s += found.exclusive_s
+                owner.keep(attempt, found.parcel)
+            else:
+                member.open, self._deaths = True, 0
 
-    def _refuse(self, member: _Member, task: _Task | None, owner: _Owner | None, reason: str) -> None:
+    def _refuse(self, member: _Member, reason: str) -> None:
         self._drop(member)
         self._refusals.append(reason)
         self._hear.say(f"a worker was refused: {reason}")
-        if task is not None and owner is not None:
-            owner.again(task, member)
 
-    def _died(self, member: _Member, task: _Task | None, owner: _Owner | None, error: Exception) -> None:
-        """Its point goes to another worker, but not for ever; a worker takes its place."""
+    def _died(self, member: _Member, attempt: Attempt | None, owner: Owner | None, told: str) -> None:
+        """Another worker takes its place, unless workers die before they are ready."""
         self._drop(member)
-        told = " ".join(str(error).split())[:300]
-        if task is None or owner is None:
-            self._deaths += 1
-            self._refusals.append(f"a worker ended before it was ready: {told}")
-            if self._deaths < marks.DEATHS:
-                self._add()
+        if attempt is not None and owner is not None:
+            owner.died(attempt, told)
+            self._add()
             return
-        self._hear.say(f"{task.point.label}: its worker ended; the point runs again on another one")
-        owner.died(task, member, told)
-        self._add()
+        self._deaths += 1
+        self._refusals.append(f"a worker ended before it was ready: {told}")
+        if self._deaths < marks.DEATHS:
+            self._add()
 
-    def _give_up(self, owner: _Owner | None) -> None:
+    def _give_up(self, owner: Owner | None) -> None:
         """Points that have run too long, with their workers."""
         if self._timeout is None or owner is None:
             return
         now = time.monotonic()
         for member in list(self._members):
-            if member.task is not None and member.ran(now) > self._timeout:
+            if member.attempt is not None and member.attempt.ran(now) > self._timeout:
                 self._drop(member)
-                owner.fail(member.task, f"the point took longer than {self._timeout:g} s (--point-timeout)", member)
+                owner.fail(member.attempt, f"the point took longer than {self._timeout:g} s (--point-timeout)")
                 self._add()
-
-
-class _Owner:
-    """The points that are left, and the folder that they go to. left: how many are neither done nor given up."""
-
-    def __init__(self, pool: Pool, opened: Sequence[OpenWorkload], folder: RunFolder) -> None:
-        self._pool, self._opened, self._folder = pool, opened, folder
-        self._ready: deque[_Task] = deque()
-        self._held: dict[int, list[_Task]] = {}  # until dense is done
-        self._dense: dict[int, Any] = {}  # references to parcels, by workload
-        self._deaths: Counter[str] = Counter()
-        self.left = 0
-
-    def add(self, work: Sequence[Sequence[Point]]) -> None:
-        for number, points in enumerate(work):
-            dense = [_Task(number, point) for point in points if not point.reference]
-            others = [_Task(number, point) for point in points if point.reference]
-            if dense:
-                self._held[number] = others
-            self._ready.extend(dense or others)
-            self.left += len(points)
-
-    def next(self) -> _Task | None:
-        return self._ready.popleft() if self._ready else None
-
-    def dense(self, task: _Task) -> Any:
-        """The images that a point is compared with."""
-        if not task.point.reference:
-            return None
-        if task.number not in self._dense:
-            record = self._folder.store.get(task.point.reference)
-            self._dense[task.number] = None if record is None else self._put(record)
-        return self._dense[task.number]
-
-    def known(self, task: _Task) -> Any:
-        """Images and costs of this point that are to be judged anew."""
-        record = self._folder.store.of_sample(task.point.sample_key)
-        return None if record is None else self._put(record)
-
-    def _put(self, record: Record) -> Any:
-        return self._pool._ray.put(packed(self._folder, record)) if self._folder.complete(record) else None
-
-    def keep(self, task: _Task, done: Done, member: _Member) -> None:
-        self._over(task, unpacked(done.parcel, self._folder), member)
-
-    def fail(self, task: _Task, reason: str, member: _Member, traceback: str = "") -> None:
-        record = self._opened[task.number].record(
-            task.point, outcome="failed", reason=reason, traceback=traceback, started=member.started,
-            seconds=time.monotonic() - member.began,
-        )  # fmt: skip
-        self._folder.put(record)
-        self._over(task, record, member)
-
-    def died(self, task: _Task, member: _Member, told: str) -> None:
-        self._deaths[task.point.key] += 1
-        if self._deaths[task.point.key] < marks.DEATHS:
-            self.again(task, member)
-            return
-        why = f"the worker ended {marks.DEATHS} times while this point ran (perhaps because memory ran out): {told}"
-        self.fail(task, why, member)
-
-    def again(self, task: _Task, member: _Member) -> None:
-        self._progress(task.point.label, -member.work)
-        self._ready.appendleft(task)
-
-    def _over(self, task: _Task, record: Record, member: _Member) -> None:
-        opened = self._opened[task.number]
-        marks.forget(self._folder.path, task.point.key)
-        self._progress(task.point.label, opened.work_per_point - member.work)
-        self.left -= 1
-        held = self._held.pop(task.number, []) if not task.point.reference else []
-        if record.usable:
-            self._ready.extend(held)
-        else:
-            self.left -= len(held)
-        self._pool._hear.finished(record)
-
-    @property
-    def _progress(self) -> Progress:
-        return self._pool._hear.progress
 
 
 def _gpus_here() -> int:

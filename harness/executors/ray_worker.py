@@ -101,7 +101,7 @@ class Worker:
                 self._opened.append(replace(opened, workload=own, exclusive=self._exclusive if turns else None))
             if not different:
                 self._opened[0].load()
-        self._folder = RunFolder.grow(self._place / "run", self._setup.shared)
+        RunFolder.grow(self._place / "run", self._setup.shared).close()
         return list(dict.fromkeys(different))
 
     def run(
@@ -115,14 +115,17 @@ class Worker:
         if reason := _not_here(opened, point):
             return Refused(reason)
         before = self._turns.exclusive_s if self._turns else 0.0
-        with self._turns.among_others() if self._turns else nullcontext():
+        with (
+            self._turns.among_others() if self._turns else nullcontext(),
+            RunFolder.reach(self._place / "run") as folder,  # anew each time: points come on several threads
+        ):
             for parcel in (dense, known):
-                if parcel is not None and self._folder.store.get(parcel.record.key) is None:
-                    unpacked(parcel, self._folder)
-            record = worker.run(opened, point, self._folder, self._progress)
-            parcel = packed(self._folder, record, without=dense.files if dense is not None else ())
+                if parcel is not None and folder.store.get(parcel.record.key) is None:
+                    unpacked(parcel, folder)
+            record = worker.run(opened, point, folder, self._progress)
+            parcel = packed(folder, record, without=dense.files if dense is not None else ())
             if point.reference:
-                shutil.rmtree(self._folder.path / "images" / point.sample_key, ignore_errors=True)
+                shutil.rmtree(folder.path / "images" / point.sample_key, ignore_errors=True)
         return Done(parcel, (self._turns.exclusive_s if self._turns else 0.0) - before)
 
     def heard(self) -> News:
@@ -139,7 +142,6 @@ class Worker:
 
     def close(self) -> None:
         """Remove what this worker has written."""
-        self._folder.close()
         self._scratch.__exit__(None, None, None)
 
     # -- inside a point ----------------------------------------------------------------------------------------
