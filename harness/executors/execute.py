@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.engine import OpenWorkload
 from harness.errors import UserError
-from harness.executors import isolated, local, ray_pool
+from harness.executors import isolated, local
 from harness.executors.cluster import Cluster
 from harness.executors.worker import Opened
 from harness.workload import Point
@@ -132,6 +132,8 @@ def _executor(
 ) -> Iterator[Callable[[RunFolder], None]]:
     """What runs these points into a folder, ready to begin. Raises UserError where it cannot."""
     if cluster is not None and work:
+        from harness.executors import ray_pool  # its locks are POSIX's
+
         sweep = [(one, some) for one, some in work if isinstance(one, OpenWorkload)]  # profiles ask for no cluster
         opened, count = [one for one, _ in sweep], sum(len(some) for _, some in sweep)
         with ray_pool.started(cluster, opened, shared, count, point_timeout, hear) as pool:

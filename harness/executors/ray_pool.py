@@ -55,7 +55,7 @@ def started(
     request = opened[0].workload.request
     threads, gpus = int(opened[0].workload.made["threads"]), cluster.gpus(str(request["device"]))
     # more workers than this machine has processors for is the user's choice: they take turns in what is timed
-    processors = max(len(os.sched_getaffinity(0)), (cluster.workers or 1) * threads)
+    processors = max(_processors(), (cluster.workers or 1) * threads)
     with ray_cluster.connected(cluster.address, processors, _gpus_here() if gpus else 0) as ray:
         setup = Setup(
             workloads=tuple(one.workload for one in opened), shared=dict(shared), folder=os.getcwd(),
@@ -225,6 +225,12 @@ class Pool:
                 self._drop(member)
                 owner.fail(member.attempt, f"the point took longer than {self._timeout:g} s (--point-timeout)")
                 self._add()
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _gpus_here() -> int:
