@@ -2,6 +2,7 @@
 when workers and the owner are killed."""
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -59,7 +60,10 @@ NAMES = ("killed-once", "killed-always", "sleeps")
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[str]:
-    """The address of a cluster on this machine."""
+    """The address of a cluster on this machine, with a token of its own."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("RAY_AUTH_MODE", "token")
+    patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -82,6 +86,7 @@ def head() -> Iterator[str]:
         finally:
             process.terminate()  # with all that it has started
             process.wait(60)
+            patch.undo()
 
 
 @pytest.fixture
@@ -144,10 +149,12 @@ def test_a_killed_owner_s_run_goes_on(small: dict[str, Any], tmp_path: Path) -> 
                "--ratios", "0.2", "--cases", "2", "--rounds", "2", "--steps", "3", "--metrics", "alignment",
                "--out", str(out), "--executor", "ray", "--workers", "1"]  # fmt: skip
     own = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    first = subprocess.Popen(command, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    told = tmp_path / "told"
+    with open(told, "w") as handle:
+        first = subprocess.Popen(command, env=own, stdout=handle, stderr=handle)
     end = time.monotonic() + 600
     while not _keys(out):
-        assert first.poll() is None and time.monotonic() < end
+        assert first.poll() is None and time.monotonic() < end, told.read_text()
         time.sleep(0.02)
     started = psutil.Process(first.pid).children(recursive=True)
     first.send_signal(signal.SIGKILL)

@@ -102,10 +102,13 @@ def _init(ray: ModuleType, address: str) -> None:
     if thread.is_alive():
         raise UserError(
             f"the Ray cluster at {address} did not let this process in within {ANSWER_S:.0f} s: see what `ray status` "
-            "says there"
+            "says there; one that asks for tokens takes RAY_AUTH_MODE=token here, too"
         )
     if failed:
-        raise UserError(f"the Ray cluster at {address} cannot be used: {first_line(failed[0])}") from failed[0]
+        raise UserError(
+            f"the Ray cluster at {address} cannot be used: {first_line(failed[0])}; one that asks for tokens takes "
+            "RAY_AUTH_MODE=token here, too"
+        ) from failed[0]
 
 
 def _in_main_thread() -> bool:
