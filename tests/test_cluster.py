@@ -41,6 +41,7 @@ spawn = multiprocessing.get_context("fork")
         (["--gpus-per-worker", "nan"], "--gpus-per-worker expects a share of one GPU"),
         (["--gpus-per-worker", "1"], "goes with --device cuda"),
         (["--address", "nowhere"], "--address expects HOST:PORT"),
+        (["--address", "ray://127.0.0.1:1"], "--address expects HOST:PORT"),
         (["--address", "127.0.0.1:1"], "no Ray cluster answers at 127.0.0.1:1"),
         (["--isolate"], "--isolate is of the local executor"),
         (["--executor", "local", "--workers", "2"], "--workers needs --executor ray"),
@@ -199,15 +200,18 @@ class Shipped(methods.random_drop.RandomDrop):
 """
 
 
-@pytest.fixture
-def made(small: dict[str, object], tmp_path: Path) -> tuple[Path, Setup, plan.Plan]:
+@pytest.fixture(scope="module")
+def made(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Setup, plan.Plan]:
     """A finished run, what a worker is handed to repeat it, and its plan."""
+    before, out = torch.get_num_threads(), tmp_path_factory.mktemp("made") / "run"
     torch.set_num_threads(1)
-    asked = {**small, "methods": "tome", "steps": 3, "metrics": "alignment,kid"}
-    harness.run(**asked, out=tmp_path / "run")  # type: ignore[arg-type]
+    asked = {"model": str(tiny_folder), "cases": 2, "rounds": 2, "ratios": [0.2], "methods": "tome", "steps": 3,
+             "metrics": "alignment,kid"}  # fmt: skip
+    harness.run(**asked, out=out)  # type: ignore[arg-type]
     sweep = config.build(asked)
     (planned,) = plan.make(sweep)
-    return tmp_path / "run", Setup((planned.opened.workload,), sweep.shared(), (), os.getcwd(), False), planned
+    torch.set_num_threads(before)
+    return out, Setup((planned.opened.workload,), sweep.shared(), (), os.getcwd(), False), planned
 
 
 def test_a_worker_makes_what_this_process_makes(made: tuple[Path, Setup, plan.Plan], tmp_path: Path) -> None:

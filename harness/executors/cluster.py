@@ -10,7 +10,7 @@ from harness.errors import UserError
 
 @dataclass(frozen=True)
 class Cluster:
-    """address: of a Ray cluster, HOST:PORT or ray://HOST:PORT; None: one on this machine, for this run alone. workers:
+    """address: of a Ray cluster, HOST:PORT; None: one on this machine, for this run alone. workers:
     how many at once; None: as many as there is room for. gpus_per_worker: None: 1 with --device cuda, else 0.
 
     Raises UserError for values that are no good.

@@ -15,9 +15,7 @@ from typing import Any
 
 from harness.errors import UserError, first_line
 
-ANSWER_S = 300.0
-"""How long a cluster may take to let this process in, once its port answers: long, for machines that are busy."""
-_OPEN_S = 10.0  # and to answer at its port
+_OPEN_S = 10.0  # how long an address may take to answer; Ray itself tries for minutes
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 _SETTINGS = 4  # type of the frame that a server of gRPC, as Ray's is, answers the greeting with
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -30,6 +28,7 @@ def connected(address: str | None, cpus: int, gpus: int) -> Iterator[ModuleType]
     Raises UserError where Ray is not installed and where nothing answers at the address in time.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no reports to anybody
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would have workers yield to all else that runs
     try:
         import ray
     except ImportError as error:
@@ -38,34 +37,47 @@ def connected(address: str | None, cpus: int, gpus: int) -> Iterator[ModuleType]
         ) from error
     if ray.is_initialized():
         raise UserError("this process is connected to Ray already: call ray.shutdown() first, and give --address")
-    before = signal.getsignal(signal.SIGTERM) if _in_main_thread() else None
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
-            try:
-                ray.init(address="local", num_cpus=cpus, num_gpus=gpus, include_dashboard=False, **_QUIET)
-            except Exception as error:
-                raise UserError(
-                    f"Ray cannot be started on this machine: {first_line(error)}; --executor local does without"
-                ) from error
+            _start(ray, cpus, gpus)
         else:
-            _reach(address)
-            _init(ray, address)
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)  # Ray's own would end the program with another code
-        try:
-            yield ray
-        finally:
-            ray.shutdown()
+            _join(ray, address)
     finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, before)  # Ray's own would end the program with another code
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _start(ray: ModuleType, cpus: int, gpus: int) -> None:
+    try:
+        ray.init(address="local", num_cpus=cpus, num_gpus=gpus, include_dashboard=False, **_QUIET)
+    except Exception as error:
+        raise UserError(
+            f"Ray cannot be started on this machine: {first_line(error)}; --executor local does without"
+        ) from error
+
+
+def _join(ray: ModuleType, address: str) -> None:
+    _reach(address)
+    try:
+        ray.init(address=address, **_QUIET)
+    except Exception as error:
+        raise UserError(
+            f"the Ray cluster at {address} cannot be used: {first_line(error)}. Where `ray start` found a token "
+            "(~/.ray/auth_token or RAY_AUTH_TOKEN), the same one is needed here, and RAY_AUTH_MODE=token"
+        ) from error
 
 
 def _reach(address: str) -> None:
-    """Whether anybody listens there: Ray itself would try for minutes."""
-    found = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d{1,5})", address.strip())
+    """Whether a server of Ray's kind answers there."""
+    found = re.fullmatch(r"\[?([^\[\]/]+?)\]?:(\d{1,5})", address)
     if found is None or not 0 < int(found[2]) < 65536:
-        raise UserError(f"--address expects HOST:PORT or ray://HOST:PORT of a Ray cluster, got {address!r}")
+        raise UserError(f"--address expects HOST:PORT of a Ray cluster, got {address!r}")
     try:
         with socket.create_connection((found[1], int(found[2])), timeout=_OPEN_S) as connection:
             if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
@@ -81,35 +93,6 @@ def _reach(address: str) -> None:
         ) from error
     if len(answer) < 4 or answer[3] != _SETTINGS:
         raise UserError(
-            f"nothing answers as a Ray cluster does at {address}: check host and port (6379 of `ray start`, 10001 of "
-            "ray://)"
+            f"nothing answers as a Ray cluster does at {address}: check host and port (6379, unless `ray start` was "
+            "given another)"
         )
-
-
-def _init(ray: ModuleType, address: str) -> None:
-    """Connect, within a time limit that Ray does not have."""
-    failed: list[BaseException] = []
-
-    def init() -> None:
-        try:
-            ray.init(address=address, **_QUIET)
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=init, daemon=True)
-    thread.start()
-    thread.join(ANSWER_S)
-    if thread.is_alive():
-        raise UserError(
-            f"the Ray cluster at {address} did not let this process in within {ANSWER_S:.0f} s: see what `ray status` "
-            "says there; one that asks for tokens takes RAY_AUTH_MODE=token here, too"
-        )
-    if failed:
-        raise UserError(
-            f"the Ray cluster at {address} cannot be used: {first_line(failed[0])}; one that asks for tokens takes "
-            "RAY_AUTH_MODE=token here, too"
-        ) from failed[0]
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()

@@ -208,7 +208,8 @@ class Pool:
         self._drop(member)
         if attempt is not None and owner is not None:
             owner.died(attempt, told)
-            self._add()
+            if owner.left:
+                self._add()
             return
         self._deaths += 1
         self._refusals.append(f"a worker ended before it was ready: {told}")
@@ -224,7 +225,8 @@ class Pool:
             if member.attempt is not None and member.attempt.ran(now) > self._timeout:
                 self._drop(member)
                 owner.fail(member.attempt, f"the point took longer than {self._timeout:g} s (--point-timeout)")
-                self._add()
+                if owner.left:
+                    self._add()
 
 
 def _processors() -> int:
