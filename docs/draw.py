@@ -158,6 +158,7 @@ AXES: dict[str, tuple[Fits, dict[str, Fits]]] = {
 }  # fmt: skip
 
 
+_SHAPES = "attribution_shapes"
 KEPT = {"emoji": "attribution_emoji"}
 
 
@@ -255,10 +256,8 @@ def csv_figures() -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "default-verdict": default_verdict, "default-compare": default_compare, "gpu-before": gpu_before,
     "step-costs": step_costs, "csv-point": csv_point, "csv-figures": csv_figures,
-    "configurations": partial(configurations, REFERENCE / "attribution_shapes"),
-    **{
-        f"attribution-{axis}": partial(attributed, axis, REFERENCE / KEPT.get(axis, "attribution_shapes")) for axis in AXES
-    },
+    "configurations": partial(configurations, REFERENCE / _SHAPES),
+    **{f"attribution-{axis}": partial(attributed, axis, REFERENCE / KEPT.get(axis, _SHAPES)) for axis in AXES},
 }  # fmt: skip
 
 

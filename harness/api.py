@@ -11,6 +11,7 @@ from harness import plan, registry
 from harness.budgets import Match, resolved
 from harness.config import build, read_yaml
 from harness.errors import UserError
+from harness.executors import cluster as clusters
 from harness.executors.execute import Listener, Part, Told, execute, missing
 from harness.measure import energy
 from harness.models import Model
@@ -60,6 +61,10 @@ def run(
     fresh: bool = False,
     shard: str | None = None,
     plots: Plots = "overview",
+    executor: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    workers: int | None = None,
+    gpus_per_worker: float | None = None,
     name: str | None = None,
     out: FolderOrFile | None = None,
     progress: Callable[[str, int], None] | None = None,
@@ -71,19 +76,21 @@ def run(
     Points that the run folder holds already, or another one beside it (unless `fresh`), are not run again; with the
     same `out` and other methods, the folder grows. shard: "3/8" runs this part of the points alone, by default in a
     folder of its own; `python -m harness merge` puts the parts together. plots: "all" draws every metric against every
-    cost, "overview" the headline metric against GMACs and latency. progress: called with what is being done and how
-    many images were just made. Raises UserError for bad input; a point that fails is a row with its reason.
+    cost, "overview" the headline metric against GMACs and latency. executor: "ray" runs points on `workers` of a Ray
+    cluster at `address`, or of one on this machine; `point_timeout` goes with both. progress: called with what is being
+    done and how many images were just made. Raises UserError for bad input; a failed point is a row with its reason.
     """
     words = dict(locals())
     given = {word: words[word] for word in Sweep.model_fields if words[word] is not None}
     if plots not in get_args(Plots):
         raise UserError(f"plots: expected one of {', '.join(get_args(Plots))}, got {plots!r}")
     part = None if shard is None else Shard.parse(shard)
+    cluster = clusters.of_options(executor, address, workers, gpus_per_worker, isolate)
     sweep = sweep_of(given, config=config, plugins=plugins, quick=quick)
     folder = run_folder(sweep, out, name, part)
     hear = listener or (Told(progress) if progress is not None else Listener())
     return run_sweep(sweep, folder, listener=hear, fit=fit, isolate=isolate, point_timeout=point_timeout, fresh=fresh,
-                     shard=part, all_plots=plots == "all")  # fmt: skip
+                     shard=part, all_plots=plots == "all", cluster=cluster)  # fmt: skip
 
 
 def profile(
@@ -182,9 +189,13 @@ def run_sweep(
     fresh: bool = False,
     shard: Shard | None = None,
     all_plots: bool = False,
+    cluster: clusters.Cluster | None = None,
 ) -> Run:
     """Fit what is missing (where asked to), tune to budgets (where there are some), plan and run. The model is loaded
-    once. shard: which part of the points to run. all_plots: one for every metric and cost. Raises UserError."""
+    once. shard: which part of the points to run. all_plots: one for every metric and cost. cluster: where points
+    run, if not here; fits and budgets are the affair of this process. Raises UserError."""
+    if cluster is not None:
+        cluster.gpus(sweep.device)  # before anything is fitted
     if fit:
         sweep = fitted(sweep, listener.say)
     plans, matches = planned(sweep, folder, listener.say)
@@ -201,6 +212,7 @@ def run_sweep(
         point_timeout=point_timeout,
         fresh=fresh,
         all_plots=all_plots,
+        cluster=cluster,
     )
     done.matches = tuple(asdict(one) | {"met": one.met, "text": str(one)} for one in matches)
     return done

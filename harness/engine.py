@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -43,13 +45,18 @@ class _Made:
 @dataclass
 class OpenWorkload:
     """A workload with its model, task, cases and metrics opened. The dense images stay in memory for the points that
-    are compared with them."""
+    are compared with them.
+
+    exclusive: a context in which no other process uses the device, entered while costs are measured; None where none
+    does anyway.
+    """
 
     workload: Workload
     model: Model
     task: Task
     cases: tuple[Case, ...]
     metrics: tuple[Metric, ...]
+    exclusive: Callable[[], AbstractContextManager[object]] | None = None
     needs_dense: ClassVar[bool] = True
     _dense: tuple[str, Sample, float] | None = None
 
@@ -180,8 +187,11 @@ class OpenWorkload:
         images, seconds, subject = self.generate(method, state, progress)
         sample = Sample(self.cases, images)
         progress("cost", 0)
-        made.estimates, made.samples = cost.measured(subject, method, state, self.dense, self.rounds, progress)
-        made.estimates |= cost.throughput(seconds, len(self.cases), self.batch) | self.task.facts(self.cases)
+        with self.exclusive() if self.exclusive else nullcontext():
+            made.estimates, made.samples = cost.measured(subject, method, state, self.dense, self.rounds, progress)
+        if not self.exclusive:  # others may have worked beside the generation
+            made.estimates |= cost.throughput(seconds, len(self.cases), self.batch)
+        made.estimates |= self.task.facts(self.cases)
         self._check_effect(point, method, sample, made.estimates["gmacs"].value)
         if point.reference and point.ratio:
             progress("token maps", 0)

@@ -87,25 +87,32 @@ def _plan(
     task = task_class(model, steps=steps, guidance=guidance, settings=settings)
     cases = _cases(task, sweep)
     metrics = tuple(metric for metric in metrics if _judges(metric, cases, sweep))
+    workload = _workload(sweep, model, task, cases, metrics)
+    opened = OpenWorkload(workload, model, task, cases, metrics)
+    return Plan(opened, points(methods, model, workload))
+
+
+def _workload(sweep: Sweep, model: Model, task: Task, cases: Sequence[Case], metrics: Sequence[Metric]) -> Workload:
+    """What all points share, as the model, task, cases and metrics at hand have it."""
     facts = environment.describe(model.device)
     compares = {
         "cases": digest([(case.prompt, case.seed, case.digest) for case in cases]),
         "split": sweep.split,
-        "sampler": f"{model.scheduler} {steps} steps, guidance {guidance:g}",
+        "sampler": f"{model.scheduler} {task.steps} steps, guidance {task.guidance:g}",
         "batch": str(sweep.batch),
         "measurement": str(measure.VERSION),
-        "task": f"{sweep.task} {versions.of_part(task_class)}",
+        "task": f"{sweep.task} {versions.of_part(type(task))}",
         "backbone": versions.of_part(model.family),
     }
     judged = {f"metric {metric.name}": versions.of_part(type(metric)) for metric in metrics}
     for metric in metrics:
         judged |= metric.fingerprint()
-    workload = Workload(
+    return Workload(
         request=sweep.shared() | {"methods": [], "adapters": [str(path) for path in sweep.adapters]},
-        task_settings=settings.model_dump(mode="json"),
+        task_settings=task.settings.model_dump(mode="json"),
         weights=model.digest,
-        steps=steps,
-        guidance=guidance,
+        steps=task.steps,
+        guidance=task.guidance,
         made={
             "model": sweep.model if not model.digest else "", "dtype": sweep.dtype, "rounds": str(sweep.rounds),
             "device": model.device.type, "hardware": facts["device"], "threads": facts["threads"],
@@ -115,8 +122,6 @@ def _plan(
         judged=judged,
         environment=facts,
     )  # fmt: skip
-    opened = OpenWorkload(workload, model, task, cases, metrics)
-    return Plan(opened, points(methods, model, workload))
 
 
 def _cases(task: Task, sweep: Sweep) -> tuple[Case, ...]:
@@ -142,10 +147,11 @@ def _cases(task: Task, sweep: Sweep) -> tuple[Case, ...]:
     return cases
 
 
-def reopen(sweep: Sweep, workload: Workload) -> OpenWorkload:
-    """A workload that was planned elsewhere, opened here; its digests are not computed again. Raises UserError."""
+def reopen(sweep: Sweep, workload: Workload, model: Model | None = None) -> OpenWorkload:
+    """A workload that was planned elsewhere, opened here; its digests are not computed again. model: where it is
+    loaded already. Raises UserError."""
     task_class = registry.tasks.get(sweep.task)
-    model = load_model(sweep, digest=workload.weights)
+    model = load_model(sweep, digest=workload.weights) if model is None else model
     settings = task_class.Settings.model_validate(workload.task_settings)
     task = task_class(model, steps=workload.steps, guidance=workload.guidance, settings=settings)
     reference = task_class.reference(sweep.data)
@@ -154,6 +160,24 @@ def reopen(sweep: Sweep, workload: Workload) -> OpenWorkload:
         metric_of(registry.metrics.get(name), sweep.metric_settings.get(name, {}), model, reference) for name in names
     )
     return OpenWorkload(workload, model, task, _cases(task, sweep), metrics)
+
+
+def differences(sweep: Sweep, opened: OpenWorkload) -> list[str]:
+    """What a workload that was planned elsewhere would rest on if it were planned here, and does not: other weights,
+    cases, hardware, versions; a line for each."""
+    here = _workload(sweep, opened.model, opened.task, opened.cases, opened.metrics)
+    there, own = ({"weights": one.weights} | one.made | one.compares | one.judged for one in (opened.workload, here))
+    return [
+        f"{name}: {_short(there.get(name))} planned, {_short(own.get(name))} here"
+        for name in sorted({*there, *own})
+        if there.get(name) != own.get(name)
+    ]
+
+
+def _short(value: str | None) -> str:
+    if value is None:
+        return "nothing"
+    return value[:12] if len(value) == 64 and " " not in value else value or "nothing"
 
 
 def points(methods: Collection[Method], model: Model, workload: Workload) -> tuple[Point, ...]:

@@ -111,6 +111,12 @@ class Record(BaseModel):
             raise ValueError(f"{self.sample_key!r} is no name of a folder")
         return self
 
+    def files(self) -> list[str]:
+        """The paths of all that lies beside the record in its run folder."""
+        shown = [path for paths in self.shown.values() for path in paths]
+        maps = [self.token_maps] if self.token_maps else []
+        return [*self.images, *shown, *self.features.values(), *self.references.values(), *maps]
+
     @property
     def hardware(self) -> str:
         """What a latency was measured on: latencies compare only where it is the same."""

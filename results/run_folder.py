@@ -230,10 +230,7 @@ class RunFolder:
 
     def complete(self, record: Record) -> bool:
         """Whether every file that the record names is there."""
-        shown = [path for paths in record.shown.values() for path in paths]
-        names = [*record.images, *shown, *record.features.values(), *record.references.values()]
-        names += [record.token_maps] if record.token_maps else []
-        return all((self.path / name).is_file() for name in names)
+        return all((self.path / name).is_file() for name in record.files())
 
     def save_features(self, features: Mapping[str, np.ndarray], sample_key: str) -> dict[str, str]:
         """Write features (N, D) by extractor in half precision; returns paths by extractor."""

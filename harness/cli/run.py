@@ -16,6 +16,13 @@ from harness.errors import UserError
 from harness.sweep import Sweep
 
 
+class Executor(StrEnum):
+    """Where points run."""
+
+    local = "local"
+    ray = "ray"
+
+
 class Plots(StrEnum):
     """Which Pareto plots are drawn."""
 
@@ -90,6 +97,38 @@ def run(
             help="NUMBER/OF: run this part of the points alone, for instance 3/8; see `merge`.", rich_help_panel=CONTROL
         ),
     ] = None,
+    executor: Annotated[
+        Executor,
+        typer.Option(
+            help="local: in this process; ray: on the workers of a Ray cluster, see docs/cluster.md.",
+            rich_help_panel=CONTROL,
+        ),
+    ] = Executor.local,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Of the Ray cluster. [default: one on this machine, for this run alone]",
+            show_default=False,
+            rich_help_panel=CONTROL,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Workers at once, each with OMP_NUM_THREADS processors. [default: as many as there is room for]",
+            show_default=False,
+            rich_help_panel=CONTROL,
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            help="GPUs of each worker, or a share of one. [default: 1 with --device cuda]",
+            show_default=False,
+            rich_help_panel=CONTROL,
+        ),
+    ] = None,
     plots: Annotated[
         Plots,
         typer.Option(
@@ -130,8 +169,10 @@ def run(
     given |= {"metric_settings": by_metric(metric_setting)} if metric_setting else {}
     from harness import api
     from harness.cli.progress import Bar, console
+    from harness.executors import cluster as clusters
     from harness.shards import Shard
 
+    cluster = clusters.of_options(executor.value, address, workers, gpus_per_worker, isolate)
     part = None if shard is None else Shard.parse(shard)
     sweep = with_settings(api.sweep_of(given, config=config_file, plugins=plugin or (), quick=quick), setting or [])
     folder = api.run_folder(sweep, out, name, part)
@@ -153,6 +194,7 @@ def run(
             fresh=fresh,
             shard=part,
             all_plots=plots is Plots.all,
+            cluster=cluster,
         )
     _report(table, folder, say)
 

@@ -22,6 +22,7 @@ _MODULES = {
 }  # fmt: skip
 """Where a distribution's module has another name."""
 _EXTRAS = {
+    "cluster": "run has no --executor ray",
     "energy": "energy per step and image on NVIDIA GPUs is not measured",
     "features": "the metric `truth` has no EfficientNet features of objects",
     "emoji": "the training pictures of `emoji` cannot be made from their packages (not needed to run it)",

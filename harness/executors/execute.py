@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness.engine import OpenWorkload
 from harness.errors import UserError
 from harness.executors import isolated, local
+from harness.executors.cluster import Cluster
 from harness.executors.worker import Opened
 from harness.workload import Point
 from results import outputs
@@ -82,12 +85,14 @@ def execute(
     point_timeout: float | None = None,
     fresh: bool = False,
     all_plots: bool = False,
+    cluster: Cluster | None = None,
 ) -> Run:
     """Run what the folder `out` and, unless `fresh`, the run folders beside it do not hold, then draw what is not
     drawn. shared: what all points of the folder share. point_timeout: seconds after which a point is given up, which
-    takes a process of its own. Returns the table of these points.
+    takes a process of its own. cluster: where points run, if not here. Returns the table of these points.
 
-    Raises UserError before anything is written: for a folder of another workload, and for weights that do not load.
+    Raises UserError before anything is written: for a folder of another workload, for weights that do not load, and for
+    a cluster that cannot be used.
     """
     hear = listener or Listener()
     try:
@@ -96,19 +101,17 @@ def execute(
         todo = [[point for point in points if point.key not in found] for points in todo]
         if (out / STORE).is_file():
             RunFolder.grow(out, shared).close()  # another workload is refused before weights load
-        for (opened, _), points in zip(parts, todo, strict=True):
-            if points:
-                opened.load()
-        with RunFolder.grow(out, shared) as folder, folder.at_work():
+        work = [(opened, tuple(points)) for (opened, _), points in zip(parts, todo, strict=True) if points]
+        with ExitStack() as stack:
+            run = stack.enter_context(_executor(work, shared, hear, isolate, point_timeout, cluster))
+            folder = stack.enter_context(RunFolder.grow(out, shared))
+            stack.enter_context(folder.at_work())
             if found:
                 folder.take(found)
                 places = ", ".join(sorted({str(place.name) for place in found.values()}))
                 hear.say(f"{len(found)} finished points are taken over from {places} (--fresh runs them anew)")
-            hear.begin(sum(opened.work_per_point * len(some) for (opened, _), some in zip(parts, todo, strict=True)))
-            apart = isolate or point_timeout is not None
-            run_point = partial(isolated.run_point, timeout=point_timeout) if apart else local.run_point
-            for (opened, _), points in zip(parts, todo, strict=True):
-                local.run(opened, points, folder, hear.progress, hear.finished, run_point)
+            hear.begin(sum(opened.work_per_point * len(points) for opened, points in work))
+            run(folder)
             hear.end()
             if not outputs.drawn(folder, all_plots=all_plots):
                 outputs.write(folder, all_plots=all_plots)
@@ -117,3 +120,33 @@ def execute(
             return Run(records, out, not_run=len(keys) - len(records))
     except StoreError as error:
         raise UserError(str(error)) from error
+
+
+@contextmanager
+def _executor(
+    work: Sequence[Part],
+    shared: Mapping[str, Any],
+    hear: Listener,
+    isolate: bool,
+    point_timeout: float | None,
+    cluster: Cluster | None,
+) -> Iterator[Callable[[RunFolder], None]]:
+    """What runs these points into a folder, ready to begin. Raises UserError where it cannot."""
+    if cluster is not None and work:
+        from harness.executors import ray_pool  # its locks are POSIX's
+
+        sweep = [(one, some) for one, some in work if isinstance(one, OpenWorkload)]  # profiles ask for no cluster
+        opened, count = [one for one, _ in sweep], sum(len(some) for _, some in sweep)
+        with ray_pool.started(cluster, opened, shared, count, point_timeout, hear) as pool:
+            yield partial(pool.run, sweep)
+        return
+    for here, _ in work:
+        here.load()
+    apart = isolate or point_timeout is not None
+    run_point = partial(isolated.run_point, timeout=point_timeout) if apart else local.run_point
+
+    def run(folder: RunFolder) -> None:
+        for here, points in work:
+            local.run(here, points, folder, hear.progress, hear.finished, run_point)
+
+    yield run

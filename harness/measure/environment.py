@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +17,17 @@ from harness.measure import noise_floor
 _PACKAGES = (
     "dit-efficiency-harness", "torch", "diffusers", "transformers", "tomesd", "fvcore", "clean-fid", "numpy", "pandas",
 )  # fmt: skip
+
+_LIBRARIES = ("commit", "python", *_PACKAGES, "cuda", "cudnn")
+
+
+def other_libraries(planned: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
+    """In which versions two environments differ, a line for each. A commit that one of them does not know is none."""
+    return [
+        f"{name}: {planned.get(name, 'absent')} planned, {here.get(name, 'absent')} here"
+        for name in _LIBRARIES
+        if planned.get(name) != here.get(name) and not (name == "commit" and "" in (planned.get(name), here.get(name)))
+    ]
 
 
 def describe(device: torch.device) -> dict[str, str]:
