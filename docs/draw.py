@@ -148,6 +148,11 @@ AXES: dict[str, tuple[Fits, dict[str, Fits]]] = {
         "swapped: each layer's mean over the regions": _is("diffcr", **RANDOM | {"control": "averaged-timesteps"}),
         "refitted: DiffCR-L": _is("diffcr", axes="layer", ratio=0.3),
     }),
+    "training-free": (LT, {
+        "`tome`, tuned": _is("tome", first_layers=3), "`random-keep`": _is("random-keep"),
+        "`sensitivity`": _is("sensitivity"),
+    }),
+    "at-edm": (_is("at-edm"), {"`random`, 4 layers exempt": _is("random", first_layers=4)}),
     "emoji": (LT, {
         f"{axis}: `{control}`": _is("diffcr", **RANDOM | {"control": control})
         for axis, control in (
@@ -165,12 +170,13 @@ KEPT = {"emoji": "attribution_emoji"}
 def attributed(axis: str, folder: Path) -> str:
     """A method less each control of an axis, seed by seed and over the seeds."""
     run, (fits, controls) = open_run(folder), AXES[axis]
-    own = {record.settings["seed"]: record for record in run.records if fits(record)}
+    own = {record.settings.get("seed", 0): record for record in run.records if fits(record)}
     pairs = [
-        Pair(own[record.settings["seed"]], record, axis, "", form, record.settings["seed"])
+        Pair(own[seed], record, axis, "", form, seed)
         for form, control in controls.items()
-        for record in sorted(filter(control, run.records), key=lambda record: record.settings["seed"])
-        if record.settings["seed"] in own
+        for record in sorted(filter(control, run.records), key=lambda record: record.settings.get("seed", 0))
+        for seed in ([record.settings["seed"]] if "seed" in record.settings else own)  # one without a seed is all's
+        if seed in own
     ]
     table = attribution.frame(run, pairs)
     words = {
