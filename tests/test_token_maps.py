@@ -49,3 +49,10 @@ def test_the_pictures(tmp_path: Path) -> None:
     for drawn in (path, tall):
         with Image.open(drawn) as image:
             assert min(image.size) > 100
+
+
+def test_no_label_is_cut_off_however_many_layers_there_are(tmp_path: Path) -> None:
+    values, images = np.random.default_rng(0).random((8, 14, 16, 16)), np.zeros((8, 64, 64, 3), np.uint8)
+    with Image.open(token_maps(values, images, tmp_path / "a.png", title="kept", label="share")) as image:
+        pixels = np.asarray(image.convert("L"))
+    assert all((edge == 255).all() for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]))

@@ -27,10 +27,12 @@ def any_letters() -> Iterator[None]:
         yield
 
 
-def write_png(figure: Figure, path: str | Path, dpi: int = 120) -> Path:
-    """Write the figure and return its path; the same figure gives the same bytes."""
-    figure.set_dpi(dpi)
+def write_png(figure: Figure, path: str | Path, dpi: int = 120, *, around: bool = False) -> Path:
+    """Write the figure and return its path; the same figure gives the same bytes. around: as large as what is drawn,
+    where labels may reach beyond the figure."""
+    FigureCanvasAgg(figure)
     buffer = io.BytesIO()
+    box: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.1} if around else {}
     with any_letters():
-        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None}, **box)
     return write_atomic(path, buffer.getvalue())

@@ -68,7 +68,7 @@ def token_maps(
         axis.spines[:].set_visible(False)
     figure.colorbar(drawn, ax=below, shrink=0.5, pad=0.02).set_label(label, fontsize=9)
     figure.suptitle(title, fontsize=11)
-    return write_png(figure, path)
+    return write_png(figure, path, around=True)  # square cells in a tall figure push the labels out
 
 
 def _strip(pictures: np.ndarray) -> np.ndarray:
