@@ -114,6 +114,18 @@ def test_the_picture_of_the_same_caption_is_a_users_truth(model: Model, folder: 
     assert picture.shape == (64, 64, 3) and (picture == 200).all()
 
 
+def test_true_pictures_are_shown_beside_what_is_made(model: Model, folder: Path) -> None:
+    task = TextToImage(model, steps=2, guidance=1.0)
+    ((label, images),) = task.shown(scene_cases(range(3)))
+    assert label == "true picture" and (images_to_uint8(images) == renders(range(3))).all()
+    cases = prompts.from_folder(folder, 3)
+    ((_, images),) = task.shown(cases)
+    assert (images_to_uint8(images) == renders(range(3))).all()  # the wide one is cut at the centre
+    assert task.shown((*cases, Case(3, "a lonely moose", seed=3))) == []
+    (folder / "1.png").write_text("no picture")
+    assert task.shown(cases) == []
+
+
 def test_other_pictures_are_another_fingerprint(model: Model, folder: Path, tmp_path_factory: Any) -> None:
     other = tmp_path_factory.mktemp("other")
     for path in folder.iterdir():

@@ -137,7 +137,7 @@ class Truth(Metric):
         return self.data is None and held_out.brings(self.model.facts)
 
     def estimates(self, sample: Sample, dense: Sample | None) -> dict[str, Estimate]:
-        lacking = [case for case in sample.cases if not _has_truth(case)]
+        lacking = [case for case in sample.cases if not has_truth(case)]
         if lacking:
             if not self._said:
                 _LOG.warning("metric truth is left out: there is no true picture for %r", lacking[0].prompt)
@@ -225,7 +225,8 @@ def pixel_errors(images: np.ndarray, true: np.ndarray, where: Tensor) -> np.ndar
     return np.sqrt(np.divide(total, count, out=np.full(len(images), np.nan), where=count > 0))
 
 
-def _has_truth(case: Case) -> bool:
+def has_truth(case: Case) -> bool:
+    """Whether there is a true picture of the case."""
     return bool({"scene", "emoji", "file"} & case.data.keys()) or {"image", "mask"} <= case.data.keys()
 
 
