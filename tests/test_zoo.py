@@ -31,11 +31,11 @@ SHIPPED = {
 
 @pytest.mark.parametrize("folder", [WEIGHTS.parent, INPAINT, EMOJI])
 def test_everything_is_safetensors_and_small(folder: Path) -> None:
-    """17 MB of weights per model, and at most 1 MB for each adapter."""
+    """17 MB of weights per model, and at most 2 MB for each adapter."""
     weights, adapters = ([p for p in (folder / part).rglob("*") if p.is_file()] for part in ("weights", "adapters"))
     assert {p.suffix for p in weights + adapters if p.stat().st_size > 100_000} == {".safetensors"}
     assert sum(p.stat().st_size for p in weights) <= 17 * 2**20
-    assert all(p.stat().st_size <= 2**20 for p in adapters)
+    assert all(p.stat().st_size <= 2 * 2**20 for p in adapters)
     for path in (p for p in weights if p.suffix == ".json"):
         assert '"_name_or_path"' not in path.read_text(), f"{path} tells where it was made"
 
