@@ -18,8 +18,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -176,11 +176,13 @@ class RunFolder:
         return list(newest.values())
 
     def take(self, found: Mapping[str, Path]) -> None:
-        """Take over finished records from other run folders, their images included. found: see `beside`."""
-        for path in dict.fromkeys(found.values()):
-            with RunFolder.open(path) as other:
-                for record in other.store.records([key for key, where in found.items() if where == path]):
-                    self._take(other, record)
+        """Take over finished records from other run folders, their images included, in this order. found: see
+        `beside`."""
+        with ExitStack() as stack:
+            others = {path: stack.enter_context(RunFolder.open(path)) for path in dict.fromkeys(found.values())}
+            for key, path in found.items():
+                if (record := others[path].store.get(key)) is not None:
+                    self._take(others[path], record)
 
     def _take(self, other: RunFolder, record: Record) -> None:
         source, target = other._place(record.sample_key), self._place(record.sample_key)
@@ -347,9 +349,9 @@ def _workload(text: str, path: Path) -> dict[str, Any]:
     )
 
 
-def beside(path: Path, keys: Collection[str]) -> dict[str, Path]:
-    """Which of these points other run folders in the same place hold, finished and whole, by key. A folder that cannot
-    be read is passed over."""
+def beside(path: Path, keys: Sequence[str]) -> dict[str, Path]:
+    """Which of these points other run folders in the same place hold, finished and whole, by key, in the order of the
+    keys. A folder that cannot be read is passed over."""
     found: dict[str, Path] = {}
     here = path.resolve()
     places = sorted(here.parent.iterdir()) if keys and here.parent.is_dir() else []
@@ -363,4 +365,4 @@ def beside(path: Path, keys: Collection[str]) -> dict[str, Path]:
                     found |= {r.key: place for r in other.store.records(sorted(held)) if other.complete(r)}
         except (StoreError, OSError):
             continue
-    return found
+    return {key: found[key] for key in keys if key in found}

@@ -97,7 +97,7 @@ def execute(
     hear = listener or Listener()
     try:
         todo = missing(parts, out)
-        found = {} if fresh else beside(out, {point.key for points in todo for point in points})
+        found = {} if fresh else beside(out, [point.key for points in todo for point in points])
         todo = [[point for point in points if point.key not in found] for points in todo]
         if (out / STORE).is_file():
             RunFolder.grow(out, shared).close()  # another workload is refused before weights load

@@ -84,11 +84,11 @@ def test_a_point_that_ran_again_under_a_new_version_takes_its_old_record_s_place
 
 def test_finished_points_of_folders_beside_are_taken_over_with_their_images(filled, record):
     other = filled.parent / "second"
-    keys = {r.key for r in open_run(filled).records}
+    keys = [r.key for r in open_run(filled).records]
     (filled.parent / "junk").mkdir()
     (filled.parent / "junk" / "store.sqlite").write_bytes(b"no database")
-    found = beside(other, {*keys, "unknown"})
-    assert set(found) == keys and set(found.values()) == {filled.resolve()}
+    found = beside(other, [*keys, "unknown"])
+    assert list(found) == keys and set(found.values()) == {filled.resolve()}
     with RunFolder.grow(other, SHARED) as folder:
         folder.take(found)
     shutil.rmtree(filled)  # nothing of the new folder depends on the old one
@@ -96,6 +96,20 @@ def test_finished_points_of_folders_beside_are_taken_over_with_their_images(fill
         assert all(folder.complete(r) for r in folder.records()) and len(folder.records()) == 2
         (folder.path / folder.records()[0].images[0]).unlink()
     assert set(beside(filled, keys)) == {open_run(other).records[1].key}  # what is not whole is not taken
+
+
+def test_points_come_in_the_order_asked_for_whichever_folders_hold_them(filled, record):
+    dense, tome = open_run(filled).records
+    earlier = filled.parent / "earlier"
+    with RunFolder.grow(earlier, SHARED) as folder:
+        folder.take({tome.key: filled})
+    for keys in ([dense.key, tome.key], [tome.key, dense.key]):
+        found = beside(filled.parent / "new", keys)
+        assert list(found) == keys and len(set(found.values())) == 2
+        with RunFolder.grow(filled.parent / f"new-{keys[0][:8]}", SHARED) as folder:
+            folder.take(found)
+            assert [r.key for r in folder.records()] == keys
+        shutil.rmtree(folder.path)
 
 
 def test_what_is_no_run_is_told(tmp_path):
