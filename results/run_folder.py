@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,14 +27,12 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
-from results.files import HOST, check_writable, link_or_copy, part_of, remove_parts, runs, slug, write_atomic
+from results import at_work
+from results.files import check_writable, link_or_copy, part_of, remove_parts, slug, write_atomic
 from results.record import SCHEMA_VERSION, Record
 from results.store import Store, StoreError
 
 STORE = "store.sqlite"
-RUNNING = "running"
-"""Folder of marks: of processes that add points, and of points that run in them."""
-_WORKER = ".process"
 _LOG = "log.jsonl"
 _FOLDERS = ("images", "references", "tables", "plots")
 
@@ -115,10 +112,7 @@ class RunFolder:
     def _tidy(self) -> None:
         """Remove what a killed process left half written, and its mark; log the records that it had no time to."""
         remove_parts(self.path)
-        for mark in (self.path / RUNNING).glob(f"{HOST}.*{_WORKER}"):
-            process = mark.name.removesuffix(_WORKER).rpartition(".")[2]
-            if process.isdecimal() and not runs(int(process)):
-                mark.unlink(missing_ok=True)
+        at_work.clear(self.path)
         log = self.path / _LOG
         lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
         if lines and lines.pop():
@@ -134,20 +128,6 @@ class RunFolder:
         if not (path / STORE).is_file():
             raise RunError(f"{path} is no run folder: it holds no {STORE}")
         return cls(path, Store(path / STORE))
-
-    # -- who works here --------------------------------------------------------------------------------------
-
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """While this process adds points here: others can tell, see `workers`."""
-        mark = self.path / RUNNING / f"{HOST}.{os.getpid()}{_WORKER}"
-        write_atomic(mark, "")
-        try:
-            yield
-        finally:
-            mark.unlink(missing_ok=True)
-            with suppress(OSError):  # another process's mark is in it
-                mark.parent.rmdir()
 
     # -- records ---------------------------------------------------------------------------------------------
 
@@ -327,14 +307,6 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def workers(path: Path) -> tuple[int, int]:
-    """How many processes add points to a run folder, and how many ended before they were through. Of a process on
-    another machine it counts as at work as long as its mark is there."""
-    marks = [mark.name.removesuffix(_WORKER).rpartition(".") for mark in (path / RUNNING).glob(f"*{_WORKER}")]
-    lost = [host == HOST and process.isdecimal() and not runs(int(process)) for host, _, process in marks]
-    return lost.count(False), lost.count(True)
 
 
 def _workload(text: str, path: Path) -> dict[str, Any]:

@@ -30,9 +30,10 @@ def watch(
 
     The page loads itself anew while it is watched. Nothing is drawn where no record and no picture has changed.
     """
+    from results.at_work import workers
     from results.report.watch import Watch
     from results.report.write import ReportError, place
-    from results.run_folder import RunFolder, workers
+    from results.run_folder import RunFolder
     from results.store import StoreError
 
     following = Watch(runs, out, lambda line: print(line, flush=True))

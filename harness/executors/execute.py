@@ -15,6 +15,7 @@ from harness.executors.cluster import Cluster
 from harness.executors.worker import Opened
 from harness.workload import Point
 from results import outputs
+from results.at_work import at_work
 from results.record import Record
 from results.run import Run
 from results.run_folder import STORE, RunFolder, beside
@@ -105,7 +106,7 @@ def execute(
         with ExitStack() as stack:
             run = stack.enter_context(_executor(work, shared, hear, isolate, point_timeout, cluster))
             folder = stack.enter_context(RunFolder.grow(out, shared))
-            stack.enter_context(folder.at_work())
+            stack.enter_context(at_work(folder.path))
             if found:
                 folder.take(found)
                 places = ", ".join(sorted({str(place.name) for place in found.values()}))

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from results.at_work import RUNNING
 from results.files import write_atomic
 
 DEATHS = 3
@@ -66,7 +67,7 @@ def forget(folder: Path, key: str) -> None:
 
 
 def _mark(folder: Path, key: str) -> Path:
-    return folder / "running" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+    return folder / RUNNING / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
 
 
 def _fault(mark: Path) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from results.at_work import workers
 from results.report.write import NothingThere, write_report
-from results.run_folder import STORE, RunFolder, workers
+from results.run_folder import STORE, RunFolder
 
 RELOAD_S = 15
 """Seconds after which the page loads itself anew while somebody watches."""

@@ -21,11 +21,12 @@ from report_runs import HOSTILE, make_run
 from support import command as main
 
 from results import open_run
+from results.at_work import at_work, workers
 from results.report.commands import command
 from results.report.page import embedded
 from results.report.watch import RELOAD_S, Watch
 from results.report.write import ReportError, size, write_report
-from results.run_folder import RunFolder, workers
+from results.run_folder import RunFolder
 from results.tables.published import published
 
 
@@ -259,7 +260,7 @@ def test_watching_draws_what_has_changed_and_nothing_else(tmp_path: Path, monkey
     with RunFolder.open(whole) as found:
         records = found.records()
     folder, said = tmp_path / "mine", []
-    with RunFolder.grow(folder, {"cases": 8}) as run, run.at_work():
+    with RunFolder.grow(folder, {"cases": 8}) as run, at_work(run.path):
         watched = Watch([folder], None, said.append)
         assert watched.draw(RELOAD_S) is None and said.pop() == "waiting for the first record"
         shutil.copytree(whole / "images", folder / "images", dirs_exist_ok=True)
@@ -294,19 +295,19 @@ def test_watching_ends_with_the_run(tmp_path: Path, capsys: pytest.CaptureFixtur
         records = found.records()
 
     def add() -> None:
-        with RunFolder.grow(tmp_path / "mine", {}) as run, run.at_work():
+        with RunFolder.grow(tmp_path / "mine", {}) as run, at_work(run.path):
             for record in records:
                 run.put(record)
                 time.sleep(0.3)
 
     RunFolder.grow(tmp_path / "mine", {}).close()
-    at_work = Thread(target=add)
-    at_work.start()
-    while not workers(tmp_path / "mine")[0]:
+    adding = Thread(target=add)
+    adding.start()
+    while adding.is_alive() and not workers(tmp_path / "mine")[0]:
         time.sleep(0.01)
     said: list[str] = []
     index = Watch([tmp_path / "mine"], tmp_path / "out", said.append).follow(0.05)
-    at_work.join()
+    adding.join()
     assert index is not None and len(Page(index).data["groups"][0]["points"]) == 2
     assert "refresh" not in index.read_text()
     assert not (tmp_path / "mine" / "running").exists()
