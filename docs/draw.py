@@ -11,26 +11,21 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
+import experiments
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 
-from harness.compose import method_class
 from results import Run, open_run
-from results.analysis import seeds
-from results.analysis.attribution import Pair
 from results.analysis.compare_types import Comparison
-from results.analysis.differences import difference, seed_difference
 from results.analysis.verdict_types import Compared, Verdict
 from results.compare import compare_runs
 from results.plots import pareto_plot
 from results.plots.png import write_png
-from results.record import SCHEMA_VERSION, Record
-from results.tables import attribution, dictionary
+from results.record import SCHEMA_VERSION
+from results.tables import dictionary
 from results.tables.compare import document
 from results.tables.formatting import interval, number, percent, rows
 
@@ -116,137 +111,6 @@ def default_compare() -> str:
     return f"```\n$ python -m harness compare {a} {b} --fail-if '{condition}'\n{text}\n```"
 
 
-Fits = Callable[[Record], bool]
-
-
-def _is(method: str, **settings: object) -> Fits:
-    """Points of a method with these settings, and the others of a control as usual; older records lack some."""
-    usual = {"control": "", "refitted": False, "same_ratios": False}
-    wanted = usual | settings
-
-    def fits(record: Record) -> bool:
-        chosen = usual | record.settings
-        return record.method == method and all(chosen.get(name, value) == value for name, value in wanted.items())
-
-    return fits
-
-
-LT = _is("diffcr", axes="layer,timestep", preset="", ratio=0.3)
-RANDOM = {"axes": "layer,timestep", "ratio": 0.3, "control": "random-tokens"}
-AXES: dict[str, tuple[Fits, dict[str, Fits]]] = {
-    "tokens": (LT, {
-        "swapped": _is("diffcr", **RANDOM),
-        "refitted, the same ratios": _is("diffcr", **RANDOM, refitted=True, same_ratios=True),
-        "refitted, its own ratios learned anew": _is("diffcr", **RANDOM, refitted=True),
-    }),
-    "uniform-tokens": (_is("uniform", ratio=0.3), {
-        "swapped": _is("uniform", ratio=0.3, control="random-tokens"),
-        "refitted (`random-ft`)": _is("random-ft", ratio=0.3),
-    }),
-    "layers": (LT, {"refitted: `uniform`": _is("uniform", ratio=0.3)}),
-    "timesteps": (LT, {
-        "swapped: each layer's mean over the regions": _is("diffcr", **RANDOM | {"control": "averaged-timesteps"}),
-        "refitted: DiffCR-L": _is("diffcr", axes="layer", ratio=0.3),
-    }),
-    "training-free": (LT, {
-        "`tome`, tuned": _is("tome", first_layers=3), "`random-keep`": _is("random-keep"),
-        "`sensitivity`": _is("sensitivity"),
-    }),
-    "at-edm": (_is("at-edm"), {"`random`, 4 layers exempt": _is("random", first_layers=4)}),
-    "emoji": (LT, {
-        f"{axis}: `{control}`": _is("diffcr", **RANDOM | {"control": control})
-        for axis, control in (
-            ("tokens", "random-tokens"), ("tokens", "average-tokens"), ("layers", "flat-layers"),
-            ("timesteps", "averaged-timesteps"), ("timesteps", "reversed-timesteps"),
-        )
-    }),
-}  # fmt: skip
-
-
-_SHAPES = "attribution_shapes"
-KEPT = {"emoji": "attribution_emoji"}
-
-
-def attributed(axis: str, folder: Path) -> str:
-    """A method less each control of an axis, seed by seed and over the seeds."""
-    run, (fits, controls) = open_run(folder), AXES[axis]
-    own = {record.settings.get("seed", 0): record for record in run.records if fits(record)}
-    pairs = [
-        Pair(own[seed], record, axis, "", form, seed)
-        for form, control in controls.items()
-        for record in sorted(filter(control, run.records), key=lambda record: record.settings.get("seed", 0))
-        for seed in ([record.settings["seed"]] if "seed" in record.settings else own)  # one without a seed is all's
-        if seed in own
-    ]
-    table = attribution.frame(run, pairs)
-    words = {
-        "truth[": "truth (lower)",
-        "distance_to_dense[": "distance to dense (lower)",
-        "psnr_to_dense": "PSNR to dense, dB",
-    }
-    metrics = {
-        name: told for start, told in words.items() for name in table["metric"].unique() if name.startswith(start)
-    }
-    lines = []
-    for (form, seed), rows_of in table.groupby(["form", "seed"], sort=False):
-        cells = []
-        for metric in metrics:
-            row = rows_of[rows_of["metric"] == metric].iloc[0]
-            cells += [f"{row['difference']:+.3f} {interval(row['low'], row['high'])}", number(row["p"], 2)]
-        cost = rows_of.iloc[0]
-        lines.append([form, seed, *cells, f"{cost['gmacs_method'] / cost['gmacs_control']:.3f}"])
-    head = ["control", "seed", *(cell for name in metrics.values() for cell in (name, "p")), "GMACs / control"]
-    return rows(head, lines)
-
-
-def configurations(folder: Path, chosen: Fits = lambda record: True) -> str:
-    """One line per configuration, training seeds taken together: costs, quality, and truth against dense, paired."""
-    run = open_run(folder)
-    (dense,) = (record for record in run.records if record.method == "dense")
-    groups: dict[str, list[Record]] = {}
-    for record in run.records:
-        if record.usable and record is not dense and chosen(record):
-            groups.setdefault(_called(record), []).append(record)
-    truth, gmacs = "truth[shapes-judge]", "gmacs"
-    names = (truth, "alignment", "distance_to_dense[shapes-judge]", "psnr_to_dense")
-    lines = [["dense", "", "1", *_values([dense], names[:2]), "", "", "", ""]]
-    for name, members in sorted(groups.items(), key=lambda item: -item[1][0].estimates[gmacs].value):
-        cost = float(np.mean([one.estimates[gmacs].value for one in members])) / dense.estimates[gmacs].value
-        less = (
-            seed_difference(members, [dense], truth)
-            if len(members) > 1
-            else difference(members[0], dense, truth, run.features, run.references)
-        )
-        words = [f"{less.value:+.3f} {interval(less.low, less.high)}", number(less.p, 2)]
-        found = _values(members, names)
-        lines.append([name, str(len(members)), number(cost, 3), *found[:2], *words, *found[2:]])
-    head = ["configuration", "seeds", "GMACs / dense", "truth (lower)", "alignment (higher)", "truth less dense's", "p",
-            "distance to dense (lower)", "PSNR to dense, dB"]  # fmt: skip
-    return rows(head, lines)
-
-
-def _values(members: Sequence[Record], names: Sequence[str]) -> list[str]:
-    cells = []
-    for name in names:
-        each = [record.estimates[name] for record in members]
-        value, low, high = each[0].value, each[0].low, each[0].high
-        if len(each) > 1:
-            value, low, high, _ = seeds.over_seeds([estimate.value for estimate in each])
-        cells.append(f"{number(value, 3)} {interval(low, high)}")
-    return cells
-
-
-def _called(record: Record) -> str:
-    """The method, its ratio, and what differs from its defaults but the training seed."""
-    usual = method_class(record.method)().settings.model_dump(mode="json")
-    left_out = {"seed", "ratio", "axes"}
-    told = {k: v for k, v in record.settings.items() if k not in left_out and usual.get(k) != v}
-    name = record.method
-    if record.method == "diffcr":
-        name = "DiffCR-LT" if record.settings["axes"] == "layer,timestep" else "DiffCR-L"
-    return " ".join([name, *(f"{key}={value}" for key, value in told.items()), percent(record.ratio)]).strip()
-
-
 def csv_point() -> str:
     """The columns of results.csv that say which point a row is."""
     return dictionary.point_columns(open_run(DEFAULT))
@@ -262,8 +126,7 @@ def csv_figures() -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "default-verdict": default_verdict, "default-compare": default_compare, "gpu-before": gpu_before,
     "step-costs": step_costs, "csv-point": csv_point, "csv-figures": csv_figures,
-    "configurations": partial(configurations, REFERENCE / _SHAPES),
-    **{f"attribution-{axis}": partial(attributed, axis, REFERENCE / KEPT.get(axis, _SHAPES)) for axis in AXES},
+    **experiments.BLOCKS,
 }  # fmt: skip
 
 

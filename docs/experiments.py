@@ -1,0 +1,170 @@
+"""Tables of the experiments in docs/, from kept records: configurations, and one less another, over training seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from harness.compose import method_class
+from results import Run, open_run
+from results.analysis import seeds
+from results.analysis.attribution import Pair
+from results.analysis.differences import difference, seed_difference
+from results.record import Record
+from results.tables import attribution
+from results.tables.formatting import interval, number, percent, rows
+
+Fits = Callable[[Record], bool]
+
+
+def _is(method: str, **settings: object) -> Fits:
+    """Points of a method with these settings, and the others of a control as usual; older records lack some."""
+    usual = {"control": "", "refitted": False, "same_ratios": False}
+    wanted = usual | settings
+
+    def fits(record: Record) -> bool:
+        chosen = usual | record.settings
+        return record.method == method and all(chosen.get(name, value) == value for name, value in wanted.items())
+
+    return fits
+
+
+REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference"
+LT = _is("diffcr", axes="layer,timestep", preset="", ratio=0.3)
+RANDOM = {"axes": "layer,timestep", "ratio": 0.3, "control": "random-tokens"}
+AXES: dict[str, tuple[Fits, dict[str, Fits]]] = {
+    "tokens": (LT, {
+        "swapped": _is("diffcr", **RANDOM),
+        "refitted, the same ratios": _is("diffcr", **RANDOM, refitted=True, same_ratios=True),
+        "refitted, its own ratios learned anew": _is("diffcr", **RANDOM, refitted=True),
+    }),
+    "uniform-tokens": (_is("uniform", ratio=0.3), {
+        "swapped": _is("uniform", ratio=0.3, control="random-tokens"),
+        "refitted (`random-ft`)": _is("random-ft", ratio=0.3),
+    }),
+    "layers": (LT, {
+        "refitted: `uniform`, 30 %": _is("uniform", ratio=0.3),
+        "refitted: `uniform`, 27 % (as many GMACs)": _is("uniform", ratio=0.27),
+    }),
+    "timesteps": (LT, {
+        "swapped: each layer's mean over the regions": _is("diffcr", **RANDOM | {"control": "averaged-timesteps"}),
+        "refitted: DiffCR-L": _is("diffcr", axes="layer", ratio=0.3),
+    }),
+    "training-free": (LT, {
+        "`tome`, tuned": _is("tome", first_layers=3, ratio=0.4725), "`random-keep`": _is("random-keep", ratio=0.31635),
+        "`sensitivity`": _is("sensitivity", ratio=0.59715),
+    }),
+    "at-edm": (_is("at-edm"), {"`random`, 4 layers exempt": _is("random", first_layers=4)}),
+    "emoji": (LT, {
+        f"{axis}: `{control}`": _is("diffcr", **RANDOM | {"control": control})
+        for axis, control in (
+            ("tokens", "random-tokens"), ("tokens", "average-tokens"), ("layers", "flat-layers"),
+            ("timesteps", "averaged-timesteps"), ("timesteps", "reversed-timesteps"),
+        )
+    }),
+}  # fmt: skip
+
+
+def attributed(axis: str) -> str:
+    """A method less each control of an axis, seed by seed and over the seeds."""
+    run = open_run(REFERENCE / ("attribution_emoji" if axis == "emoji" else "table1_shapes"))
+    fits, controls = AXES[axis]
+    own = {record.settings.get("seed", 0): record for record in run.records if fits(record)}
+    pairs = [
+        Pair(own[seed], record, axis, "", form, seed)
+        for form, control in controls.items()
+        for record in sorted(filter(control, run.records), key=lambda record: record.settings.get("seed", 0))
+        for seed in ([record.settings["seed"]] if "seed" in record.settings else own)  # one without a seed is all's
+        if seed in own
+    ]
+    table = attribution.frame(run, pairs)
+    words = {
+        "truth[": "truth (lower)",
+        "distance_to_dense[": "distance to dense (lower)",
+        "psnr_to_dense": "PSNR to dense, dB",
+    }
+    metrics = {
+        name: told for start, told in words.items() for name in table["metric"].unique() if name.startswith(start)
+    }
+    lines = []
+    for (form, seed), rows_of in table.groupby(["form", "seed"], sort=False):
+        cells = []
+        for metric in metrics:
+            row = rows_of[rows_of["metric"] == metric].iloc[0]
+            cells += [f"{row['difference']:+.3f} {interval(row['low'], row['high'])}", number(row["p"], 2)]
+        cost = rows_of.iloc[0]
+        lines.append([form, seed, *cells, f"{cost['gmacs_method'] / cost['gmacs_control']:.3f}"])
+    head = ["control", "seed", *(cell for name in metrics.values() for cell in (name, "p")), "GMACs / control"]
+    return rows(head, lines)
+
+
+def configurations(run: Run, dense: Record, metrics: Mapping[str, str], chosen: Fits = lambda record: True) -> str:
+    """One line per configuration, training seeds taken together: cost relative to dense, `metrics` (heading by name),
+    and the first of them less dense's, paired."""
+    groups: dict[str, list[Record]] = {}
+    for record in run.records:
+        if record.usable and record is not dense and chosen(record):
+            groups.setdefault(_called(record), []).append(record)
+    first = next(iter(metrics))
+    lines = [["dense", "", "1", *_values([dense], metrics), "", ""]]
+    for name, members in sorted(groups.items(), key=lambda item: -_gmacs(item[1])):
+        less = (
+            seed_difference(members, [dense], first)
+            if len(members) > 1
+            else difference(members[0], dense, first, run.features, run.references)
+        )
+        words = [f"{less.value:+.3f} {interval(less.low, less.high)}", number(less.p, 2)]
+        cost = number(_gmacs(members) / _gmacs([dense]), 3)
+        lines.append([name, str(len(members)), cost, *_values(members, metrics), *words])
+    less_dense = f"{metrics[first].split(' (')[0]} less dense's"
+    return rows(["configuration", "seeds", "GMACs / dense", *metrics.values(), less_dense, "p"], lines)
+
+
+def _gmacs(records: Sequence[Record]) -> float:
+    return float(np.mean([record.estimates["gmacs"].value for record in records]))
+
+
+def _values(members: Sequence[Record], names: Iterable[str]) -> list[str]:
+    cells = []
+    for name in names:
+        each = [record.estimates[name] for record in members if name in record.estimates]
+        if not each:
+            cells.append("")
+            continue
+        value, low, high = each[0].value, each[0].low, each[0].high
+        if len(each) > 1:
+            value, low, high, _ = seeds.over_seeds([estimate.value for estimate in each])
+        cells.append(f"{number(value, 3)} {interval(low, high)}")
+    return cells
+
+
+def _called(record: Record) -> str:
+    """The method, its ratio, and what differs from its defaults but the training seed."""
+    usual = method_class(record.method)().settings.model_dump(mode="json")
+    left_out = {"seed", "ratio", "axes"}
+    told = {k: v for k, v in record.settings.items() if k not in left_out and usual.get(k) != v}
+    name = record.method
+    if record.method == "diffcr":
+        name = "DiffCR-LT" if record.settings["axes"] == "layer,timestep" else "DiffCR-L"
+    return " ".join([name, *(f"{key}={value}" for key, value in told.items()), percent(record.ratio)]).strip()
+
+
+def table1() -> str:
+    """Every configuration of `shapes` but the controls that attribution shows."""
+    run = open_run(REFERENCE / "table1_shapes")
+    (dense,) = (record for record in run.records if record.method == "dense")
+    metrics = {
+        "truth[shapes-judge]": "truth (lower)", "alignment": "alignment (higher)",
+        "distance_to_dense[shapes-judge]": "distance to dense (lower)",
+        "psnr_to_dense": "PSNR to dense, dB",
+    }  # fmt: skip
+    return configurations(run, dense, metrics, lambda record: not record.settings.get("control"))
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "table1": table1,
+    **{f"attribution-{axis}": partial(attributed, axis) for axis in AXES},
+}
