@@ -101,26 +101,29 @@ def attributed(axis: str) -> str:
     return rows(head, lines)
 
 
-def configurations(run: Run, dense: Record, metrics: Mapping[str, str], chosen: Fits = lambda record: True) -> str:
-    """One line per configuration, training seeds taken together: cost relative to dense, `metrics` (heading by name),
+def configurations(
+    run: Run, records: Iterable[Record], dense: Record, metrics: Mapping[str, str], name: Callable[[Record], str]
+) -> str:
+    """One line per configuration, by falling cost, training seeds taken together: GMACs, `metrics` (heading by name),
     and the first of them less dense's, paired."""
     groups: dict[str, list[Record]] = {}
-    for record in run.records:
-        if record.usable and record is not dense and chosen(record):
-            groups.setdefault(_called(record), []).append(record)
-    first = next(iter(metrics))
-    lines = [["dense", "", "1", *_values([dense], metrics), "", ""]]
-    for name, members in sorted(groups.items(), key=lambda item: -_gmacs(item[1])):
-        less = (
-            seed_difference(members, [dense], first)
-            if len(members) > 1
-            else difference(members[0], dense, first, run.features, run.references)
-        )
-        words = [f"{less.value:+.3f} {interval(less.low, less.high)}", number(less.p, 2)]
-        cost = number(_gmacs(members) / _gmacs([dense]), 3)
-        lines.append([name, str(len(members)), cost, *_values(members, metrics), *words])
+    for record in filter(lambda record: record.usable, records):
+        groups.setdefault(name(record), []).append(record)
+    first, lines = next(iter(metrics)), []
+    for called, members in sorted(groups.items(), key=lambda item: -_gmacs(item[1])):
+        words = ["", ""]
+        if members != [dense]:
+            less = (
+                seed_difference(members, [dense], first)
+                if len(members) > 1
+                else difference(members[0], dense, first, run.features, run.references)
+            )
+            words = [f"{less.value:+.3f} {interval(less.low, less.high)}", number(less.p, 2)]
+        cost = _gmacs(members)
+        costs = [f"{cost:.3f}", f"{cost / _gmacs([dense]):.3f}"]
+        lines.append([called, str(len(members)), *costs, *_values(members, metrics), *words])
     less_dense = f"{metrics[first].split(' (')[0]} less dense's"
-    return rows(["configuration", "seeds", "GMACs / dense", *metrics.values(), less_dense, "p"], lines)
+    return rows(["configuration", "fits", "GMACs", "GMACs / dense", *metrics.values(), less_dense, "p"], lines)
 
 
 def _gmacs(records: Sequence[Record]) -> float:
@@ -158,13 +161,31 @@ def table1() -> str:
     (dense,) = (record for record in run.records if record.method == "dense")
     metrics = {
         "truth[shapes-judge]": "truth (lower)", "alignment": "alignment (higher)",
-        "distance_to_dense[shapes-judge]": "distance to dense (lower)",
+        "distance_to_dense[shapes-judge]": "distance to dense (lower)", "psnr_to_dense": "PSNR to dense, dB",
+    }  # fmt: skip
+    chosen = [record for record in run.records if not record.settings.get("control")]
+    return configurations(run, chosen, dense, metrics, _called)
+
+
+def table2(area: float, encoder_ratio: float = 0.0) -> str:
+    """Every configuration of `shapes-inpaint` at one mask area, less dense of `lazy`."""
+    run = open_run(REFERENCE / "table2_shapes")
+    wanted = {"mask_area": area, "encoder_ratio": encoder_ratio}
+    chosen = [record for record in run.records if wanted.items() <= record.task_settings.items()]
+    (dense,) = (record for record in chosen if record.method == "dense" and record.task_settings["strategy"] == "lazy")
+    metrics = {
+        "truth[shapes-judge]": "truth (lower)", "alignment_masked": "masked alignment (higher)",
+        "seam_error[true]": "seam to true (lower)", "seam_error[dense]": "seam to dense (lower)",
         "psnr_to_dense": "PSNR to dense, dB",
     }  # fmt: skip
-    return configurations(run, dense, metrics, lambda record: not record.settings.get("control"))
+    return configurations(
+        run, chosen, dense, metrics, lambda record: f"`{record.task_settings['strategy']}` {_called(record)}"
+    )
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "table1": table1,
+    "table2-small": partial(table2, 0.06),
+    "table2-large": partial(table2, 0.25),
     **{f"attribution-{axis}": partial(attributed, axis) for axis in AXES},
 }
