@@ -54,10 +54,14 @@ AXES: dict[str, tuple[Fits, dict[str, Fits]]] = {
         "refitted: DiffCR-L": _is("diffcr", axes="layer", ratio=0.3),
     }),
     "training-free": (LT, {
-        "`tome`, tuned": _is("tome", first_layers=3, ratio=0.4725), "`random-keep`": _is("random-keep", ratio=0.31635),
-        "`sensitivity`": _is("sensitivity", ratio=0.59715),
+        "`tome`, tuned": _is("tome", first_layers=3, ratio=0.4725), "`at-edm`": _is("at-edm", ratio=0.31612),
+        "`random-keep`": _is("random-keep", ratio=0.31635), "`sensitivity`": _is("sensitivity", ratio=0.59715),
     }),
-    "at-edm": (_is("at-edm"), {"`random`, 4 layers exempt": _is("random", first_layers=4)}),
+    "training-free-20": (_is("diffcr", axes="layer,timestep", preset="", ratio=0.2), {
+        "`tome`, tuned": _is("tome", first_layers=3, ratio=0.31005), "`at-edm`": _is("at-edm", ratio=0.20738),
+        "`random-keep`": _is("random-keep", ratio=0.2061), "`sensitivity`": _is("sensitivity", ratio=0.3843),
+    }),
+    "at-edm": (_is("at-edm", ratio=0.1875), {"`random`, 4 layers exempt": _is("random", first_layers=4)}),
     "emoji": (LT, {
         f"{axis}: `{control}`": _is("diffcr", **RANDOM | {"control": control})
         for axis, control in (

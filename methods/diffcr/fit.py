@@ -24,7 +24,7 @@ class DiffCRFit(RoutingFit):
     """Every default is the paper's unless its description says otherwise."""
 
     PAPER: ClassVar[Mapping[str, Any]] = {
-        **RoutingFit.PAPER, "adjust": 1.0, "together": 0.0, "every": 1, "settle": 0.0, "rounding": "nearest",
+        **RoutingFit.PAPER, "together": 0.0, "every": 1, "settle": 0.0, "rounding": "nearest",
     }  # fmt: skip
 
     regions: int = Field(4, ge=1, le=50, description="timestep regions of -LT (Sec. 3.3: 4 for text-to-image)")
