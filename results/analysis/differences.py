@@ -67,8 +67,8 @@ def arms(method: Record, comparator: Record, metric: str) -> Arms:
 
 
 def seed_difference(methods: Sequence[Record], comparators: Sequence[Record], metric: str) -> SeedDifference:
-    """The same over training seeds, which are the unit: a t-interval over the seeds' mean differences, for a metric
-    that is a mean over images. methods: one record per seed. comparators: one per seed in the same order, or one for
+    """The same over training seeds and images both, see `results.analysis.seeds`, for a metric that is a mean over
+    images. methods: one record per seed. comparators: one per seed in the same order, or one for
     all. Raises NotComparable where the records do not share all their cases, and as `difference`."""
     others = list(comparators) if len(comparators) == len(methods) else [comparators[0]] * len(methods)
     if len(comparators) not in (1, len(methods)):
@@ -82,7 +82,12 @@ def seed_difference(methods: Sequence[Record], comparators: Sequence[Record], me
     ]
     if any(len(arm) < len(methods) or not all(arm) for arm in arms):
         raise NotComparable(f"some records have no values per image of {metric!r}")
-    return paired_over_seeds(np.array(arms[0]), np.array(arms[1]))
+    ours, theirs = np.array(arms[0]), np.array(arms[1])  # (S, n) each
+    known = ~(np.isnan(ours) | np.isnan(theirs)).any(0)  # images that the metric applies to
+    if not known.any():
+        raise NotComparable(f"no image that {metric!r} applies to in all")
+    prompts = [case.prompt for case, here in zip(methods[0].cases, known, strict=True) if here]
+    return paired_over_seeds(ours[:, known], theirs[:, known], _clusters(prompts))
 
 
 def in_common(method: Record, comparator: Record) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from results.analysis.differences import NotComparable, arms
-from results.analysis.paired import Difference, paired, standard_errors
+from results.analysis.paired import Difference, paired
 from results.analysis.point_names import SEED, strength, variants
 from results.analysis.seeds import paired_over_seeds
 from results.analysis.skewness import skew_adjusted_p
@@ -109,7 +109,7 @@ class Pair:
 
     def difference(self, method: NDArray[np.float64], comparator: NDArray[np.float64]) -> Difference:
         """By image for one training seed, p the larger one of sign flips and of a t-test that allows for skewed
-        differences; else over the seeds, which are then the clusters."""
+        differences; else over seeds and images both, the seeds being the clusters."""
         if len(method) == 1:
             found = paired(method[0], comparator[0], self.clusters)
             if found.p is None:
@@ -117,11 +117,10 @@ class Pair:
             each = method[0] - comparator[0]
             sums = each if self.clusters is None else np.bincount(self.clusters, each)
             return found._replace(p=max(found.p, skew_adjusted_p(sums)))
-        means = (method - comparator).mean(1)
-        over = paired_over_seeds(method, comparator)
-        sd = float(means.std(ddof=1))
-        detectable = standard_errors(len(means)) * sd / len(means) ** 0.5
-        return Difference(over.value, over.low, over.high, over.p, method.shape[1], len(means), sd, detectable)
+        over = paired_over_seeds(method, comparator, self.clusters)
+        sd = float((method - comparator).mean(1).std(ddof=1))
+        count, n = len(method), method.shape[1]
+        return Difference(over.value, over.low, over.high, over.p, n, count, sd, over.detectable)
 
 
 def _seed(record: Record) -> str:

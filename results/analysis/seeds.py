@@ -1,22 +1,29 @@
 """Training seeds: points that differ in theirs alone, taken together, and paired differences over seeds.
 
-The training seed is the unit: a fit repeated with another seed moves a metric more than another draw of the cases does,
-and a bootstrap cannot draw spread from two or three values. So the interval is Student's, over the seeds' means. Over
-2, 3 and 5 of them it misses 4.7, 4.7 and 5.1 times in 100 where the means are normal, and 9 to 12 times where they are
-exponential (`benchmarks/paired_statistics.py --only seeds`).
+A fit repeated with another seed moves a metric, and a bootstrap cannot draw spread from two or three values. So the
+interval of a level is Student's, over the seeds' means. Over 2, 3 and 5 of them it misses 4.7, 4.7 and 5.1 times in 100
+where the means are normal, and 9 to 12 times where they are exponential (`benchmarks/paired_statistics.py --only
+seeds`).
 
-Letters: S seeds, n cases.
+A difference rests on the cases, too. All seeds are judged on the same ones, so that what these favour by chance is in
+every seed's mean and shows in no spread between seeds. The half widths of Student's intervals over the seeds' means and
+over the cases' are therefore added in squares (MOVER: Zou and Donner, 2008, Statistics in Medicine 27), and p is the
+level at which the interval ends at zero: never surer than either alone.
+
+Letters: S seeds, n cases, C clusters (n of them where every case is its own).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from results.analysis.paired import cluster_index, standard_errors
 from results.analysis.point_names import SEED, variants
 from results.record import Estimate, Record
 from results.tables.formatting import asked_and_reached, compact_json
@@ -34,15 +41,17 @@ class OverSeeds(NamedTuple):
 
 
 class SeedDifference(NamedTuple):
-    """Method less comparator, over training seeds: the mean, its 95 % t-interval, and the two-sided p of the t-test
-    against zero. p is None for two seeds, and where all seeds give one difference that is not zero: copies of one fit,
-    most likely, which show no spread."""
+    """Method less comparator, over training seeds and cases: the mean, its 95 % interval, the two-sided p of no
+    difference, and the smallest true difference that so many seeds and cases find 8 times in 10. p is None for two
+    seeds, and where all seeds give one difference that is not zero: copies of one fit, most likely, which show no
+    spread."""
 
     value: float
     low: float
     high: float
     p: float | None
     seeds: int
+    detectable: float
 
 
 def over_seeds(means: ArrayLike) -> OverSeeds:
@@ -59,30 +68,57 @@ def over_seeds(means: ArrayLike) -> OverSeeds:
     return OverSeeds(value, value - half, value + half, len(values))
 
 
-def paired_over_seeds(method: ArrayLike, comparator: ArrayLike) -> SeedDifference:
+def paired_over_seeds(method: ArrayLike, comparator: ArrayLike, clusters: ArrayLike | None = None) -> SeedDifference:
     """The difference between a trained method and its comparator on the same cases.
 
     method: values (S, n), a row per training seed. comparator: (n,) where it is not trained, say dense, or (S, n) with
-    the seeds in the same order. Per seed, the differences are averaged over the cases; the interval and the test are
-    those of these S means. Raises ValueError for fewer than two seeds, unequal shapes, NaN or infinite values.
+    the seeds in the same order. clusters: as for `paired.paired`. Raises ValueError for fewer than two seeds, unequal
+    shapes, NaN or infinite values.
     """
     ours, theirs = np.asarray(method, dtype=np.float64), np.asarray(comparator, dtype=np.float64)
     if ours.ndim != 2 or theirs.shape not in (ours.shape, ours.shape[1:]) or not ours.size:
         raise ValueError(f"(S, n) against (S, n) or (n,) is needed, not {ours.shape} against {theirs.shape}")
     if len(ours) < 2:
         raise ValueError("a difference over training seeds needs two of them at least; for one, compare by cases")
-    means = (ours - theirs).mean(1)  # (S,)
-    value, low, high, seeds = over_seeds(means)
-    assert low is not None and high is not None  # two seeds at least
-    error = _standard_error(means)
-    p = None
-    if error and seeds >= FEWEST:
-        from scipy.special import stdtr
+    each = ours - theirs  # (S, n)
+    value = over_seeds(each.mean(1)).value
+    parts = [(_standard_error(each.mean(1)), len(each))]
+    if (of_cases := _by_case(each.mean(0), clusters)) is not None:
+        parts.append(of_cases)
 
-        p = 2 * float(stdtr(seeds - 1, -abs(value) / error))
-    elif value == 0 and seeds >= FEWEST:
+    def half(level: float) -> float:
+        from scipy.special import stdtrit  # slow to import, and most tables hold one seed
+
+        return math.hypot(*(float(stdtrit(count - 1, level / 2)) * error for error, count in parts if error))
+
+    p = None
+    if parts[0][0] and len(each) >= FEWEST:
+        p = _level(half, abs(value))
+    elif value == 0 and len(each) >= FEWEST:
         p = 1.0
-    return SeedDifference(value, low, high, p, seeds)
+    detectable = math.hypot(*(standard_errors(count) * error for error, count in parts if error))
+    return SeedDifference(value, value - half(0.05), value + half(0.05), p, len(each), detectable)
+
+
+def _by_case(differences: NDArray[np.float64], clusters: ArrayLike | None) -> tuple[float, int] | None:
+    """The standard error of the mean of differences (n,) over cases, and how many clusters it is of; None for one."""
+    n = len(differences)
+    members = np.arange(n) if clusters is None else cluster_index(clusters, n)
+    sizes = np.bincount(members)
+    count = len(sizes)
+    if count == 1:
+        return None
+    excess = np.bincount(members, differences) - differences.mean() * sizes  # (C,), sums to zero
+    return float(np.sqrt((excess**2).sum() / (count - 1) * count)) / n, count
+
+
+def _level(half: Callable[[float], float], distance: float) -> float:
+    """The level at which an interval of this half width ends at this distance, to 1e-12."""
+    low, high = math.log(1e-12), 0.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if half(math.exp(middle)) > distance else (low, middle)
+    return math.exp(high)
 
 
 def pooled(records: Sequence[Record]) -> pd.DataFrame:

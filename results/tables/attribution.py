@@ -31,8 +31,8 @@ ALL = "all"
 
 def frame(run: Run, pairs: Sequence[Pair]) -> pd.DataFrame:
     """One row per pair and quality metric that both have: difference = method - control, paired by case; and, where
-    pairs differ in their training seed alone, one over the seeds (`seed` is "all"), whose interval and p are
-    Student's over the seeds' means."""
+    pairs differ in their training seed alone, one over the seeds (`seed` is "all"), whose interval and p rest on
+    seeds and images both."""
     lines = []
     claims: dict[tuple[object, ...], list[Pair]] = {}
     for pair in pairs:
@@ -99,7 +99,8 @@ def document(run: Run, table: pd.DataFrame) -> str:
         "as long, with the axis destroyed from its start. The headline metric's p-values are corrected for the number "
         "of its rows (Holm), of those over all seeds where there are several, and so is its verdict on the method: "
         "*better* than the control says that the axis is worth something; all other sections are exploratory. Over "
-        "several training seeds the interval and p are Student's, over the seeds' means.",
+        "several training seeds the interval and p rest on seeds and images both: Student's half widths over either, "
+        "added in squares.",
     ]
     first = headline(table) if len(table) else ""
     for metric in sorted(dict.fromkeys(table["metric"]), key=lambda name: name != first):

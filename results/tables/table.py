@@ -135,7 +135,7 @@ class Table:
         return difference(own, other, metric, self.features, self.references)
 
     def compare_seeds(self, method: str, comparator: str, metric: str) -> SeedDifference:
-        """The same for points of several training seeds, which are then the unit. Points by their names without the
+        """The same for points of several training seeds, over seeds and images both. Points by their names without the
         seed ("diffcr 30 %"). Raises KeyError and NotComparable as `compare`."""
         names = variants(self.records, seeds=False)
         found = [

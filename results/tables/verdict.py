@@ -17,9 +17,10 @@ from results.tables.formatting import DIRECTIONS, change, code, interval, number
 from results.tables.markdown import rows
 
 _READING = """\
-- **difference**: method less comparator, paired by image; [low, high]: 95 % interval (over training seeds where there
-  are several); in % of the comparator's mean.
-- **verdict**: *better* or *worse*: the difference is no accident of these images (p, adjusted by Holm over the family,
+- **difference**: method less comparator, paired by image; [low, high]: 95 % interval (over seeds and images where
+  there are several training seeds); in % of the comparator's mean.
+- **verdict**: *better* or *worse*: the difference is no accident of these images, nor of
+  the training seeds where there are several (p, adjusted by Holm over the family,
   at most 0.05). *no worse than margin*: a loss as large as the margin is excluded (one-sided, 0.025). *not
   distinguishable*: neither; *detectable* is the smallest true difference that so many images find 8 times in 10.
 - **family**: all comparisons with dense in the headline metric, named before anything is looked at. What is marked

@@ -50,30 +50,54 @@ def test_seeds_that_cost_the_same_have_a_point_as_interval():
     assert over_seeds([0.3]) == (0.3, None, None, 1)
 
 
-def test_a_difference_over_seeds_is_the_paired_t_test_of_the_means():
+def test_where_images_add_nothing_a_difference_is_the_paired_t_test_of_the_means():
     rng = np.random.default_rng(0)
-    cases = rng.normal(size=40)
-    theirs = cases + rng.normal(0, 0.1, size=(4, 40))
-    ours = theirs + rng.normal(0.05, 0.02, size=(4, 1)) + rng.normal(0, 0.1, size=(4, 40))
+    theirs = rng.normal(size=(4, 40))
+    ours = theirs + rng.normal(0.05, 0.02, size=(4, 1))
     found = paired_over_seeds(ours, theirs)
     wanted = stats.ttest_rel(ours.mean(1), theirs.mean(1))
     assert found.value == pytest.approx((ours - theirs).mean()) and found.seeds == 4
     assert found.p == pytest.approx(wanted.pvalue)
     bounds = wanted.confidence_interval()
     assert (found.low, found.high) == pytest.approx((bounds.low, bounds.high))
-    against_one = paired_over_seeds(ours, cases)
-    assert against_one.p == pytest.approx(stats.ttest_1samp((ours - cases).mean(1), 0).pvalue)
+
+
+def test_what_the_images_favour_is_no_difference_however_well_the_seeds_agree():
+    """All seeds see the same images: an accident of these stands in every seed's mean, and in no spread between them.
+    A t-test over the seeds calls it in most of these samples."""
+    rng, wrong, misses, seeds_alone = np.random.default_rng(0), 0, 0, 0
+    for _ in range(200):
+        accident = rng.normal(size=64)  # of mean zero over all images that there could be
+        ours = accident + rng.normal(0, 0.02, size=(5, 1)) + rng.normal(0, 0.2, size=(5, 64))
+        found = paired_over_seeds(ours, np.zeros(64))
+        assert found.p is not None
+        wrong += found.p <= 0.05
+        misses += not found.low <= 0 <= found.high
+        seeds_alone += stats.ttest_1samp(ours.mean(1), 0).pvalue <= 0.05
+    assert wrong <= 18 and misses <= 18 and seeds_alone > 100  # 10 are right
+
+
+def test_seeds_and_images_are_added_in_squares():
+    rng = np.random.default_rng(1)
+    each = rng.normal(size=24) + rng.normal(size=(3, 1))
+    found = paired_over_seeds(each, np.zeros(24))
+    halves = [stats.t.ppf(0.975, 2) * stats.sem(each.mean(1)), stats.t.ppf(0.975, 23) * stats.sem(each.mean(0))]
+    assert (found.high - found.low) / 2 == pytest.approx(np.hypot(*halves))
+    each = each - each.mean() + np.hypot(*halves)  # an interval that ends at zero
+    assert paired_over_seeds(each, np.zeros(24)).p == pytest.approx(0.05, abs=1e-6)
+    clustered = paired_over_seeds(np.repeat(each, 2, axis=1), np.zeros(48), np.repeat(np.arange(24), 2))
+    assert clustered.p == pytest.approx(0.05, abs=1e-6)  # a prompt's second, equal image tells nothing new
 
 
 def test_two_seeds_have_an_interval_and_no_test():
-    found = paired_over_seeds([[1.0, 2.0], [2.0, 3.0]], [1.0, 1.0])
+    found = paired_over_seeds([[1.0, 1.0], [2.0, 2.0]], [1.0, 1.0])
     assert found.p is None and found.seeds == 2
-    assert (found.low, found.high) == pytest.approx((1 - 12.7062 * 0.5, 1 + 12.7062 * 0.5), abs=1e-4)
+    assert (found.low, found.high) == pytest.approx((0.5 - 12.7062 * 0.5, 0.5 + 12.7062 * 0.5), abs=1e-4)
 
 
 def test_seeds_without_spread():
     ones = np.ones((3, 5))
-    assert paired_over_seeds(ones, ones) == (0.0, 0.0, 0.0, 1.0, 3)
+    assert paired_over_seeds(ones, ones) == (0.0, 0.0, 0.0, 1.0, 3, 0.0)
     assert paired_over_seeds(ones, 0 * ones).p is None  # copies of one fit
 
 
