@@ -15,13 +15,12 @@ from results.analysis.compare_types import CostRatio, MetricDifference, PointCom
 from results.analysis.comparisons import LOGARITHMIC
 from results.analysis.conditions import condition
 from results.analysis.differences import Features, NotComparable, difference, in_common
-from results.analysis.paired import Difference, expanded_tail
-from results.analysis.statistics import resamples
+from results.analysis.paired import Difference
+from results.analysis.statistics import block_medians
 from results.record import Estimate, Record
 from results.tables.formatting import compact_json
 
 COST_NAMES = ("gmacs", "peak_memory_mb")
-_REPLICATES = 2000
 _CONVENTIONS = ("weights", "cases", "split", "sampler", "batch", "measurement", "task", "backbone")
 
 
@@ -129,23 +128,30 @@ def _latency(a: Record, b: Record) -> CostRatio | None:
     if name not in a.estimates or name not in b.estimates:
         return None
     own, other = a.estimates[name], b.estimates[name]
-    drawn = [_medians(record, seed) for seed, record in enumerate((a, b))]
     low = high = None
-    pairs = min(own.n, other.n)
-    if drawn[0] is not None and drawn[1] is not None:
-        tail = expanded_tail(pairs)
-        low, high = (float(x) for x in np.quantile(drawn[0] / drawn[1], [tail, 1 - tail]))
-    ratio = own.value / other.value
+    blocks = [_blocks(record) for record in (a, b)]
+    if blocks[0] is not None and blocks[1] is not None:
+        low, high = _between_blocks(np.log(blocks[0]), np.log(blocks[1]))
+    ratio, pairs = own.value / other.value, min(own.n, other.n)
     return CostRatio(cost=name, unit=own.unit, a=own.value, b=other.value, ratio=ratio, low=low, high=high, pairs=pairs)
 
 
-def _medians(record: Record, seed: int) -> np.ndarray | None:
-    """Bootstrap medians of the ratios of interleaved pairs (R,), from the raw samples; None for fewer than two."""
-    own, dense = (np.array(record.samples.get(f"latency_{who}_s", ())) for who in ("method", "dense"))
-    if len(own) != len(dense) or len(own) < 2:
-        return None
-    drawn: np.ndarray = np.median((own / dense)[resamples(len(own), _REPLICATES, seed)], axis=1)
-    return drawn
+def _blocks(record: Record) -> np.ndarray | None:
+    """Ratios to dense by block (B,), from the raw samples; None for fewer than two."""
+    own, dense = (record.samples.get(f"latency_{who}_s", ()) for who in ("method", "dense"))
+    return None if len(own) != len(dense) or len(own) < 2 else block_medians(own, dense)
+
+
+def _between_blocks(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of a ratio, from the logarithms of either side's blocks: Welch's."""
+    from scipy.special import stdtrit  # slow to import, and tables are drawn without
+
+    value, spread = a.mean() - b.mean(), [side.var(ddof=1) / len(side) for side in (a, b)]
+    if not sum(spread):
+        return float(np.exp(value)), float(np.exp(value))
+    freedom = sum(spread) ** 2 / sum(v**2 / (len(side) - 1) for v, side in zip(spread, (a, b), strict=True))
+    half = -float(stdtrit(freedom, 0.025)) * sum(spread) ** 0.5
+    return float(np.exp(value - half)), float(np.exp(value + half))
 
 
 def _short(value: object) -> str:

@@ -18,7 +18,7 @@ from results.analysis.bounds import COSTS, BadBound, Bound, check_unit, figure
 from results.analysis.differences import NotComparable, arms
 from results.analysis.paired import cluster_index
 from results.analysis.points import Point
-from results.analysis.statistics import resample_counts, resamples
+from results.analysis.statistics import block_medians, resample_counts, resamples
 from results.record import Record
 
 RESAMPLES = 2000
@@ -120,10 +120,10 @@ def _cost(limit: Bound, name: str, record: Record, dense: Record) -> tuple[Check
     value = own if name == "latency_ratio" else own / dense.estimates[name].value
     drawn = np.array([value])
     if name == "latency_ratio":
-        pairs = [np.array(record.samples.get(f"latency_{who}_s", ())) for who in ("method", "dense")]
+        pairs = [record.samples.get(f"latency_{who}_s", ()) for who in ("method", "dense")]
         if len(pairs[0]) == len(pairs[1]) > 1:
-            ratios = pairs[0] / pairs[1]
-            drawn = np.median(ratios[resamples(len(ratios), RESAMPLES)], axis=1)
+            blocks = block_medians(*pairs)
+            drawn = np.median(blocks[resamples(len(blocks), RESAMPLES)], axis=1)
     return Check(name, "cost", most, value, max(0.0, value - most)), (drawn <= most).astype(float)
 
 

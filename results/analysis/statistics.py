@@ -128,8 +128,7 @@ def paired_ratio(
         raise ValueError(f"pairs need two sequences of one length, got shapes {above.shape} and {below.shape}")
     if (below <= 0).any():
         raise ValueError("b must be positive: it is divided by")
-    ratios = above / below
-    each = np.array([np.median(ratios[start : start + block]) for start in range(0, len(ratios), block)])
+    each = _by_block(above / below, block)
     found = bootstrap(each, np.median, replicates, seed)
     if len(each) == 1:
         return found
@@ -154,6 +153,17 @@ def _students(ratios: NDArray[np.float64]) -> tuple[float, float]:
     logs = np.log(ratios)
     half = -float(stdtrit(len(logs) - 1, 0.025)) * logs.std(ddof=1) / np.sqrt(len(logs))
     return float(np.exp(logs.mean() - half)), float(np.exp(logs.mean() + half))
+
+
+def block_medians(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
+    """The ratios a_i / b_i of a latency measurement by its blocks, whose medians stand for them: what is independent of
+    each other there, as `paired_ratio` has it."""
+    ratios = np.asarray(a, dtype=np.float64) / np.asarray(b, dtype=np.float64)
+    return _by_block(ratios, block_size(len(ratios)))
+
+
+def _by_block(ratios: NDArray[np.float64], block: int) -> NDArray[np.float64]:
+    return np.array([np.median(ratios[start : start + block]) for start in range(0, len(ratios), block)])
 
 
 def percentile_interval(replicates: ArrayLike) -> tuple[float, float]:

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from results.analysis.bounds import BadBound, bound, figure
+from results.analysis.compare import compare
 from results.analysis.compare_types import Comparison
 from results.analysis.differences import NotComparable
+from results.analysis.recommend import candidates
 from results.analysis.verdict_types import Verdict
 from results.compare import OtherWorkloads, compare_runs
 from results.recommend import apply_line, recommended
@@ -117,6 +119,27 @@ def test_conditions_on_costs(run):
         assert compare_runs(*sides, fail_if=[text]).failed is fails, text
 
 
+def _by_blocks(rng, judged, estimate, median=1.0):
+    """A record of 48 pairs in blocks of eight that differ from each other more than the pairs within them."""
+    ratios = median * np.exp(np.repeat(rng.normal(0, 0.02, 6), 8) + rng.normal(0, 0.004, 48))
+    value = estimate(
+        float(np.median(np.median(ratios.reshape(6, 8), axis=1))), n=48, unit="method / dense", role="cost"
+    )
+    samples = {"latency_dense_s": [1.0] * 48, "latency_method_s": ratios.tolist()}
+    return judged("a", 0.2, DENSE[:8], estimates={"latency_ratio": value}, samples=samples)
+
+
+def test_latencies_of_equal_work_differ_as_their_blocks_do(judged, estimate):
+    """Blocks of pairs are what is independent: an interval from the pairs alone misses in every second of these."""
+    rng, misses = np.random.default_rng(0), 0
+    for _ in range(150):
+        pair = [_by_blocks(rng, judged, estimate) for _ in range(2)]
+        found = compare(*pair, ("A", "B"), lambda *_: None, lambda *_: None)
+        (latency,) = (one for one in found.costs if one.cost == "latency_ratio")
+        misses += not latency.low <= 1 <= latency.high
+    assert misses <= 22  # 7.5 are right
+
+
 def test_few_images_cannot_pass_a_gate(run, judged):
     with Store(f"{run('r')}/{STORE}") as store:
         store.put(judged("few", 0.2, DENSE[:7], fingerprint={"weights": "w", "cases": "c"}))
@@ -177,6 +200,17 @@ def test_what_meets_a_budget_and_ties(run):
     (found,) = recommended([folder], ["latency=0.8"], ["truth=-1%"])
     assert {one.name for one in found.meeting} == {"a 30 %", "b 30 %"}
     assert all(one.probability > 0.95 for one in found.meeting) and found.tied == (found.meeting[1].name,)
+
+
+def test_the_probability_of_a_latency_is_that_of_its_blocks(judged, estimate):
+    """A limit at the true latency is met in half of the runs: whatever one of them says of it, it cannot be sure."""
+    rng, dense = np.random.default_rng(0), judged("dense", None, DENSE[:8])
+    limit = bound("latency=1", "=", "latency=0.8")
+    sure = 0
+    for _ in range(150):
+        (found,), _notes = candidates({"a": _by_blocks(rng, judged, estimate)}, dense, [limit], [])
+        sure += not 0.05 <= found.probability <= 0.95
+    assert sure <= 25  # from the pairs alone it is more than half
 
 
 def test_the_probability_is_that_of_the_data(run):
