@@ -205,10 +205,11 @@ def _dry_run(sweep: Sweep, folder: Path, fit: bool, say: Any) -> None:
 
     from harness import api
 
-    if sweep.match:
-        raise UserError("--dry-run knows no plan before the budgets are matched; leave one of them out")
     if fit and api.fits_missing(sweep, say):
         return
+    if sweep.match:
+        api.matchable(sweep)
+        raise UserError("--dry-run knows no plan before the budgets are matched; leave one of them out")
     plans, _ = api.planned(sweep, folder)
     rows = api.dry_run(plans, folder)
     table = RichTable("point", "settings", "adapter", "state", "seconds", "key", title=f"plan: {folder}")
