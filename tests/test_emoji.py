@@ -401,6 +401,8 @@ def test_the_recipe_makes_a_model_that_resumes_and_goes_on(tmp_path: Path, monke
     again = made("cut")
     assert calls[0] == 9  # the spread, and the third and fourth step
     assert all(torch.equal(whole[name], again[name]) for name in whole)
+    made("cut")  # everything is finished: the folder is written again, the same
+    assert load(str(tmp_path / "cut" / "pipeline")).digest == load(str(tmp_path / "whole" / "pipeline")).digest
     further = made("further", start=tmp_path / "whole" / "pipeline")
     assert any(not torch.equal(whole[name], further[name]) for name in whole)
     loaded = load(str(tmp_path / "further" / "pipeline"))

@@ -118,6 +118,8 @@ def save(student: Student, vae: Any, tokenizer: Any, out: Path) -> None:
 
     part, old, folder = out / ".pipeline.part", out / ".pipeline.old", out / "pipeline"
     shutil.rmtree(part, ignore_errors=True)
+    tokenizer.backend_tokenizer.no_padding()  # its calls leave theirs in it, and the folder's digest tells
+    tokenizer.backend_tokenizer.no_truncation()
     PixArtSigmaPipeline(
         tokenizer=tokenizer,
         text_encoder=student.text.cpu().half(),
