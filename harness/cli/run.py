@@ -181,7 +181,7 @@ def run(
         console.print(line, highlight=False, markup=False)
 
     if dry_run:
-        _dry_run(sweep, folder, fit, say)
+        _dry_run(sweep, folder, fit)
         return
     with Bar(debug=debug or DEBUG.get()) as bar:
         table = api.run_sweep(
@@ -199,13 +199,13 @@ def run(
     _report(table, folder, say)
 
 
-def _dry_run(sweep: Sweep, folder: Path, fit: bool, say: Any) -> None:
+def _dry_run(sweep: Sweep, folder: Path, fit: bool) -> None:
     from rich.console import Console
     from rich.table import Table as RichTable
 
     from harness import api
 
-    if fit and api.fits_missing(sweep, say):
+    if fit and api.fits_missing(sweep, print):  # commands to copy: no line breaks of the console's
         return
     if sweep.match:
         api.matchable(sweep)
