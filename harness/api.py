@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from harness import plan, registry
-from harness.budgets import Match, resolved
+from harness.budgets import Match, ladders, resolved
 from harness.config import build, read_yaml
 from harness.errors import UserError
 from harness.executors import cluster as clusters
 from harness.executors.execute import Listener, Part, Told, execute, missing
 from harness.measure import energy
-from harness.models import Model
+from harness.models import Model, adapters
 from harness.profiling.workload import plans as profile_plans
 from harness.shards import Shard
 from harness.sweep import Profile, Sweep, validated
@@ -240,7 +240,13 @@ def run_profile(
 
 def fitted(sweep: Sweep, say: Callable[[str], None]) -> Sweep:
     """The sweep with the folder that adapters it lacks are fitted into, and these fitted. Raises UserError."""
-    sweep, requests = _lacking(sweep)
+    sweep, requests, model = _lacking(sweep)
+    if requests and not model.brings_data:
+        names = ", ".join(method.adapter() for request in requests for method in request.methods)
+        raise UserError(
+            f"model {model.name!r} brings no training data, so that --fit cannot make {names}; fit each by itself with "
+            "--data FOLDER, or --data self --prompts FILE: `run --fit --dry-run` lists the commands"
+        )
     for request in requests:
         say(f"fitting: {', '.join(method.adapter() for method in request.methods)}")
         request.run(sweep.model, sweep.adapters[0], device=sweep.device, variant=sweep.variant, revision=sweep.revision)
@@ -248,18 +254,20 @@ def fitted(sweep: Sweep, say: Callable[[str], None]) -> Sweep:
 
 
 def fits_missing(sweep: Sweep, say: Callable[[str], None]) -> bool:
-    """Whether the sweep lacks adapters, which are named."""
-    _, requests = _lacking(sweep)
-    for request in requests:
-        say(f"to fit: {', '.join(method.adapter() for method in request.methods)}")
+    """Whether the sweep lacks adapters, which are named, each with the command that fits it by itself."""
+    sweep, requests, model = _lacking(sweep)
+    for method in (method for request in requests for method in request.methods):
+        command = f"{adapters.fit_command(method, model)} --out {sweep.adapters[0]}"
+        say(f"to fit: {method.adapter()}: {command}")
     return bool(requests)
 
 
-def _lacking(sweep: Sweep) -> tuple[Sweep, list[Any]]:
+def _lacking(sweep: Sweep) -> tuple[Sweep, list[Any], Model]:
     from harness.fitting.request import missing as missing_fits  # accelerate is slow to import
 
     sweep = sweep.model_copy(update={"adapters": sweep.adapters or (Path("adapters"),)})
-    return sweep, missing_fits(sweep, plan.load_model(sweep))
+    model = plan.load_model(sweep)
+    return sweep, missing_fits(sweep, model), model
 
 
 def planned(
@@ -272,6 +280,11 @@ def planned(
     made_folder(folder)
     sweep, matches = resolved(sweep, folder, model, say)
     return plan.make(sweep, model), matches
+
+
+def matchable(sweep: Sweep) -> None:
+    """Raises UserError where the methods of a sweep cannot be tuned to its budgets: no adapters, or no strength."""
+    ladders(sweep, plan.load_model(sweep))
 
 
 def made_folder(folder: Path) -> None:

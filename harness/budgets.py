@@ -81,6 +81,7 @@ def resolved(
     specs = [MethodSpec(name=one.method, settings=one.chosen) for one in matches if one.strength is not None]
     if not specs:
         raise UserError("no method meets a budget: " + "; ".join(str(one) for one in matches))
+    specs = [spec for spec in sweep.methods if _is_reference(spec) and spec.name != DENSE] + specs
     unique = tuple({json.dumps(spec.model_dump()): spec for spec in specs}.values())
     return sweep.model_copy(update={"methods": unique}), matches
 
@@ -93,16 +94,13 @@ def _search(
     say: Callable[[str], None],
 ) -> list[Match]:
     """Every method's matches. keep: called with those found so far after each method that was searched."""
-    specs = [spec for spec in sweep.methods if spec.name != DENSE]
-    for spec in specs:
-        if not method_class(spec.name).strength:
-            raise UserError(f"method {spec.name!r} has no strength to tune to a budget; compose it with one that has")
+    climbs = ladders(sweep, model)
     at_hand = {_asked(one.method, one.settings, one.axis, one.budget): one for one in known}
     on: cost.Subject | None = None
     dense_gmacs: float | None = None
     dense = method_class(DENSE)()
     found: list[Match] = []
-    for spec in specs:
+    for spec, ladder in climbs:
         settings = _fixed(spec)
         old = [at_hand.get(_asked(spec.name, settings, sweep.match or "", budget)) for budget in sweep.budgets]
         if all(old):
@@ -118,9 +116,6 @@ def _search(
             return relative_cost(subject, method, dense, gmacs)
 
         costs: dict[float, float] = {}  # a method's budgets share what was measured
-        ladder = _ladder(spec, model)
-        if not ladder:
-            raise UserError(f"method {spec.name!r} has no fitted adapters for model {model.name!r}: fit some first")
         for budget in sweep.budgets:
             process = ProcessState.now()
             match = _match(spec, sweep.match or "", budget, ladder, costs, measure)
@@ -130,6 +125,37 @@ def _search(
             found.append(match)
         keep(found)
     return found
+
+
+def ladders(sweep: Sweep, model: Model) -> list[tuple[MethodSpec, Sequence[float | int]]]:
+    """The sweep's methods that are tuned, with the values that their strength may take. Raises UserError for one that
+    has no strength, and for those that no adapter is fitted for, all at once."""
+    specs = [spec for spec in sweep.methods if not _is_reference(spec)]
+    for spec in specs or [spec for spec in sweep.methods if spec.name != DENSE]:
+        if not method_class(spec.name).strength:
+            raise UserError(f"method {spec.name!r} has no strength to tune to a budget; compose it with one that has")
+    found = [(spec, _ladder(spec, model)) for spec in specs]
+    known = set(model.adapter_files())
+    bare = [_shown(spec) for spec, ladder in found if not ladder or not _names(_method(spec, ladder[-1])) <= known]
+    kept = (spec for spec in sweep.methods if _is_reference(spec))
+    bare += [_shown(spec) for spec in kept if not _names(config.settings_of(spec, ())[0]) <= known]
+    if bare := list(dict.fromkeys(bare)):
+        raise UserError(
+            f"{', '.join(bare)}: no fitted adapters for model {model.name!r}; fit some first, or leave them out "
+            "(`run --fit --dry-run` lists the commands)"
+        )
+    return found
+
+
+def _is_reference(spec: MethodSpec) -> bool:
+    """Whether a method spares nothing and has nothing to tune, as `dense` and `dense-ft`: it runs as it is."""
+    cls = method_class(spec.name)
+    return not cls.compresses and not cls.strength and not cls.rank
+
+
+def _shown(spec: MethodSpec) -> str:
+    settings = ", ".join(f"{name}={value}" for name, value in _fixed(spec).items())
+    return f"{spec.name!r}" + (f" ({settings})" if settings else "")
 
 
 def _known(path: Path) -> list[Match]:

@@ -185,6 +185,7 @@ def points(methods: Collection[Method], model: Model, workload: Workload) -> tup
     cannot run or has no adapter for."""
     found: dict[str, Point] = {}
     reference = ""
+    adapters.check(methods, model)
     for method in methods:
         if workload.steps < method.least_steps:
             raise UserError(

@@ -110,13 +110,29 @@ def test_calibration_cases_are_not_the_evaluation_s(small: dict[str, Any], tmp_p
         ({"budgets": []}, "needs both an axis and budgets"),
         ({"match": "energy"}, "match: .*latency.*gmacs"),
         ({"methods": "dense-ft"}, "'dense-ft' has no strength to tune"),
-        ({"methods": "diffcr"}, "no fitted adapters"),
+        ({"methods": "diffcr"}, "'diffcr': no fitted adapters"),
+        (
+            {"methods": ["tome", "uniform", "dense-ft", "sensitivity", {"name": "diffcr", "axes": "layer"}]},
+            r"'uniform', 'sensitivity', 'diffcr' \(axes=layer\), 'dense-ft': no fitted adapters",
+        ),
     ],
 )
 def test_bad_budgets(small: dict[str, Any], tmp_path: Path, change: dict[str, Any], message: str) -> None:
     values = {**small, "methods": "tome", "match": "gmacs", "budgets": [0.8], **change}
     with pytest.raises(UserError, match=message):
         api.run(out=tmp_path / "run", **values)
+
+
+def test_a_reference_that_has_nothing_to_tune_runs_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, small: dict[str, Any], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(budgets, "relative_cost", lambda _on, method, *_: 1 - (method.ratio or 0.0))
+    (tmp_path / "dense-ft.safetensors").touch()
+    values = {**small, "methods": "dense,tome,dense-ft", "match": "gmacs", "budgets": [0.8], "adapters": [tmp_path]}
+    sweep = config.build(values)
+    tuned, matches = budgets.resolved(sweep, tmp_path, plan.load_model(sweep))
+    assert [spec.name for spec in tuned.methods] == ["dense-ft", "tome"]
+    assert [(one.method, one.met) for one in matches] == [("tome", True)]
 
 
 def test_adapters_per_ratio_are_the_only_rungs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,6 +113,8 @@ def test_killed_in_the_middle_it_goes_on_from_there(small: dict[str, object], tm
         (["run", "--match", "latency"], "needs both an axis and budgets"),
         (["run", "--match", "joules=0.8"], "match: "),
         (["run", "--methods", "tome", "--match", "gmacs=0.8", "--dry-run"], "before the budgets are matched"),
+        (["run", "--model", "emoji", "--methods", "uniform,width-ft"], "no adapters 'uniform-10', 'uniform-20'"),
+        (["run", "--model", "emoji", "--methods", "uniform", "--fit"], "brings no training data, so that --fit cannot"),
         (["run", "--ratios", "1.4"], "must lie in [0, 0.9], got 1.4"),
         (["run", "--ratios", "a"], "ratios: expects numbers separated by commas, got 'a'"),
         (["run", "--device", "cuda"], "no CUDA device"),
@@ -164,6 +166,24 @@ def test_damaged_weights(
     assert main(monkeypatch, "run", "--model", str(folder), "--methods", "tome") == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and str(folder) in error[0]
+
+
+def test_table1_of_emoji_says_what_it_lacks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = str(Path(__file__).parent.parent / "examples" / "table1_emoji.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert main(monkeypatch, "run", "--config", file, "--dry-run") == 2
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert "'sensitivity', 'uniform', 'diffcr' (axes=layer), " in error and "'dense-ft': no fitted adapters" in error
+    monkeypatch.setattr(sys, "argv", ["harness", "run", "--config", file, "--fit", "--dry-run"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert not caught.value.code
+    said = " ".join(capsys.readouterr().out.split())
+    assert "to fit: diffcr-l-18.75: python -m harness fit diffcr --model emoji --ratio 0.1875 --set axes=layer" in said
+    assert "to fit: dense-ft: python -m harness fit dense-ft --model emoji --data FOLDER --out adapters" in said
+    assert not list(tmp_path.iterdir())
 
 
 def test_dry_run_writes_nothing(

@@ -2,7 +2,10 @@
 
 import json
 import logging
+import os
 import shutil
+import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +19,12 @@ from PIL import Image
 from harness import config, plan
 from harness.cli.options import validated
 from harness.errors import UserError
+from harness.fitting.data import FolderData
 from harness.metric import Sample, images_to_uint8
 from harness.models import Model, load
 from harness.zoo.emoji import build, held_out, make, packages, pictures
 from harness.zoo.emoji.stages.batches import Images
+from harness.zoo.emoji.stages.dit import Student
 from tasks.metrics import efficientnet
 from tasks.metrics.fid import FID
 from tasks.metrics.retrieval import Retrieval, ranks_of_first
@@ -264,6 +269,92 @@ def test_pictures_are_read_from_packages(tmp_path: Path, monkeypatch: pytest.Mon
         packages.read(tmp_path)
 
 
+def _npm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An npm that packs `folder`/archive.tgz, fails where `folder`/fails is there, and counts its calls."""
+    program = folder / "npm"
+    program.write_text(
+        f"""#!/bin/sh
+echo "$@" >> {folder}/calls
+if [ -f {folder}/fails ]; then
+  echo "npm error code ETARGET" >&2
+  echo "npm error notarget No matching version found for openmoji@17.0.0." >&2
+  echo "npm error A complete log of this run can be found in: /somewhere/debug-0.log" >&2
+  exit 1
+fi
+cp {folder}/archive.tgz ./openmoji-17.0.0.tgz
+"""
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr(packages, "VERSIONS", {"openmoji": "17.0.0"})
+    source = folder / "package"
+    (source / "data").mkdir(parents=True)
+    (source / "package.json").write_text("{}")
+    (source / "data" / "openmoji.csv").write_text("hexcode,annotation\n")
+    (source / "README.md").write_text("not read")
+    with tarfile.open(folder / "archive.tgz", "w:gz") as archive:
+        archive.add(source, "package")
+    return folder
+
+
+def test_a_fetched_package_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    npm, folder = _npm(tmp_path, monkeypatch), tmp_path / "packages"
+    (npm / "fails").touch()
+    with pytest.raises(UserError) as caught:
+        packages.fetch(folder)
+    assert "npm could not fetch openmoji 17.0.0: code ETARGET; notarget No matching version" in str(caught.value)
+    assert "somewhere" not in str(caught.value) and "--packages or --packed" in str(caught.value)
+    (npm / "fails").unlink()
+    whole = (npm / "archive.tgz").read_bytes()
+    (npm / "archive.tgz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"openmoji-17\.0\.0\.tgz cannot be unpacked: .*; run this again"):
+        packages.fetch(folder)
+    assert not (folder / "openmoji").exists()
+    (npm / "archive.tgz").write_bytes(whole)
+    (folder / ".openmoji" / "package").mkdir(parents=True, exist_ok=True)  # left by a kill
+    (folder / ".openmoji" / "openmoji-16.0.0.tgz").write_bytes(b"half")
+    (folder / "openmoji" / "data").mkdir(parents=True)  # taken apart by somebody
+    packages.fetch(folder)
+    assert sorted(path.name for path in folder.rglob("*")) == ["data", "openmoji", "openmoji.csv", "package.json"]
+    calls = (npm / "calls").read_text()
+    packages.fetch(folder)
+    assert (npm / "calls").read_text() == calls  # what is there is not fetched again
+
+
+def test_what_draws_is_missed_before_anything_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    for given in ({}, {"unpacked": tmp_path / "absent"}):
+        with pytest.raises(UserError, match=r"resvg-py is not installed.*dit-efficiency-harness\[emoji\]"):
+            build.build(tmp_path / "out", print, **given)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_build_leaves_no_captions_beside_other_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held_out, "order", lambda: (5, 3))
+    out, save, left = tmp_path / "out", Image.Image.save, [3]
+    build.build(out, lambda _: None, packed=_packed(tmp_path / "six"))
+
+    def killed(self: Image.Image, *args: Any, **kwargs: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Stop
+        save(self, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Image.Image, "save", killed)
+        with pytest.raises(Stop):
+            build.build(out, lambda _: None, packed=_packed(tmp_path / "four", 4))
+    assert not (out / "train" / "metadata.jsonl").exists() and (out / "reference" / "metadata.jsonl").exists()
+    build.build(out, lambda _: None, packed=tmp_path / "four")
+    rows = [json.loads(line) for line in (out / "train" / "metadata.jsonl").read_text().splitlines()]
+    assert sorted(path.name for path in (out / "train").glob("*.png")) == [row["file_name"] for row in rows]
+    assert len(rows) == 4
+    with pytest.raises(UserError, match=r"holds no metadata\.jsonl itself; .* --data .*train"):
+        FolderData(None, out, tmp_path)
+
+
 def test_words_of_names() -> None:
     names = {"flag: Türkiye": "flag turkiye", "woman’s hat": "woman hat", "flag: Côte d’Ivoire": "flag cote d ivoire",
              "waving hand: medium-dark skin tone": "waving hand medium dark"}  # fmt: skip
@@ -275,6 +366,14 @@ def test_words_of_names() -> None:
 
 class Stop(Exception):
     """The kill."""
+
+
+def _stop(*_: Any, **__: Any) -> Any:
+    raise Stop
+
+
+def _student(model: Model) -> Student:
+    return Student(model.pipeline.text_encoder, model.pipeline.transformer)
 
 
 def test_the_recipe_makes_a_model_that_resumes_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,10 +401,23 @@ def test_the_recipe_makes_a_model_that_resumes_and_goes_on(tmp_path: Path, monke
     again = made("cut")
     assert calls[0] == 9  # the spread, and the third and fourth step
     assert all(torch.equal(whole[name], again[name]) for name in whole)
+    made("cut")  # everything is finished: the folder is written again, the same
+    assert load(str(tmp_path / "cut" / "pipeline")).digest == load(str(tmp_path / "whole" / "pipeline")).digest
     further = made("further", start=tmp_path / "whole" / "pipeline")
     assert any(not torch.equal(whole[name], further[name]) for name in whole)
     loaded = load(str(tmp_path / "further" / "pipeline"))
     assert loaded.facts["scenes"] == "emoji" and json.loads((tmp_path / "further/pipeline/vae/config.json").read_text())
+    before = (tmp_path / "whole/pipeline/harness.json").read_bytes()
+    with monkeypatch.context() as patched:  # killed while it takes the place of what it started from
+        patched.setattr(json, "dumps", _stop)
+        with pytest.raises(Stop):
+            make.save(_student(loaded), loaded.pipeline.vae, loaded.pipeline.tokenizer, tmp_path / "whole")
+    assert (tmp_path / "whole/pipeline/harness.json").read_bytes() == before
+    kept = load(str(tmp_path / "whole" / "pipeline")).pipeline.transformer.state_dict()
+    assert all(torch.equal(whole[name], kept[name]) for name in whole)
+    longer = validated(make.Recipe, {**tiny, "steps": 5})
+    with pytest.raises(UserError, match=r"whole/emoji holds a training with other settings \(steps=4, not 5\)"):
+        make.make(longer, tmp_path / "whole", tmp_path, Accelerator(cpu=True), data=data)
     with pytest.raises(UserError, match="give --data FOLDER"):
         make.make(recipe, tmp_path, tmp_path, Accelerator(cpu=True))
     with pytest.raises(UserError, match=r"no pipeline folder to train from"):

@@ -181,7 +181,7 @@ def run(
         console.print(line, highlight=False, markup=False)
 
     if dry_run:
-        _dry_run(sweep, folder, fit, say)
+        _dry_run(sweep, folder, fit)
         return
     with Bar(debug=debug or DEBUG.get()) as bar:
         table = api.run_sweep(
@@ -199,16 +199,17 @@ def run(
     _report(table, folder, say)
 
 
-def _dry_run(sweep: Sweep, folder: Path, fit: bool, say: Any) -> None:
+def _dry_run(sweep: Sweep, folder: Path, fit: bool) -> None:
     from rich.console import Console
     from rich.table import Table as RichTable
 
     from harness import api
 
-    if sweep.match:
-        raise UserError("--dry-run knows no plan before the budgets are matched; leave one of them out")
-    if fit and api.fits_missing(sweep, say):
+    if fit and api.fits_missing(sweep, print):  # commands to copy: no line breaks of the console's
         return
+    if sweep.match:
+        api.matchable(sweep)
+        raise UserError("--dry-run knows no plan before the budgets are matched; leave one of them out")
     plans, _ = api.planned(sweep, folder)
     rows = api.dry_run(plans, folder)
     table = RichTable("point", "settings", "adapter", "state", "seconds", "key", title=f"plan: {folder}")

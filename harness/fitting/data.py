@@ -94,7 +94,7 @@ def data_for(
         return GeneratedData(model, read_prompts(prompts), work / "self", each=options.images_per_prompt, say=say)
     if folder is not None:
         return FolderData(model, folder, work / "data", skip_bad=skip_bad)
-    if model.facts.get("scenes") != "shapes":
+    if not model.brings_data:
         raise UserError(
             f"model {model.name!r} brings no training data of its own; give --data FOLDER, or --data self with "
             "--prompts FILE"
@@ -109,6 +109,11 @@ def _pairs(folder: Path) -> tuple[list[tuple[Path, str]], list[str]]:
     if not folder.is_dir():
         raise UserError(f"data folder {folder} does not exist")
     table = folder / "metadata.jsonl"
+    if not table.is_file() and (inner := sorted(folder.glob("*/metadata.jsonl"))):
+        raise UserError(
+            f"data folder {folder} holds no metadata.jsonl itself; give one of those in it, for instance --data "
+            f"{inner[-1].parent}"
+        )
     pairs: list[tuple[Path, str]] = []
     bad: list[str] = []
     if table.is_file():

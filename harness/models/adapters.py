@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from harness.errors import UserError
@@ -26,6 +26,21 @@ def digest_of(method: Method, model: Model) -> str:
     return "".join(_told(one, model, model.adapter_digest) for one in needing(method))
 
 
+def check(methods: Iterable[Method], model: Model) -> None:
+    """Raises UserError where several adapters of these methods are missing, which names all of them. Whether they are
+    damaged or of another model shows when they are read, and a single one is missed there, too."""
+    known = set(model.adapter_files())
+    lacking = {one.adapter(): one for method in methods for one in needing(method) if one.adapter() not in known}
+    if len(lacking) > 1:
+        fit = fit_command(next(iter(lacking.values())), model)
+        raise UserError(
+            f"model {model.name!r} has no adapters {', '.join(map(repr, lacking))}; fitted ones: "
+            f"{', '.join(sorted(known)) or 'none'}; fit each as the first, with `{fit}`"
+            + (", or all with `run --fit`" if model.brings_data else "")
+            + "; `run --fit --dry-run` lists the commands"
+        )
+
+
 def state_of(method: Method, model: Model) -> State | None:
     """The adapter states that a method, or the parts of a composition, run with. Raises UserError as `digest_of`."""
     states = {one.name: _told(one, model, model.adapter) for one in needing(method)}
@@ -36,10 +51,10 @@ def _told(method: Method, model: Model, read: Callable[[str], T]) -> T:
     try:
         return read(method.adapter())
     except UserError as error:
-        raise UserError(f"{error}; fit one with `{shlex.join(_fit(method, model))}`") from error
+        raise UserError(f"{error}; fit one with `{fit_command(method, model)}`") from error
 
 
-def _fit(method: Method, model: Model) -> list[str]:
+def fit_command(method: Method, model: Model) -> str:
     """The command that fits the adapter of these settings."""
     cls, chosen = type(method), method.settings.model_dump(mode="json")
     command = ["python", "-m", "harness", "fit", method.name, "--model", model.name]
@@ -53,4 +68,6 @@ def _fit(method: Method, model: Model) -> list[str]:
             command += ["--set", f"{name}={chosen[name]}"]
     if (path := plugin_of(cls)) is not None:
         command += ["--plugin", str(path)]
-    return command
+    if not model.brings_data:
+        command += ["--data", "FOLDER"]
+    return shlex.join(command)

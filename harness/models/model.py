@@ -95,6 +95,11 @@ class Model:
 
         return prompting.encode(self.pipeline, prompts, self.call, guided, self.negative_prompt)
 
+    @property
+    def brings_data(self) -> bool:
+        """Whether fits have training data where none are given: the scenes that a zoo model was made from."""
+        return self.facts.get("scenes") == "shapes" or bool(self.facts.get("inpaints"))
+
     def adapter_files(self) -> dict[str, Path]:
         """Adapter states by name; an earlier folder wins. Folders that are not there yet hold none."""
         found: dict[str, Path] = {}

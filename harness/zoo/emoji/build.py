@@ -35,9 +35,10 @@ def build(out: Path, say: Callable[[str], None], *, unpacked: Path | None = None
     if packed is not None:
         found = pictures.load(packed)
     else:
+        packages.drawing()  # before 140 MB are fetched
         if unpacked is None:
             unpacked = out / "packages"
-            say(f"fetching {', '.join(packages.VERSIONS)} (about 140 MB) into {unpacked}")
+            say(f"fetching what is not there yet of {', '.join(packages.VERSIONS)} (about 140 MB) into {unpacked}")
             packages.fetch(unpacked)
         say("reading the pictures of the packages")
         found = packages.read(unpacked)
@@ -54,8 +55,9 @@ def build(out: Path, say: Callable[[str], None], *, unpacked: Path | None = None
 
 def _write(folder: Path, found: Pictures, chosen: list[tuple[int, str]], seed: int | None = None) -> None:
     """These pictures on backgrounds, as references, or, with a seed, at random scales and shifts. The table of captions
-    is written last."""
+    goes first and comes last, so that no caption ever stands beside a picture of another build."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metadata.jsonl").unlink(missing_ok=True)
     generator = torch.Generator().manual_seed(seed or 0)
     lines = []
     for start in range(0, len(chosen), _BATCH):
@@ -68,6 +70,9 @@ def _write(folder: Path, found: Pictures, chosen: list[tuple[int, str]], seed: i
             name, item = f"{place:05d}.png", found.items[row]
             Image.fromarray(image).save(folder / name)
             lines.append({"file_name": name, "text": caption(item.style, item.name, background)})
+    for path in folder.glob("[0-9][0-9][0-9][0-9][0-9].png"):
+        if int(path.stem) >= len(chosen):  # of a larger build before this one
+            path.unlink()
     write_atomic(folder / "metadata.jsonl", _jsonl(lines))
 
 

@@ -6,13 +6,17 @@ stage resumes from its last checkpoint; a finished stage is skipped. Only pictur
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
+from harness import text
 from harness.errors import UserError
 from harness.models.loading import digest_of
 from harness.models.pretrained import pipeline
@@ -22,6 +26,7 @@ from harness.zoo.emoji.recipe import Recipe
 from harness.zoo.emoji.stages.batches import Images
 from harness.zoo.emoji.stages.dit import Student, train_dit
 from harness.zoo.emoji.stages.vae import train_vae
+from results.files import write_atomic
 
 PRECISION = "bf16"  # of the forward passes on a GPU
 NOTES = {
@@ -42,24 +47,29 @@ def make(
     recipe: Recipe, work: Path, out: Path, accelerator: Accelerator, *, data: Path | None = None,
     start: Path | None = None,
 ) -> None:  # fmt: skip
-    """Run every stage that is not finished and write the pipeline folder, in float16, to `out`/pipeline.
+    """Run every stage that is not finished and write the pipeline folder, in float16, to `out`/pipeline. Checkpoints go
+    to `work`/emoji.
 
     data: a folder that holds pictures.bin and pictures.json. start: a pipeline folder whose text encoder and DiT are
-    trained further, and whose VAE is kept. Raises UserError where the data are missing or changed.
+    trained further, and whose VAE is kept. Raises UserError where the data are missing or changed, and where `work`
+    holds checkpoints of other settings or data.
     """
     found = check(data, start)
+    work = work / "emoji"  # other zoo models' stages have the same names
+    name = "dit" if start is None else f"dit-from-{digest_of(start)[:8]}"
+    _same(work / f"{name}.json", recipe, found)
     images = Images(found, accelerator.device)
     if start is not None:
         given = _given(start)
-        vae, tokenizer, name = given.vae, given.tokenizer, f"dit-from-{digest_of(start)[:8]}"
+        vae, tokenizer = given.vae, given.tokenizer
         student = Student(given.text_encoder, given.transformer)
         student.requires_grad_(True)
         vae = vae.eval().requires_grad_(False)
     else:
-        vae, tokenizer, name = train_vae(recipe, images, work, accelerator), networks.tokenizer(found.words), "dit"
+        vae, tokenizer = train_vae(recipe, images, work, accelerator), networks.tokenizer(found.words)
         torch.manual_seed(0)
-        text = networks.text_encoder(len(tokenizer), recipe.width)
-        student = Student(text, networks.transformer(recipe.width, recipe.layers))
+        encoder = networks.text_encoder(len(tokenizer), recipe.width)
+        student = Student(encoder, networks.transformer(recipe.width, recipe.layers))
     train_dit(name, recipe, student, vae, tokenizer, images, work, accelerator)
     save(student, vae, tokenizer, out)
 
@@ -78,6 +88,20 @@ def check(data: Path | None, start: Path | None) -> pictures.Pictures:
     return found
 
 
+def _same(path: Path, recipe: Recipe, found: pictures.Pictures) -> None:
+    """Write down what is trained, before the first checkpoint. Raises UserError where `path` says something else."""
+    asked = {name: value for name, value in asdict(recipe).items() if name != "save_seconds"}
+    asked["pictures"] = hashlib.sha256(found.data).hexdigest()[:12]
+    if not path.exists():
+        write_atomic(path, json.dumps(asked, indent=2) + "\n")
+        return
+    held = text.json_of(text.read(path, "settings of the training"), str(path))
+    if other := [f"{word}={held.get(word)}, not {value}" for word, value in asked.items() if held.get(word) != value]:
+        raise UserError(
+            f"{path.parent} holds a training with other settings ({'; '.join(other)}): give these, or another --work"
+        )
+
+
 def _given(folder: Path) -> Any:
     """The pipeline to start from. Raises UserError."""
     given = pipeline(folder, "cpu", torch.float32)
@@ -88,18 +112,28 @@ def _given(folder: Path) -> Any:
 
 
 def save(student: Student, vae: Any, tokenizer: Any, out: Path) -> None:
-    """Write the pipeline folder to `out`/pipeline."""
+    """Write the pipeline folder to `out`/pipeline, in place of one that is there once all of it is written: it may be
+    the one that this training started from."""
     from diffusers import PixArtSigmaPipeline
 
+    part, old, folder = out / ".pipeline.part", out / ".pipeline.old", out / "pipeline"
+    shutil.rmtree(part, ignore_errors=True)
+    tokenizer.backend_tokenizer.no_padding()  # its calls leave theirs in it, and the folder's digest tells
+    tokenizer.backend_tokenizer.no_truncation()
     PixArtSigmaPipeline(
         tokenizer=tokenizer,
         text_encoder=student.text.cpu().half(),
         vae=vae.cpu().half(),
         transformer=student.dit.cpu().half(),
         scheduler=networks.scheduler(),
-    ).save_pretrained(out / "pipeline")
-    for path in (out / "pipeline").glob("*/config.json"):
+    ).save_pretrained(part)
+    for path in part.glob("*/config.json"):
         config = json.loads(path.read_text())
         config.pop("_name_or_path", None)  # where the weights lay on the machine that made them
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    (out / "pipeline" / "harness.json").write_text(json.dumps(NOTES, indent=2) + "\n")
+    (part / "harness.json").write_text(json.dumps(NOTES, indent=2) + "\n")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    part.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

