@@ -26,7 +26,10 @@ _COMPILED_SHAPES = 64
 """Compiled forms of a block at most: one for every number of tokens."""
 
 
-class Backbone(SamplerClock):
+_OLD_NAMES = {"apart": "split_streams", "together": "merge_streams"}
+
+
+class Backbone(SamplerClock, old_names=_OLD_NAMES):
     """One DiT. A family says which module each part is, and how the part's tensors go in and out.
 
     classes: names of the diffusers transformer classes that it serves. parts: what every layer has (`parts_of` tells of
@@ -254,7 +257,7 @@ class Backbone(SamplerClock):
         def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
             chain = tuple(self._advice[layer, part])
             kwargs = dict(zip(names, args, strict=False)) | kwargs  # gradient checkpointing gives them by position
-            image, text = self.apart(layer, part, hidden_states, kwargs)
+            image, text = self.split_streams(layer, part, hidden_states, kwargs)
             texts = [self.unchanged(part, text)]
 
             def run_from(depth: int, held: Tensor | None, given: dict[str, Any]) -> Callable[..., Tensor]:
@@ -279,13 +282,13 @@ class Backbone(SamplerClock):
                     f"the {part} of layer {layer} gave a tensor of shape {tuple(out.shape)}, "
                     f"expected {tuple(image.shape)}"
                 )
-            return self.together(layer, part, out, texts[0])
+            return self.merge_streams(layer, part, out, texts[0])
 
         module.forward = forward  # type: ignore[method-assign]
 
     # -- joint blocks: image and text in one part --------------------------------------------------------------
 
-    def apart(
+    def split_streams(
         self, layer: int, part: Part, hidden_states: Tensor, kwargs: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor | None]:
         """Image tokens and text of what a part is given."""
@@ -314,8 +317,8 @@ class Backbone(SamplerClock):
         or this block, has no such form. Asked for only where `harness.kernels.routing` can run."""
         return None
 
-    def together(self, layer: int, part: Part, image: Tensor, text: Tensor | None) -> Any:
-        """What the part gives to the model: the inverse of `apart`, for outputs."""
+    def merge_streams(self, layer: int, part: Part, image: Tensor, text: Tensor | None) -> Any:
+        """What the part gives to the model: the inverse of `split_streams`, for outputs."""
         return image
 
     def weighed(self, sizes: Tensor) -> dict[str, Any]:

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from harness.errors import UserError
+from harness.renamed import Renamed
 from harness.spec import Step
 
 
-class SamplerClock(ABC):
+class SamplerClock(Renamed, ABC):
     """The current sampling step of a denoiser, and who wants to know of it.
 
     halves: False where guidance is distilled into the model, so that no batch holds CFG halves. guided: whether the
