@@ -26,7 +26,7 @@ _COMPILED_SHAPES = 64
 """Compiled forms of a block at most: one for every number of tokens."""
 
 
-_OLD_NAMES = {"apart": "split_streams", "together": "merge_streams"}
+_OLD_NAMES = {"apart": "split_streams", "together": "merge_streams", "unchanged": "text_when_skipped"}
 
 
 class Backbone(SamplerClock, old_names=_OLD_NAMES):
@@ -258,7 +258,7 @@ class Backbone(SamplerClock, old_names=_OLD_NAMES):
             chain = tuple(self._advice[layer, part])
             kwargs = dict(zip(names, args, strict=False)) | kwargs  # gradient checkpointing gives them by position
             image, text = self.split_streams(layer, part, hidden_states, kwargs)
-            texts = [self.unchanged(part, text)]
+            texts = [self.text_when_skipped(part, text)]
 
             def run_from(depth: int, held: Tensor | None, given: dict[str, Any]) -> Callable[..., Tensor]:
                 def run(x: Tensor, index: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
@@ -294,7 +294,7 @@ class Backbone(SamplerClock, old_names=_OLD_NAMES):
         """Image tokens and text of what a part is given."""
         return hidden_states, None
 
-    def unchanged(self, part: Part, text: Tensor | None) -> Tensor | None:
+    def text_when_skipped(self, part: Part, text: Tensor | None) -> Tensor | None:
         """The text behind a part that did not run: as it came behind a block, no update behind another part."""
         return text if text is None or part == "block" else torch.zeros_like(text)
 
