@@ -26,7 +26,12 @@ _COMPILED_SHAPES = 64
 """Compiled forms of a block at most: one for every number of tokens."""
 
 
-_OLD_NAMES = {"apart": "split_streams", "together": "merge_streams", "unchanged": "text_when_skipped"}
+_OLD_NAMES = {
+    "apart": "split_streams",
+    "together": "merge_streams",
+    "unchanged": "text_when_skipped",
+    "weighed": "key_weight_kwargs",
+}
 
 
 class Backbone(SamplerClock, old_names=_OLD_NAMES):
@@ -264,7 +269,7 @@ class Backbone(SamplerClock, old_names=_OLD_NAMES):
                 def run(x: Tensor, index: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
                     # A subset of a subset is a subset of the grid.
                     now = held if index is None else index if held is None else held.gather(1, index)
-                    told = given if sizes is None else given | self.weighed(sizes)
+                    told = given if sizes is None else given | self.key_weight_kwargs(sizes)
                     if depth == len(chain):
                         forward = original if part != "block" else self._block_forward(module, original)
                         out, texts[0] = self.run_part(layer, part, forward, x, text, told, now)
@@ -321,7 +326,7 @@ class Backbone(SamplerClock, old_names=_OLD_NAMES):
         """What the part gives to the model: the inverse of `split_streams`, for outputs."""
         return image
 
-    def weighed(self, sizes: Tensor) -> dict[str, Any]:
+    def key_weight_kwargs(self, sizes: Tensor) -> dict[str, Any]:
         """Arguments of self-attention that make each key count `sizes` (B, N) times, for families that offer "weighed
         keys"; others raise UserError."""
         raise UserError(f"{type(self).__name__} cannot weigh the keys of its attention")

@@ -84,7 +84,7 @@ class PixArt(Backbone):
         like = next(self.transformer.parameters())
         return torch.randn(shape, device=like.device, dtype=like.dtype)
 
-    def weighed(self, sizes: Tensor) -> dict[str, Any]:
+    def key_weight_kwargs(self, sizes: Tensor) -> dict[str, Any]:
         return {"attention_mask": sizes.log()[:, None]}  # (B, 1, N), added to the scores
 
     def attend(self, call: Call) -> tuple[Tensor, Tensor]:
