@@ -57,7 +57,7 @@ class Width(Method):
     @contextmanager
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
         assert state is not None
-        with backbone.narrowed(*_importance(state).kept(self.ratio or 0.0)):
+        with backbone.pruned_width(*_importance(state).kept(self.ratio or 0.0)):
             yield
 
     def reached(self, state: State | None) -> float | None:
@@ -99,7 +99,7 @@ class WidthFT(Width):
 
         @contextmanager
         def attach() -> Iterator[None]:
-            with backbone.gated(*found[0].masks(now[0])):
+            with backbone.masked_width(*found[0].masks(now[0])):
                 yield
 
         return Fitting(
@@ -131,7 +131,7 @@ def measured(backbone: Backbone, watch: Watch) -> Importance:
                 total += factor.grad.square()
                 factor.grad = None
 
-    with torch.enable_grad(), backbone.gated(*factors):
+    with torch.enable_grad(), backbone.masked_width(*factors):
         watch(each, batches=_BATCHES)
     return Importance(*(torch.stack(sums) / _BATCHES for sums in totals))
 

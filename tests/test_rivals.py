@@ -172,7 +172,7 @@ def test_narrow_weights_give_what_masks_give(model: Model) -> None:
     """Slicing is what a slow reference does that multiplies by 0, to rounding."""
     method, state = Width(Width.Settings(ratio=0.5)), width_state()
     masks = Importance(state.tensors["heads"], state.tensors["channels"]).masks(0.5)
-    with model.backbone.gated(*masks):
+    with model.backbone.masked_width(*masks):
         slow = draw(model)
     with attached(model.backbone, method, state):
         fast = draw(model)

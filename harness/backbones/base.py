@@ -31,6 +31,8 @@ _OLD_NAMES = {
     "together": "merge_streams",
     "unchanged": "text_when_skipped",
     "weighed": "key_weight_kwargs",
+    "narrowed": "pruned_width",
+    "gated": "masked_width",
 }
 
 
@@ -118,20 +120,20 @@ class Backbone(SamplerClock, old_names=_OLD_NAMES):
         raise NotImplementedError
 
     @contextmanager
-    def narrowed(self, heads: Sequence[Tensor], channels: Sequence[Tensor]) -> Iterator[None]:
+    def pruned_width(self, heads: Sequence[Tensor], channels: Sequence[Tensor]) -> Iterator[None]:
         """Self-attention with these heads and MLPs with these hidden channels alone, one index per layer. For families
         that offer "narrower blocks", as the next two are."""
         raise NotImplementedError
         yield
 
     @contextmanager
-    def gated(self, heads: Sequence[Tensor], channels: Sequence[Tensor]) -> Iterator[None]:
+    def masked_width(self, heads: Sequence[Tensor], channels: Sequence[Tensor]) -> Iterator[None]:
         """Every head's output and every hidden MLP channel times a factor: (heads,) and (channels,) per layer."""
         raise NotImplementedError
         yield
 
     def extent(self) -> tuple[int, int]:
-        """Self-attention heads and hidden MLP channels of a block, for `narrowed` and `gated`."""
+        """Self-attention heads and hidden MLP channels of a block, for `pruned_width` and `masked_width`."""
         raise NotImplementedError
 
     # -- place -----------------------------------------------------------------------------------------------

@@ -150,7 +150,7 @@ class PixArt(Backbone):
         return block.attn1.heads, block.ff.net[2].in_features
 
     @contextmanager
-    def gated(self, heads: Sequence[Tensor], channels: Sequence[Tensor]) -> Iterator[None]:
+    def masked_width(self, heads: Sequence[Tensor], channels: Sequence[Tensor]) -> Iterator[None]:
         hooks = []
         for block, some, inner in zip(self.blocks, heads, channels, strict=True):
             hooks.append(block.attn1.to_out[0].register_forward_pre_hook(_times(some)))  # type: ignore[union-attr,index]
@@ -162,7 +162,7 @@ class PixArt(Backbone):
                 hook.remove()
 
     @contextmanager
-    def narrowed(self, heads: Sequence[Tensor], channels: Sequence[Tensor]) -> Iterator[None]:
+    def pruned_width(self, heads: Sequence[Tensor], channels: Sequence[Tensor]) -> Iterator[None]:
         require_own_layers(self.transformer)
         with ExitStack() as stack:
             for block, some, inner in zip(self.blocks, heads, channels, strict=True):
