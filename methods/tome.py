@@ -85,8 +85,8 @@ class ToMe(Method):
             x = call.x if line is None else line.take(call.x)  # (B, N, D)
             pairs = matched(x, call, merged)
             fewer = pairs.merge()  # (B, N - merged, D)
-            # A merged token stands where the first of its tokens does, for those who ask.
-            index = pairs.merge(_places(x), "amin")[..., 0].long() if backbone.placed else None  # (B, N - merged)
+            # A merged token stands where the first of its tokens does, for those who ask; K is N - merged.
+            index = pairs.merge(_places(x), "amin")[..., 0].long() if backbone.uses_positions else None  # (B, K)
             if order is not None and index is not None:
                 index = order.gather(1, index)
             sizes = pairs.merge(x.new_ones(*x.shape[:2], 1), "sum")[..., 0] if settings.proportional else None

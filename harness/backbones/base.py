@@ -33,6 +33,7 @@ _OLD_NAMES = {
     "weighed": "key_weight_kwargs",
     "narrowed": "pruned_width",
     "gated": "masked_width",
+    "placed": "uses_positions",
 }
 
 
@@ -40,16 +41,16 @@ class Backbone(SamplerClock, old_names=_OLD_NAMES):
     """One DiT. A family says which module each part is, and how the part's tensors go in and out.
 
     classes: names of the diffusers transformer classes that it serves. parts: what every layer has (`parts_of` tells of
-    layers that have more). offers: which of the further views below it has. placed: its blocks turn tokens by their
-    places (rotary embeddings), so that `run` on a subset has to be told the index. rows_per_image: samples of a guided
-    step's batch that one image takes. timestep_unit: the sampler's timestep is so many times what a call carries. Time,
-    and whether batches hold CFG halves, are the sampler clock's.
+    layers that have more). offers: which of the further views below it has. uses_positions: its blocks depend on where
+    tokens stand (rotary embeddings, convolutions), so that `run` on a subset needs the index. rows_per_image: samples
+    of a guided step's batch that one image takes. timestep_unit: the sampler's timestep is so many times what a call
+    carries. Time, and whether batches hold CFG halves, are the sampler clock's.
     """
 
     classes: ClassVar[frozenset[str]]
     parts: ClassVar[frozenset[Part]] = frozenset({"block", "self_attention", "cross_attention", "mlp"})
     offers: ClassVar[frozenset[Ability]] = frozenset()
-    placed: ClassVar[bool] = False
+    uses_positions: ClassVar[bool] = False
     rows_per_image: ClassVar[int] = 2
     timestep_unit: float = 1.0
 
@@ -338,12 +339,12 @@ class Backbone(SamplerClock, old_names=_OLD_NAMES):
         """Put `advice(forward, *args, **kwargs)` around the whole transformer's forward. The last one is outermost."""
         inner = self.transformer.forward
 
-        def placed(*args: Any, **kwargs: Any) -> Any:
+        def indexed(*args: Any, **kwargs: Any) -> Any:
             self._index = self.index_of(args, kwargs)  # the advice may have changed the batch
             return inner(*args, **kwargs)
 
         def advised(_inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            return advice(placed, *args, **kwargs)
+            return advice(indexed, *args, **kwargs)
 
         with wrapped(self.transformer, "forward", advised), self._watch():
             yield

@@ -35,7 +35,7 @@ class Flux(Joint):
     parts: ClassVar[frozenset[Part]] = frozenset({"block", "self_attention"})
     halves = False
     rows_per_image = 1
-    placed = True
+    uses_positions = True
     timestep_unit = 1000.0
 
     def __init__(self, transformer: nn.Module) -> None:

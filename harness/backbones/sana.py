@@ -33,7 +33,7 @@ class Sana(Backbone):
     """`SanaTransformer2DModel`. Its attention has no map, and it has no names for keys that count several times."""
 
     classes = frozenset({"SanaTransformer2DModel"})
-    placed = True
+    uses_positions = True
 
     def __init__(self, transformer: nn.Module) -> None:
         super().__init__(transformer)
