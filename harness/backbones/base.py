@@ -34,22 +34,27 @@ _OLD_NAMES = {
     "narrowed": "pruned_width",
     "gated": "masked_width",
     "placed": "uses_positions",
+    "offers": "capabilities",
 }
 
 
 class Backbone(SamplerClock, old_names=_OLD_NAMES):
     """One DiT. A family says which module each part is, and how the part's tensors go in and out.
 
-    classes: names of the diffusers transformer classes that it serves. parts: what every layer has (`parts_of` tells of
-    layers that have more). offers: which of the further views below it has. uses_positions: its blocks depend on where
-    tokens stand (rotary embeddings, convolutions), so that `run` on a subset needs the index. rows_per_image: samples
-    of a guided step's batch that one image takes. timestep_unit: the sampler's timestep is so many times what a call
-    carries. Time, and whether batches hold CFG halves, are the sampler clock's.
+    classes: names of the diffusers transformer classes that it serves.
+    parts: what every layer has (`parts_of` tells of layers that have more).
+    capabilities: which of the further views below it has.
+    uses_positions: its blocks depend on where tokens stand (rotary embeddings, convolutions), so that `run` on a subset
+        needs the index.
+    rows_per_image: samples of a guided step's batch that one image takes.
+    timestep_unit: the sampler's timestep is so many times what a call carries.
+
+    Time, and whether batches hold CFG halves, are the sampler clock's.
     """
 
     classes: ClassVar[frozenset[str]]
     parts: ClassVar[frozenset[Part]] = frozenset({"block", "self_attention", "cross_attention", "mlp"})
-    offers: ClassVar[frozenset[Ability]] = frozenset()
+    capabilities: ClassVar[frozenset[Ability]] = frozenset()
     uses_positions: ClassVar[bool] = False
     rows_per_image: ClassVar[int] = 2
     timestep_unit: float = 1.0

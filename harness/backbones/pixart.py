@@ -27,7 +27,7 @@ class PixArt(Backbone):
     """`PixArtTransformer2DModel`."""
 
     classes = frozenset({"PixArtTransformer2DModel"})
-    offers = frozenset({"attention maps", "narrower blocks", "weighed keys"})
+    capabilities = frozenset({"attention maps", "narrower blocks", "weighed keys"})
     norm_type: ClassVar[str] = "ada_norm_single"  # of its blocks, by diffusers' name
 
     @property
