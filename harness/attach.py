@@ -23,7 +23,7 @@ def check(method: Method | type[Method], family: type[Backbone]) -> str:
     """Why this method cannot run on this family of backbones; "" where it can."""
     if missing := sorted(method.parts - family.parts):
         return f"{family.__name__} has no separate {', '.join(missing)}"
-    lacking = sorted(method.needs - family.capabilities)
+    lacking = sorted(method.requires - family.capabilities)
     return f"{family.__name__} offers no {', '.join(lacking)}" if lacking else ""
 
 

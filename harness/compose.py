@@ -71,7 +71,7 @@ class Composition(Method):
             own = {field: values[_field(self.classes, cls, field)] for field in cls.Settings.model_fields}
             self._members.append(cls(cls.Settings.model_validate(own)))
         self.parts = frozenset().union(*(one.parts for one in self._members))  # type: ignore[misc]
-        self.needs = frozenset().union(*(one.needs for one in self._members))  # type: ignore[misc]
+        self.requires = frozenset().union(*(one.requires for one in self._members))  # type: ignore[misc]
 
     def members(self) -> Sequence[Method]:
         return self._members
@@ -119,7 +119,7 @@ def _composition(classes: tuple[type[Method], ...]) -> type[Method]:
         "classes": classes,
         "Settings": create_model("CompositionSettings", __base__=MethodSettings, **fields),
         "parts": frozenset().union(*(cls.parts for cls in classes)),
-        "needs": frozenset().union(*(cls.needs for cls in classes)),
+        "requires": frozenset().union(*(cls.requires for cls in classes)),
         "needs_state": any(cls.needs_state for cls in classes),
         "compresses": any(cls.compresses for cls in classes),
         "lasting": any(cls.lasting for cls in classes),

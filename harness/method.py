@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from harness.errors import UserError
+from harness.renamed import Renamed
 from harness.spec import Ability, Part, State
 
 if TYPE_CHECKING:
@@ -118,26 +119,38 @@ class Control:
     idle: str = ""
 
 
-class Method(ABC):
+_OLD_NAMES = {"needs": "requires"}
+
+
+class Method(Renamed, ABC, old_names=_OLD_NAMES):
     """One way to make a backbone cheaper.
 
-    name: how the registry knows it. Settings: its pydantic model. parts: which parts it puts advice around in every
-    layer (a backbone that lacks one in any layer refuses the method when the sweep is planned). needs: what a backbone
-    must offer beside them. Both may depend on the settings, and are then set on the object. needs_state: whether it
-    runs only with an adapter state. FitSettings: options of its fit. compresses: False for what spares no FLOPs.
-
-    source: where it comes from. training: what its adapter takes ("free": no adapter). selects: it sends subsets of the
-    tokens through parts of a block, always the same ones or other ones at each step. reuses: what it keeps from one
-    sampling step for another. copes: with what of a sampler it does so all the same: "branches", several calls of the
-    denoiser in one step, each of which it keeps things of its own for, and a "late start" in the middle of the steps,
-    where `backbone.start` is above 0; what it cannot cope with is refused. rank: compositions put methods on by rank,
-    then in the order written; above 0 it is outside of any part. refuses: methods that it cannot work with, and why,
-    beyond what follows from selects, reuses and training. lasting: putting it on is slow, so that it stays on (a copy
-    of the model) while latency is measured. strength: the setting that makes it cheaper as it grows. sweep: its default
-    values, for a strength that is no ratio. least_steps: how few sampling steps it works with. adaptive: how much it
-    computes depends on the image, so that images are made one at a time and each is costed. tabled: its ratios are a
-    table by layer and timestep region. host: names of the state's tensors whose values Python reads, so that they stay
-    in main memory.
+    name: how the registry knows it.
+    Settings: its pydantic model.
+    FitSettings: options of its fit.
+    parts: which parts it puts advice around in every layer. A backbone that lacks one in any layer refuses the method
+        when the sweep is planned.
+    requires: the capabilities that a backbone must have. This and `parts` may depend on the settings, and are then set
+        on the object.
+    needs_state: whether it runs only with an adapter state.
+    compresses: False for what saves no FLOPs.
+    source: where it comes from.
+    training: what its adapter takes ("free": no adapter).
+    selects: it sends subsets of the tokens through parts of a block, always the same ones ("fixed") or other ones at
+        each step ("changing").
+    reuses: what it keeps from one sampling step for another.
+    copes: with what of a sampler it does so all the same: "branches", several calls of the denoiser in one step, each
+        of which it keeps things of its own for, and a "late start" in the middle of the steps, where `backbone.start`
+        is above 0. What it cannot cope with is refused.
+    rank: compositions attach methods by rank, then in the order written; above 0 it is outside of any part.
+    refuses: methods that it cannot work with, and why, beyond what follows from selects, reuses and training.
+    lasting: attaching it is slow, so that it stays attached (to a copy of the model) while latency is measured.
+    least_steps: how few sampling steps it works with.
+    adaptive: how much it computes depends on the image, so that images are made one at a time and each is costed.
+    tabled: its ratios are a table by layer and timestep region.
+    host: names of the state's tensors whose values Python reads, so that they stay in main memory.
+    strength: the setting that makes it cheaper as it grows.
+    sweep: its default values, for a strength that is no ratio.
     """
 
     name: ClassVar[str]
@@ -146,7 +159,7 @@ class Method(ABC):
     parts: ClassVar[frozenset[Part]] = frozenset({"block"})
     needs_state: ClassVar[bool] = False
     compresses: ClassVar[bool] = True
-    needs: ClassVar[frozenset[Ability]] = frozenset()
+    requires: ClassVar[frozenset[Ability]] = frozenset()
     source: ClassVar[str] = ""
     training: ClassVar[Training] = "free"
     selects: ClassVar[Literal["", "fixed", "changing"]] = ""

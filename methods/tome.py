@@ -59,7 +59,7 @@ class ToMe(Method):
         super().__init__(settings)
         chosen: ToMeSettings = self.settings  # type: ignore[assignment]
         self.parts = frozenset({chosen.around, *(("self_attention",) if chosen.proportional else ())})  # type: ignore[misc]
-        self.needs = frozenset({"weighed keys"} if chosen.proportional else ())  # type: ignore[misc]
+        self.requires = frozenset({"weighed keys"} if chosen.proportional else ())  # type: ignore[misc]
 
     @contextmanager
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:

@@ -46,7 +46,7 @@ class Width(Method):
 
     name = "width"
     parts = frozenset()
-    needs = frozenset({"narrower blocks"})
+    requires = frozenset({"narrower blocks"})
     needs_state = True
     source = "Molchanov et al., 2019, Importance Estimation for Neural Network Pruning"
     training: ClassVar[Training] = "calibrated"
