@@ -38,7 +38,7 @@ def refusal(first: type[Method], second: type[Method]) -> str:
     if issubclass(first, second) or issubclass(second, first):
         return "a method does not go on twice"
     for one in (first, second):
-        if not one.compresses and not one.rank:
+        if not one.compresses and not one.attach_order:
             return f"{one.name} is a reference, nothing to compose with"
     if first.selects and second.selects:
         return "both choose the tokens that a block runs on, and one would choose among those that the other one left"
@@ -83,7 +83,7 @@ class Composition(Method):
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
         states = state.parts if state is not None else {}
         with ExitStack() as stack:
-            for one in sorted(self._members, key=lambda method: method.rank):
+            for one in sorted(self._members, key=lambda method: method.attach_order):
                 stack.enter_context(put_on(backbone, one, states.get(one.name)))
             yield
 

@@ -119,7 +119,7 @@ class Control:
     idle: str = ""
 
 
-_OLD_NAMES = {"needs": "requires"}
+_OLD_NAMES = {"needs": "requires", "rank": "attach_order"}
 
 
 class Method(Renamed, ABC, old_names=_OLD_NAMES):
@@ -142,7 +142,7 @@ class Method(Renamed, ABC, old_names=_OLD_NAMES):
     copes: with what of a sampler it does so all the same: "branches", several calls of the denoiser in one step, each
         of which it keeps things of its own for, and a "late start" in the middle of the steps, where `backbone.start`
         is above 0. What it cannot cope with is refused.
-    rank: compositions attach methods by rank, then in the order written; above 0 it is outside of any part.
+    attach_order: compositions attach methods in this order, equal ones as written; above 0 it is outside of any part.
     refuses: methods that it cannot work with, and why, beyond what follows from selects, reuses and training.
     lasting: attaching it is slow, so that it stays attached (to a copy of the model) while latency is measured.
     least_steps: how few sampling steps it works with.
@@ -165,7 +165,7 @@ class Method(Renamed, ABC, old_names=_OLD_NAMES):
     selects: ClassVar[Literal["", "fixed", "changing"]] = ""
     reuses: ClassVar[Literal["", "parts", "blocks"]] = ""
     copes: ClassVar[frozenset[Literal["branches", "late start"]]] = frozenset()
-    rank: ClassVar[int] = 0
+    attach_order: ClassVar[int] = 0
     refuses: ClassVar[Mapping[str, str]] = {}
     lasting: ClassVar[bool] = False
     least_steps: ClassVar[int] = 1

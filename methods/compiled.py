@@ -30,7 +30,7 @@ class Compiled(Method):
     Settings = CompileSettings
     parts = frozenset()
     compresses = False
-    rank = 3
+    attach_order = 3
     lasting = True
     strength = ""
     source = "Ansel et al., 2024, PyTorch 2"

@@ -194,7 +194,7 @@ def test_one_step_is_refused(model: Model, method: Method) -> None:
     assert clean(model)
 
 
-@pytest.mark.parametrize("method", [one for one in ALL if one.rank], ids=name_of)
+@pytest.mark.parametrize("method", [one for one in ALL if one.attach_order], ids=name_of)
 def test_somebody_elses_hooks_are_refused_and_kept(model: Model, method: Method) -> None:
     transformer = model.backbone.transformer
     config = PyramidAttentionBroadcastConfig(
