@@ -97,7 +97,7 @@ def ready(
     model: Model, method: Method, state: State | None, *, guided: bool | None
 ) -> Iterator[Callable[[], AbstractContextManager[None]]]:
     """What puts the method on, quickly: one that takes long stays on a copy of the denoiser."""
-    if not method.lasting:
+    if not method.slow_to_attach:
         yield lambda: running(model, method, state, guided=guided)
         return
     pipeline, original = model.pipeline, model.backbone.transformer
@@ -129,9 +129,9 @@ def stepping(backbone: Backbone, method: Method, state: State | None) -> Iterato
 
 
 @contextmanager
-def kept_on(put_on: Callable[[], AbstractContextManager[None]], lasting: bool) -> Iterator[Callable[[], Any]]:
-    """What puts a method on around each run; a lasting one is on already."""
-    if not lasting:
+def kept_on(put_on: Callable[[], AbstractContextManager[None]], slow_to_attach: bool) -> Iterator[Callable[[], Any]]:
+    """What puts a method on around each run; one that is slow to attach is on already."""
+    if not slow_to_attach:
         yield put_on
         return
     with put_on():

@@ -122,7 +122,7 @@ def _composition(classes: tuple[type[Method], ...]) -> type[Method]:
         "requires": frozenset().union(*(cls.requires for cls in classes)),
         "needs_state": any(cls.needs_state for cls in classes),
         "compresses": any(cls.compresses for cls in classes),
-        "lasting": any(cls.lasting for cls in classes),
+        "slow_to_attach": any(cls.slow_to_attach for cls in classes),
         "least_steps": max(cls.least_steps for cls in classes),
         "adaptive": any(cls.adaptive for cls in classes),
         "training": max((cls.training for cls in classes), key=("free", "calibrated", "trained").index),

@@ -119,7 +119,7 @@ class Control:
     idle: str = ""
 
 
-_OLD_NAMES = {"needs": "requires", "rank": "attach_order"}
+_OLD_NAMES = {"needs": "requires", "rank": "attach_order", "lasting": "slow_to_attach"}
 
 
 class Method(Renamed, ABC, old_names=_OLD_NAMES):
@@ -144,7 +144,7 @@ class Method(Renamed, ABC, old_names=_OLD_NAMES):
         is above 0. What it cannot cope with is refused.
     attach_order: compositions attach methods in this order, equal ones as written; above 0 it is outside of any part.
     refuses: methods that it cannot work with, and why, beyond what follows from selects, reuses and training.
-    lasting: attaching it is slow, so that it stays attached (to a copy of the model) while latency is measured.
+    slow_to_attach: attaching it is slow, so that it stays attached (to a copy of the model) while latency is measured.
     least_steps: how few sampling steps it works with.
     adaptive: how much it computes depends on the image, so that images are made one at a time and each is costed.
     tabled: its ratios are a table by layer and timestep region.
@@ -167,7 +167,7 @@ class Method(Renamed, ABC, old_names=_OLD_NAMES):
     copes: ClassVar[frozenset[Literal["branches", "late start"]]] = frozenset()
     attach_order: ClassVar[int] = 0
     refuses: ClassVar[Mapping[str, str]] = {}
-    lasting: ClassVar[bool] = False
+    slow_to_attach: ClassVar[bool] = False
     least_steps: ClassVar[int] = 1
     adaptive: ClassVar[bool] = False
     tabled: ClassVar[bool] = False

@@ -31,7 +31,7 @@ class Compiled(Method):
     parts = frozenset()
     compresses = False
     attach_order = 3
-    lasting = True
+    slow_to_attach = True
     strength = ""
     source = "Ansel et al., 2024, PyTorch 2"
 

@@ -108,7 +108,7 @@ def measured(
 @contextmanager
 def _place(on: Subject, candidate: Candidate) -> Iterator[Backbone]:
     """The backbone that carries the method: a copy for one that takes long to put on."""
-    yield type(on.backbone)(copy.deepcopy(on.backbone.transformer)) if candidate.method.lasting else on.backbone
+    yield type(on.backbone)(copy.deepcopy(on.backbone.transformer)) if candidate.method.slow_to_attach else on.backbone
 
 
 def _timed(
@@ -119,17 +119,17 @@ def _timed(
     dense, method = stepper(on.backbone, candidate, given), stepper(own, candidate, given)
     clock = latency.clock(device)
     about = f"a denoiser step at batch {setup.batch}, {clock}" + (f", mode {mode}" if mode != "eager" else "")
-    lasting = candidate.method.lasting
+    slow_to_attach = candidate.method.slow_to_attach
     found: dict[str, Estimate] = {}
 
     def on_own() -> Any:
         return attach.stepping(own, candidate.method, candidate.state)
 
     seen = limit.Seen()
-    if not lasting:
+    if not slow_to_attach:
         with on_own(), seen.on(own):
             method()
-    with modes.compiling(mode, {on.backbone, own}), attach.kept_on(on_own, lasting) as inside:
+    with modes.compiling(mode, {on.backbone, own}), attach.kept_on(on_own, slow_to_attach) as inside:
         with inside():
             peak = memory.peak(method, device)
             if device.type == "cpu":
@@ -155,7 +155,7 @@ def _timed(
             )  # fmt: skip
         with contexts[1]():
             found |= worked(runs[1], device, about)
-    if mode == "eager" and not lasting:  # what torch.compile or a graph has made cannot be looked into
+    if mode == "eager" and not slow_to_attach:  # what torch.compile or a graph has made cannot be looked into
 
         def read() -> float:
             latency.synchronize(device)
