@@ -119,7 +119,7 @@ class Control:
     idle: str = ""
 
 
-_OLD_NAMES = {"needs": "requires", "rank": "attach_order", "lasting": "slow_to_attach"}
+_OLD_NAMES = {"needs": "requires", "rank": "attach_order", "lasting": "slow_to_attach", "tabled": "per_layer_ratios"}
 
 
 class Method(Renamed, ABC, old_names=_OLD_NAMES):
@@ -147,7 +147,7 @@ class Method(Renamed, ABC, old_names=_OLD_NAMES):
     slow_to_attach: attaching it is slow, so that it stays attached (to a copy of the model) while latency is measured.
     least_steps: how few sampling steps it works with.
     adaptive: how much it computes depends on the image, so that images are made one at a time and each is costed.
-    tabled: its ratios are a table by layer and timestep region.
+    per_layer_ratios: it has a ratio for each layer and timestep region.
     host: names of the state's tensors whose values Python reads, so that they stay in main memory.
     strength: the setting that makes it cheaper as it grows.
     sweep: its default values, for a strength that is no ratio.
@@ -170,7 +170,7 @@ class Method(Renamed, ABC, old_names=_OLD_NAMES):
     slow_to_attach: ClassVar[bool] = False
     least_steps: ClassVar[int] = 1
     adaptive: ClassVar[bool] = False
-    tabled: ClassVar[bool] = False
+    per_layer_ratios: ClassVar[bool] = False
     host: ClassVar[frozenset[str]] = frozenset()
     strength: ClassVar[str] = "ratio"
     sweep: ClassVar[tuple[Any, ...]] = ()
@@ -224,7 +224,7 @@ class Method(Renamed, ABC, old_names=_OLD_NAMES):
 
     def cost_state(self, backbone: Backbone, table: Tensor | None = None) -> State | None:
         """A made-up adapter state at which the method costs what it would with a fitted one; None: it needs none.
-        table: (layers, regions), compression ratios for a method that is `tabled`. Raises UserError where cost depends
+        table: (layers, regions), compression ratios for a method with `per_layer_ratios`. Raises UserError where cost depends
         on what a fit finds."""
         if not self.needs_state:
             return None

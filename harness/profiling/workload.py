@@ -102,7 +102,7 @@ def _by_key(points: Sequence[Point], chosen: Sequence[Candidate]) -> Callable[[P
 def _of_point(point: Point, profile: Profile, on: Subject) -> Candidate:
     cls = method_class(point.method)
     ratios = None
-    if cls.tabled and profile.ratio_table is not None:
+    if cls.per_layer_ratios and profile.ratio_table is not None:
         ratios = ratio_table.read(profile.ratio_table, on.backbone.layers)
     return _candidate(cls(cls.Settings.model_validate(point.settings)), on, ratios, profile.ratio_table)
 
@@ -153,18 +153,18 @@ def candidates(profile: Profile, on: Subject) -> list[Candidate]:
     classes = [method_class(spec.name) for spec in specs]
     ratios = None
     if profile.ratio_table is not None:
-        if not any(cls.tabled for cls in classes):
+        if not any(cls.per_layer_ratios for cls in classes):
             raise UserError("--ratio-table was given, and no method of this profile takes one; add diffcr to --methods")
         ratios = ratio_table.read(profile.ratio_table, on.backbone.layers)
     found = []
     for spec, cls in zip(specs, classes, strict=True):
-        if ratios is not None and cls.tabled:
+        if ratios is not None and cls.per_layer_ratios:
             mean = round(float(ratios.mean()), 6)
             spec = spec.model_copy(update={"settings": spec.settings | {"ratio": mean}})
         for method in config.settings_of(spec, profile.ratios):
             if refusal := _refusal(method, on.backbone):
                 raise UserError(f"method {method.name!r} cannot be profiled on {profile.model}: {refusal}")
-            found.append(_candidate(method, on, ratios if method.tabled else None, profile.ratio_table))
+            found.append(_candidate(method, on, ratios if method.per_layer_ratios else None, profile.ratio_table))
     return found
 
 
@@ -201,7 +201,7 @@ def _candidate(method: Method, on: Subject, ratios: Any, path: Path | None) -> C
             return Candidate(method, state, f"adapter {method.adapter()}", _regions(method, state), digest)
         except UserError:
             pass  # cost needs no training
-    told = f"random, ratio {method.ratio:g} in all layers" if method.tabled else "random"
+    told = f"random, ratio {method.ratio:g} in all layers" if method.per_layer_ratios else "random"
     return Candidate(method, method.cost_state(on.backbone), told)
 
 

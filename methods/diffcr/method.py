@@ -64,7 +64,7 @@ class DiffCR(Method):
     source = "You et al., 2025, Layer- and Timestep-Adaptive Differentiable Token Compression Ratios (DiffCR)"
     training = "trained"
     selects = "changing"
-    tabled = True
+    per_layer_ratios = True
     host = frozenset({"ratios"})
     settings: DiffCRSettings
 
