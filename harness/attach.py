@@ -37,8 +37,8 @@ def attached(backbone: Backbone, method: Method, state: State | None) -> Iterato
         if state is not None:
             for one in (state, *state.parts.values()):
                 stack.enter_context(lora.merged(backbone.transformer, one.tensors))
-            host = frozenset[str]().union(*(one.host for one in method.members()))
-            state = _moved(state, next(backbone.transformer.parameters()).device, host)
+            cpu_tensors = frozenset[str]().union(*(one.cpu_tensors for one in method.members()))
+            state = _moved(state, next(backbone.transformer.parameters()).device, cpu_tensors)
         stack.enter_context(put_on(backbone, method, state))
         yield
 
@@ -74,14 +74,14 @@ def _steps_that_it_takes(backbone: Backbone, method: Method) -> Iterator[None]:
         yield
 
 
-def _moved(state: State, device: torch.device, host: frozenset[str]) -> State:
-    """Without LoRA, on the device, but for what is read on the host."""
+def _moved(state: State, device: torch.device, cpu_tensors: frozenset[str]) -> State:
+    """Without LoRA, on the device, but for what Python reads."""
     tensors = {
-        name: tensor if name in host else tensor.to(device)
+        name: tensor if name in cpu_tensors else tensor.to(device)
         for name, tensor in state.tensors.items()
         if not name.startswith("lora.")
     }
-    parts = {name: _moved(part, device, host) for name, part in state.parts.items()}
+    parts = {name: _moved(part, device, cpu_tensors) for name, part in state.parts.items()}
     return replace(state, tensors=tensors, parts=parts)
 
 

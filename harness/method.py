@@ -119,7 +119,13 @@ class Control:
     idle: str = ""
 
 
-_OLD_NAMES = {"needs": "requires", "rank": "attach_order", "lasting": "slow_to_attach", "tabled": "per_layer_ratios"}
+_OLD_NAMES = {
+    "needs": "requires",
+    "rank": "attach_order",
+    "lasting": "slow_to_attach",
+    "tabled": "per_layer_ratios",
+    "host": "cpu_tensors",
+}
 
 
 class Method(Renamed, ABC, old_names=_OLD_NAMES):
@@ -148,7 +154,7 @@ class Method(Renamed, ABC, old_names=_OLD_NAMES):
     least_steps: how few sampling steps it works with.
     adaptive: how much it computes depends on the image, so that images are made one at a time and each is costed.
     per_layer_ratios: it has a ratio for each layer and timestep region.
-    host: names of the state's tensors whose values Python reads, so that they stay in main memory.
+    cpu_tensors: names of the state's tensors whose values Python reads, so that they stay in main memory.
     strength: the setting that makes it cheaper as it grows.
     sweep: its default values, for a strength that is no ratio.
     """
@@ -171,7 +177,7 @@ class Method(Renamed, ABC, old_names=_OLD_NAMES):
     least_steps: ClassVar[int] = 1
     adaptive: ClassVar[bool] = False
     per_layer_ratios: ClassVar[bool] = False
-    host: ClassVar[frozenset[str]] = frozenset()
+    cpu_tensors: ClassVar[frozenset[str]] = frozenset()
     strength: ClassVar[str] = "ratio"
     sweep: ClassVar[tuple[Any, ...]] = ()
 

@@ -25,7 +25,7 @@ class Depth(Method):
 
     name = "depth"
     needs_state = True
-    host = frozenset({"order"})
+    cpu_tensors = frozenset({"order"})
     source = "Kim et al., 2024, BK-SDM: A Lightweight, Fast, and Cheap Version of Stable Diffusion"
     training: ClassVar[Training] = "calibrated"
 

@@ -65,7 +65,7 @@ class DiffCR(Method):
     training = "trained"
     selects = "changing"
     per_layer_ratios = True
-    host = frozenset({"ratios"})
+    cpu_tensors = frozenset({"ratios"})
     settings: DiffCRSettings
 
     @property
