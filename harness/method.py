@@ -230,8 +230,8 @@ class Method(Renamed, ABC, old_names=_OLD_NAMES):
 
     def cost_state(self, backbone: Backbone, table: Tensor | None = None) -> State | None:
         """A made-up adapter state at which the method costs what it would with a fitted one; None: it needs none.
-        table: (layers, regions), compression ratios for a method with `per_layer_ratios`. Raises UserError where cost depends
-        on what a fit finds."""
+        table: (layers, regions), compression ratios for a method with `per_layer_ratios`. Raises UserError where cost
+        depends on what a fit finds."""
         if not self.needs_state:
             return None
         raise UserError(f"what method {self.name!r} costs depends on its adapter, and no cost is made up for it; fit "

@@ -24,7 +24,8 @@ class Renamed:
         cls._old_names = {**cls._old_names, **(old_names or {})}
         for old, new in cls._old_names.items():
             if old in vars(cls) and new not in vars(cls):  # with both, it works with releases before and after
-                _warn(f"{cls.__name__}.{old}", new, stacklevel=4 if isinstance(cls, ABCMeta) else 3)  # ABCMeta makes its classes in Python
+                made_in_python = isinstance(cls, ABCMeta)  # by a frame of its own
+                _warn(f"{cls.__name__}.{old}", new, stacklevel=4 if made_in_python else 3)
                 setattr(cls, new, vars(cls)[old])
             if new in vars(cls):
                 setattr(cls, old, _Old(cls, old, new))

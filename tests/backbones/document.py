@@ -59,8 +59,8 @@ def markdown() -> str:
             "# Backbones",
             "Written by `python tests/backbones/document.py` from the families that the contract in "
             "`tests/backbones/contract.py` runs on, each as a shrunken random instance of the true class. *Parts* are "
-            "those that every layer has; *capabilities* are what some methods need beside them; *grids* are square where "
-            "the model itself takes no others.",
+            "those that every layer has; *capabilities* are what some methods need beside them; *grids* are square "
+            "where the model itself takes no others.",
             table(("name", "what it is", "classes", "grids", "parts", "capabilities"), support),
             "Tested on their own: " + ", ".join(f"`{name}` in `{where}`" for name, where in ELSEWHERE.items()) + ".",
             "## What every family passes",
