@@ -87,9 +87,9 @@ class Composition(Method):
                 stack.enter_context(put_on(backbone, one, states.get(one.name)))
             yield
 
-    def reached(self, state: State | None) -> float | None:
+    def effective_ratio(self, state: State | None) -> float | None:
         states = state.parts if state is not None else {}
-        ratios = [one.reached(states.get(one.name)) for one in self._members if one.ratio is not None]
+        ratios = [one.effective_ratio(states.get(one.name)) for one in self._members if one.ratio is not None]
         return ratios[0] if ratios else None
 
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:

@@ -107,7 +107,7 @@ class OpenWorkload:
         is restored. A point whose images and costs are there, under other metrics, is judged alone."""
         process = ProcessState.now()
         began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
-        made, outcome, reason, trace, reached = _Made(), "ok", "", "", None
+        made, outcome, reason, trace, effective_ratio = _Made(), "ok", "", "", None
         tell = _prefixed(progress, point.label)
         own: set[str] = set()
         try:
@@ -116,7 +116,7 @@ class OpenWorkload:
             method = self.method(point)
             own = set[str]().union(*(one.files() for one in method.members()))
             state = adapters.state_of(method, self.model)
-            reached = method.reached(state) if method.ratio is not None else None
+            effective_ratio = method.effective_ratio(state) if method.ratio is not None else None
             lost = self._passes(point, method, state, folder, made, tell)
             if lost:
                 outcome, reason = "incomplete", "; ".join(lost)
@@ -126,9 +126,9 @@ class OpenWorkload:
             reason = f"{f'{reason}; ' if outcome == 'failed' else ''}it left behind: {', '.join(left)}"
             outcome = "failed"
         if outcome == "failed":
-            made, reached = _Made(), None
+            made, effective_ratio = _Made(), None
         return self.record(
-            point, outcome=outcome, reason=reason, traceback=trace, ratio_reached=reached, estimates=made.estimates,
+            point, outcome=outcome, reason=reason, traceback=trace, ratio_reached=effective_ratio, estimates=made.estimates,
             samples=made.samples, judged=made.judged, started=started, seconds=time.monotonic() - began, **made.paths,
             **({"environment": made.environment} if made.environment else {}),
         )  # fmt: skip

@@ -125,6 +125,7 @@ _OLD_NAMES = {
     "lasting": "slow_to_attach",
     "tabled": "per_layer_ratios",
     "host": "cpu_tensors",
+    "reached": "effective_ratio",
 }
 
 
@@ -245,7 +246,7 @@ class Method(Renamed, ABC, old_names=_OLD_NAMES):
         """(layers, regions), where an adapter state holds a compression ratio for each."""
         return None if state is None else state.tensors.get("ratios")
 
-    def reached(self, state: State | None) -> float | None:
+    def effective_ratio(self, state: State | None) -> float | None:
         """The mean compression ratio that really runs, where it may differ from the one asked for."""
         return self.ratio
 

@@ -42,7 +42,7 @@ class Depth(Method):
         found: list[int] = order[: dropped_count(self.ratio or 0.0, len(order))].tolist()
         return found
 
-    def reached(self, state: State | None) -> float | None:
+    def effective_ratio(self, state: State | None) -> float | None:
         if state is None:
             return self.ratio
         order = state.tensors["order"]

@@ -58,7 +58,7 @@ class Sensitivity(Method):
         with routed.on(backbone, block, range(min(chosen.first_layers, last), last)):
             yield
 
-    def reached(self, state: State | None) -> float | None:
+    def effective_ratio(self, state: State | None) -> float | None:
         return None if self.settings.first_layers or self.settings.last_layers else self.ratio
 
     def cost_state(self, backbone: Backbone, table: Tensor | None = None) -> State:

@@ -110,7 +110,7 @@ class ToMe(Method):
                 stack.enter_context(backbone.advise("self_attention", weighed, layers))
             yield
 
-    def reached(self, state: State | None) -> float | None:
+    def effective_ratio(self, state: State | None) -> float | None:
         return self.ratio if self.settings.everywhere else None  # type: ignore[attr-defined]
 
 

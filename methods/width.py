@@ -60,7 +60,7 @@ class Width(Method):
         with backbone.pruned_width(*_importance(state).kept(self.ratio or 0.0)):
             yield
 
-    def reached(self, state: State | None) -> float | None:
+    def effective_ratio(self, state: State | None) -> float | None:
         """The mean of both shares that went."""
         if state is None:
             return self.ratio

@@ -36,7 +36,7 @@ def test_diffcr_follows_its_table_by_layer_and_region(model: Model) -> None:
     for handle in handles:
         handle.remove()
     assert counts == {0: [128, 128, 256, 256], 1: [256] * 4, 2: [205, 205, 26, 26]}
-    assert method.reached(state) == pytest.approx((0.5 + 0 + 0.2 + 0.9) / 6)
+    assert method.effective_ratio(state) == pytest.approx((0.5 + 0 + 0.2 + 0.9) / 6)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_a_settled_fit_runs_the_bins_of_inference(model: Model) -> None:
     with fitting.attach():
         settled = out()
     state = fitting.state()
-    assert method.reached(state) == pytest.approx(0.2, abs=0.1 / 12)
+    assert method.effective_ratio(state) == pytest.approx(0.2, abs=0.1 / 12)
     with attached(backbone, method, state):
         assert torch.equal(out(), settled)
 

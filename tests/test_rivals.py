@@ -79,7 +79,7 @@ def test_tome_spares_the_layers_and_steps_that_it_must(model: Model) -> None:
     seen = calls(model, method, None)
     expected = [[(0, 256), (1, 128 if step == 1 else 256), (2, 256)] for step in range(4)]
     assert seen == [call for step in expected for call in step]
-    assert method.reached(None) is None and ToMe(ToMeSettings(ratio=0.5)).reached(None) == 0.5
+    assert method.effective_ratio(None) is None and ToMe(ToMeSettings(ratio=0.5)).effective_ratio(None) == 0.5
 
 
 def test_tome_merges_up_to_one_token_per_window(model: Model) -> None:
@@ -118,7 +118,7 @@ def test_depth_drops_whole_blocks(model: Model) -> None:
     state = State({"order": torch.tensor([1, 0, 2])})
     method = Depth(Depth.Settings(ratio=0.3))
     assert calls(model, method, state) == [(layer, 256) for _ in range(4) for layer in (0, 2)]
-    assert method.reached(state) == pytest.approx(1 / 3)
+    assert method.effective_ratio(state) == pytest.approx(1 / 3)
     block = 2 * block_macs(TOKENS, WIDTH, networks.TEXT_TOKENS).total / 1e9
     assert gmacs(model, Depth(Depth.Settings(ratio=0.0))) - gmacs(model, method, state) == pytest.approx(block)
 
@@ -165,7 +165,7 @@ def test_width_takes_heads_and_channels_out(model: Model) -> None:
     attention, mlp = 2 * TOKENS * TOKENS * WIDTH + 4 * TOKENS * WIDTH**2, 8 * TOKENS * WIDTH**2
     spared = 2 * LAYERS * (attention + mlp) / 2 / 1e9  # half of both, for both CFG halves
     assert gmacs(model, Width(Width.Settings(ratio=0.0))) - gmacs(model, method, state) == pytest.approx(spared)
-    assert method.reached(state) == 0.5
+    assert method.effective_ratio(state) == 0.5
 
 
 def test_narrow_weights_give_what_masks_give(model: Model) -> None:

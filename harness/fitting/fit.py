@@ -131,7 +131,7 @@ def fit(
     def keep(method: Method, tolerance: float) -> tuple[Path, Method]:
         state = fitting.state()
         tensors = {**state.tensors, **(lora.tensors(backbone) if adapted else {})}
-        honest = _named_as_reached(method, state, tolerance) if fitting.learned else method
+        honest = _named_by_effective_ratio(method, state, tolerance) if fitting.learned else method
         path = out / f"{honest.adapter()}.safetensors"
         if accelerator.is_main_process and path not in paths:  # a by-product never takes a settled adapter's place
             settings = honest.settings.model_dump(mode="json")
@@ -194,12 +194,12 @@ def _passed(method: Method, ratio: float) -> Method:
     return type(method)(made.settings.model_copy(update={"trajectory": True}))
 
 
-def _named_as_reached(method: Method, state: State, tolerance: float) -> Method:
+def _named_by_effective_ratio(method: Method, state: State, tolerance: float) -> Method:
     """The method with the ratio that its fit really reached, where that is further off the target than `tolerance`."""
-    reached = method.reached(state)
-    if reached is None or method.ratio is None or abs(reached - method.ratio) <= tolerance:
+    effective = method.effective_ratio(state)
+    if effective is None or method.ratio is None or abs(effective - method.ratio) <= tolerance:
         return method
-    return _at(method, round(reached, 3))
+    return _at(method, round(effective, 3))
 
 
 def _watch(

@@ -74,7 +74,7 @@ class OpenStep:
         ran = outcome == "ok" and method.ratio is not None
         return self.record(
             point, outcome=outcome, reason=reason, traceback=trace, estimates=estimates, samples=samples,
-            ratio_reached=method.reached(candidate.state) if ran else None, started=started,
+            ratio_reached=method.effective_ratio(candidate.state) if ran else None, started=started,
             seconds=time.monotonic() - began,
         )  # fmt: skip
 

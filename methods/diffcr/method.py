@@ -142,7 +142,7 @@ class DiffCR(Method):
         with backbone.on_step(enter), routed.on(backbone, block, layers):
             yield
 
-    def reached(self, state: State | None) -> float | None:
+    def effective_ratio(self, state: State | None) -> float | None:
         """Mean of the frozen ratios over layers and sampling steps."""
         if state is None:
             return None
