@@ -126,6 +126,7 @@ _OLD_NAMES = {
     "tabled": "per_layer_ratios",
     "host": "cpu_tensors",
     "reached": "effective_ratio",
+    "cost_state": "dummy_state",
 }
 
 
@@ -229,7 +230,7 @@ class Method(Renamed, ABC, old_names=_OLD_NAMES):
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
         """Make the backbone cheaper inside this context."""
 
-    def cost_state(self, backbone: Backbone, table: Tensor | None = None) -> State | None:
+    def dummy_state(self, backbone: Backbone, table: Tensor | None = None) -> State | None:
         """A made-up adapter state at which the method costs what it would with a fitted one; None: it needs none.
         table: (layers, regions), compression ratios for a method with `per_layer_ratios`. Raises UserError where cost
         depends on what a fit finds."""

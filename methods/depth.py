@@ -48,7 +48,7 @@ class Depth(Method):
         order = state.tensors["order"]
         return len(self._dropped(order)) / len(order)
 
-    def cost_state(self, backbone: Backbone, table: Tensor | None = None) -> State:
+    def dummy_state(self, backbone: Backbone, table: Tensor | None = None) -> State:
         return State({"order": torch.arange(backbone.layers)})
 
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:

@@ -61,7 +61,7 @@ class Sensitivity(Method):
     def effective_ratio(self, state: State | None) -> float | None:
         return None if self.settings.first_layers or self.settings.last_layers else self.ratio
 
-    def cost_state(self, backbone: Backbone, table: Tensor | None = None) -> State:
+    def dummy_state(self, backbone: Backbone, table: Tensor | None = None) -> State:
         weight = Routers(backbone.layers, backbone.width).weight.detach()
         return State({"router": weight.to(next(backbone.transformer.parameters()).dtype)})
 

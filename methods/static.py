@@ -72,7 +72,7 @@ class Static(Method):
         with backbone.advise("block", block):
             yield
 
-    def cost_state(self, backbone: Backbone, table: Tensor | None = None) -> State | None:
+    def dummy_state(self, backbone: Backbone, table: Tensor | None = None) -> State | None:
         return State({"importance": strided(0, 16, 16).expand(backbone.layers, 16, 16)}) if self.needs_state else None
 
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:

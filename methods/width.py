@@ -69,7 +69,7 @@ class Width(Method):
         shares = [1 - len(index[0]) / scores.shape[1] for scores, index in zip(found, kept, strict=True)]
         return sum(shares) / len(shares)
 
-    def cost_state(self, backbone: Backbone, table: Tensor | None = None) -> State:
+    def dummy_state(self, backbone: Backbone, table: Tensor | None = None) -> State:
         heads, channels = (torch.arange(float(size)).expand(backbone.layers, size) for size in backbone.extent())
         return State({"heads": heads, "channels": channels})
 

@@ -187,7 +187,7 @@ def _candidate(method: Method, on: Subject, ratios: Any, path: Path | None) -> C
     if ratios is not None:
         return Candidate(
             method,
-            method.cost_state(on.backbone, ratios),
+            method.dummy_state(on.backbone, ratios),
             f"random routers, ratios of {path}",
             ratios.shape[1],
             hashlib.sha256(ratios.numpy().tobytes()).hexdigest(),
@@ -202,7 +202,7 @@ def _candidate(method: Method, on: Subject, ratios: Any, path: Path | None) -> C
         except UserError:
             pass  # cost needs no training
     told = f"random, ratio {method.ratio:g} in all layers" if method.per_layer_ratios else "random"
-    return Candidate(method, method.cost_state(on.backbone), told)
+    return Candidate(method, method.dummy_state(on.backbone), told)
 
 
 def _regions(method: Method, state: State | None) -> int:

@@ -149,7 +149,7 @@ class DiffCR(Method):
         table = state.tensors["ratios"]
         return float((table.mean(0) * step_shares(state.facts["steps"], table.shape[1])).sum())
 
-    def cost_state(self, backbone: Backbone, table: Tensor | None = None) -> State:
+    def dummy_state(self, backbone: Backbone, table: Tensor | None = None) -> State:
         """Without a table, every layer has the ratio that is asked for."""
         ratios = torch.full((backbone.layers, 1), self.ratio or 0.0) if table is None else table
         made = random_routers(backbone)
