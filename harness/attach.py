@@ -120,7 +120,7 @@ def ready(
 def stepping(backbone: Backbone, method: Method, state: State | None) -> Iterator[None]:
     """The method is on for single calls of the denoiser, whose batches hold both CFG halves where the family has
     them."""
-    before, backbone.guided = backbone.guided, backbone.halves
+    before, backbone.guided = backbone.guided, backbone.batched_cfg
     try:
         with attached(backbone, method, state):
             yield

@@ -26,7 +26,7 @@ class DiT(PixArt):
 
     classes = frozenset({"DiTTransformer2DModel"})
     parts: ClassVar[frozenset[Part]] = frozenset({"block", "self_attention", "mlp"})
-    halves = False
+    batched_cfg = False
     norm_type = "ada_norm_zero"
 
     def linear_names(self) -> list[str]:

@@ -33,7 +33,7 @@ class Flux(Joint):
 
     classes = frozenset({"FluxTransformer2DModel"})
     parts: ClassVar[frozenset[Part]] = frozenset({"block", "self_attention"})
-    halves = False
+    batched_cfg = False
     rows_per_image = 1
     uses_positions = True
     timestep_unit = 1000.0

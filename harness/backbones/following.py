@@ -27,14 +27,14 @@ def follow(clock: SamplerClock, pipeline: Any, guided: bool | None = None) -> It
     """
     current = pipeline if isinstance(pipeline, weakref.ref) else lambda: pipeline
     before = clock.guided
-    clock.guided = guided if clock.halves else False
+    clock.guided = guided if clock.batched_cfg else False
     sampler = _Sampler(clock, current)
     with ExitStack() as stack:
         stack.callback(setattr, clock, "guided", before)
         stack.callback(sampler.let_go)
         sampler.watch(current().scheduler)  # type: ignore[union-attr]  # alive: the caller holds it
         stack.enter_context(clock.before_call(sampler.look))
-        if guided is None and clock.halves:
+        if guided is None and clock.batched_cfg:
             flag = stack.enter_context(_flag(current))
             stack.enter_context(clock.before_call(lambda: setattr(clock, "guided", flag())))
         yield

@@ -19,16 +19,19 @@ from harness.renamed import Renamed
 from harness.spec import Step
 
 
-class SamplerClock(Renamed, ABC):
+_OLD_NAMES = {"halves": "batched_cfg"}
+
+
+class SamplerClock(Renamed, ABC, old_names=_OLD_NAMES):
     """The current sampling step of a denoiser, and who wants to know of it.
 
-    halves: False where guidance is distilled into the model, so that no batch holds CFG halves. guided: whether the
-    batches of a generation hold both CFG halves, the unconditional one first; None: unknown. reduced: whether the
-    sampler takes fewer steps than the pipeline asked it for. start: index of the present image's first step, above 0
-    where the sampler starts from a noised image.
+    batched_cfg: whether guided batches hold both CFG halves; False where guidance is distilled into the model.
+    guided: whether the batches of a generation hold both CFG halves, the unconditional one first; None: unknown.
+    reduced: whether the sampler takes fewer steps than the pipeline asked it for.
+    start: index of the present image's first step, above 0 where the sampler starts from a noised image.
     """
 
-    halves: ClassVar[bool] = True
+    batched_cfg: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._clock: Step | None = None

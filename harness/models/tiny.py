@@ -80,7 +80,7 @@ class Tiny:
         both halves, classifier-free guidance. size: one of `sizes`, by default the first. The global random state
         stays as it is."""
         scheduler: Any = FlowMatchEulerDiscreteScheduler() if self.name in _FLOW else DPMSolverMultistepScheduler()
-        backbone, guided = self.backbone, self.backbone.halves
+        backbone, guided = self.backbone, self.backbone.batched_cfg
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             given = backbone.inputs(images * (1 + guided), text_tokens=_TEXT, size=size or self.sizes[0])
