@@ -19,7 +19,7 @@ from harness.renamed import Renamed
 from harness.spec import Step
 
 
-_OLD_NAMES = {"halves": "batched_cfg"}
+_OLD_NAMES = {"halves": "batched_cfg", "hold": "freeze_step"}
 
 
 class SamplerClock(Renamed, ABC, old_names=_OLD_NAMES):
@@ -36,7 +36,7 @@ class SamplerClock(Renamed, ABC, old_names=_OLD_NAMES):
     def __init__(self) -> None:
         self._clock: Step | None = None
         self._timesteps: Sequence[float] = ()
-        self._held = False
+        self._frozen = False
         self._stepped = False  # the sampler has stepped since the last call of the denoiser
         self._resets: list[Callable[[], None]] = []
         self._followers: list[Callable[[Step], None]] = []
@@ -87,22 +87,22 @@ class SamplerClock(Renamed, ABC, old_names=_OLD_NAMES):
     @contextmanager
     def at(self, step: Step) -> Iterator[None]:
         """Pin the clock, as training does."""
-        before, held, start = self._clock, self._held, self.start
-        self._clock, self._held, self.start = step, True, 0
+        before, frozen, start = self._clock, self._frozen, self.start
+        self._clock, self._frozen, self.start = step, True, 0
         self._tell()
         try:
             yield
         finally:
-            self._clock, self._held, self.start = before, held, start
+            self._clock, self._frozen, self.start = before, frozen, start
 
     @contextmanager
-    def hold(self) -> Iterator[None]:
+    def freeze_step(self) -> Iterator[None]:
         """Calls of the transformer in here do not advance the clock (replays for counting)."""
-        before, self._held = self._held, True
+        before, self._frozen = self._frozen, True
         try:
             yield
         finally:
-            self._held = before
+            self._frozen = before
 
     @contextmanager
     def shortened(self, steps: Callable[[int], int]) -> Iterator[None]:
@@ -156,9 +156,9 @@ class SamplerClock(Renamed, ABC, old_names=_OLD_NAMES):
 
     def _advance(self, timestep: Tensor | float | None, unit: float = 1.0) -> None:
         """The sampler calls the denoiser at a timestep, whose `unit` is so many of the sampler's; None: its calls carry
-        none, and each is a step. A pinned or held clock stays. Raises UserError for a timestep that is none of the
+        none, and each is a step. A pinned or frozen clock stays. Raises UserError for a timestep that is none of the
         sampler's."""
-        if self._held:
+        if self._frozen:
             return
         for look in self._before_call:
             look()
