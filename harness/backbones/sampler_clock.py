@@ -19,7 +19,7 @@ from harness.renamed import Renamed
 from harness.spec import Step
 
 
-_OLD_NAMES = {"halves": "batched_cfg", "hold": "freeze_step"}
+_OLD_NAMES = {"halves": "batched_cfg", "hold": "freeze_step", "shortened": "reduced_steps"}
 
 
 class SamplerClock(Renamed, ABC, old_names=_OLD_NAMES):
@@ -40,7 +40,7 @@ class SamplerClock(Renamed, ABC, old_names=_OLD_NAMES):
         self._stepped = False  # the sampler has stepped since the last call of the denoiser
         self._resets: list[Callable[[], None]] = []
         self._followers: list[Callable[[Step], None]] = []
-        self._shortened: list[Callable[[int], int]] = []
+        self._reductions: list[Callable[[int], int]] = []
         self._before_call: list[Callable[[], None]] = []
         self.guided: bool | None = None
         self.reduced = False
@@ -105,18 +105,18 @@ class SamplerClock(Renamed, ABC, old_names=_OLD_NAMES):
             self._frozen = before
 
     @contextmanager
-    def shortened(self, steps: Callable[[int], int]) -> Iterator[None]:
+    def reduced_steps(self, steps: Callable[[int], int]) -> Iterator[None]:
         """Samplers take `steps(n)` steps where they were asked for n."""
-        self._shortened.append(steps)
+        self._reductions.append(steps)
         try:
             with self._watch():  # so that a sampler that was not asked is noticed
                 yield
         finally:
-            self._shortened.remove(steps)
+            self._reductions.remove(steps)
 
     def sampler_steps(self, asked: int) -> int:
         """How many steps a sampler takes that was asked for so many."""
-        for steps in self._shortened:
+        for steps in self._reductions:
             asked = steps(asked)
         return asked
 
