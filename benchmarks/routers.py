@@ -32,7 +32,7 @@ import yaml
 from pydantic import BaseModel
 
 from harness.attach import attached
-from harness.backbones.following import follow
+from harness.backbones.following import track_sampler
 from harness.compose import method_class
 from harness.fitting.options import FitOptions
 from harness.fitting.request import Request
@@ -65,7 +65,7 @@ class Bench:
         """Images (B, 3, S, S)."""
         task = TextToImage(model, steps=self.steps, guidance=2.0)
         with ExitStack() as stack:
-            stack.enter_context(follow(model.backbone, model.pipeline, True))
+            stack.enter_context(track_sampler(model.backbone, model.pipeline, True))
             if method is not None:
                 stack.enter_context(attached(model.backbone, method, state))
             parts = [self.cases[start : start + 32] for start in range(0, self.count, 32)]
@@ -256,7 +256,7 @@ def objects(bench: Bench, name: str) -> None:
 
     with (
         torch.no_grad(),
-        follow(model.backbone, model.pipeline, True),
+        track_sampler(model.backbone, model.pipeline, True),
         attached(model.backbone, cls(cls.Settings.model_validate(state.facts["settings"])), state),
         model.backbone.advise("block", watch),
     ):

@@ -12,7 +12,7 @@ import torch
 
 from harness.backbones import lora
 from harness.backbones.base import Backbone
-from harness.backbones.following import follow
+from harness.backbones.following import track_sampler
 from harness.errors import UserError
 from harness.method import Method
 from harness.models.model import Model
@@ -87,8 +87,8 @@ def _moved(state: State, device: torch.device, cpu_tensors: frozenset[str]) -> S
 
 @contextmanager
 def running(model: Model, method: Method, state: State | None, *, guided: bool | None) -> Iterator[None]:
-    """The method is on, and the backbone follows the pipeline's sampler. guided: see `follow`."""
-    with follow(model.backbone, model.pipeline, guided=guided), attached(model.backbone, method, state):
+    """The method is on, and the backbone follows the pipeline's sampler. guided: see `track_sampler`."""
+    with track_sampler(model.backbone, model.pipeline, guided=guided), attached(model.backbone, method, state):
         yield
 
 
@@ -107,7 +107,7 @@ def ready(
     def swapped() -> Iterator[None]:
         pipeline.transformer = twin.transformer
         try:
-            with follow(twin, pipeline, guided=guided):
+            with track_sampler(twin, pipeline, guided=guided):
                 yield
         finally:
             pipeline.transformer = original

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness import checkpoints
 from harness.attach import attached
-from harness.backbones.following import follow
+from harness.backbones.following import track_sampler
 from harness.backbones.pixart import PixArt
 from harness.fitting.data import data_for
 from harness.fitting.fit import fit
@@ -36,7 +36,7 @@ WIDTH, LAYERS, HEADS, TOKENS = 32, 3, 2, 256
 
 def gmacs(model: Model, method: Method, state: State | None = None, steps: int | None = None) -> float:
     def run() -> None:
-        with follow(model.backbone, model.pipeline), attached(model.backbone, method, state):
+        with track_sampler(model.backbone, model.pipeline), attached(model.backbone, method, state):
             model.pipeline(
                 "a small blue star", num_inference_steps=4, guidance_scale=2.0, output_type="latent",
                 generator=torch.Generator().manual_seed(0), **model.call,
@@ -54,7 +54,7 @@ def calls(model: Model, method: Method, state: State | None, name: str = "attn1.
         )
         for layer, block in enumerate(model.backbone.blocks)
     ]
-    with follow(model.backbone, model.pipeline), attached(model.backbone, method, state):
+    with track_sampler(model.backbone, model.pipeline), attached(model.backbone, method, state):
         model.pipeline("a small blue star", num_inference_steps=4, output_type="latent", **model.call)
     for handle in handles:
         handle.remove()
@@ -261,7 +261,7 @@ def test_fewer_steps_visits_fewer_timesteps(model: Model) -> None:
     assert len(calls(model, method, None)) == 2 * LAYERS
     whole, half = gmacs(model, FewerSteps(FewerSteps.Settings(spared=0.0)), steps=4), gmacs(model, method, steps=4)
     assert half == pytest.approx(whole / 2)
-    with follow(model.backbone, model.pipeline), attached(model.backbone, method, None):
+    with track_sampler(model.backbone, model.pipeline), attached(model.backbone, method, None):
         made = model.pipeline(
             "a small blue star", num_inference_steps=4, output_type="latent",
             generator=torch.Generator().manual_seed(0), **model.call,

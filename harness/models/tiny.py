@@ -18,7 +18,7 @@ from torch import Tensor
 
 from harness import registry
 from harness.backbones.base import Backbone
-from harness.backbones.following import follow
+from harness.backbones.following import track_sampler
 from harness.errors import unknown
 from harness.models import random_init
 
@@ -86,7 +86,7 @@ class Tiny:
             given = backbone.inputs(images * (1 + guided), text_tokens=_TEXT, size=size or self.sizes[0])
         x = given.pop("hidden_states")[:images]
         timestep = given.pop("timestep")
-        with torch.no_grad(), follow(backbone, SimpleNamespace(scheduler=scheduler), guided=guided):
+        with torch.no_grad(), track_sampler(backbone, SimpleNamespace(scheduler=scheduler), guided=guided):
             scheduler.set_timesteps(steps)
             for t in scheduler.timesteps:
                 rows = torch.cat([x, x]) if guided else x
