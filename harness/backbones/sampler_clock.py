@@ -18,7 +18,6 @@ from harness.errors import UserError
 from harness.renamed import Renamed
 from harness.spec import Step
 
-
 _OLD_NAMES = {"halves": "batched_cfg", "hold": "freeze_step", "shortened": "reduced_steps"}
 
 
