@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from harness.errors import UserError
-from harness.renamed import Renamed
+from harness.renamed import Renamed, module_attributes
 from harness.spec import Ability, Part, State
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 
 Training = Literal["free", "calibrated", "trained"]
+
+if not TYPE_CHECKING:
+    __getattr__ = module_attributes(__name__, {"Watch": "CalibrationPass"})
 
 
 class MethodSettings(BaseModel):
@@ -50,17 +53,22 @@ class FittedSettings(RatioSettings, SeedSettings):
     """Settings of a method with a compression ratio and a trained adapter."""
 
 
-class Watch(Protocol):
+class CalibrationPass(Protocol):
     """Runs the model on calibration samples, always the same ones: `each(prediction, target)` after every batch, what
-    the model says and what it should say. along: every batch goes through all of the sampler's steps, noisiest first,
-    with one noise; otherwise each has a step of its own. sampled: the model samples by itself instead, from noise, in
-    so many steps of its sampler and without guidance; there is no target then. batches: at most so many."""
+    the model predicts and what it should predict.
+
+    full_trajectory: every batch goes through all of the sampler's steps, noisiest first, with one noise; otherwise each
+        has a step of its own.
+    sampled: the model samples by itself instead, from noise, in so many steps of its sampler and without guidance;
+        there is no target then.
+    batches: at most so many.
+    """
 
     def __call__(
         self,
         each: Callable[[Tensor, Any], None] | None = None,
         *,
-        along: bool = False,
+        full_trajectory: bool = False,
         sampled: int = 0,
         batches: int | None = None,
     ) -> None: ...
@@ -70,23 +78,30 @@ class Watch(Protocol):
 class Fitting:
     """What a method hands to the shared training loop.
 
-    module: the method's own parameters (routers, ratios). calibrate: called before the training with a `Watch`, for a
-    method that calibrates or warm-starts; no gradients unless it turns them on. trains: False where that is all.
-    attach: the training-time advice. lora: whether LoRA is trained beside it. previous: at which sampling steps the
-    model runs at the preceding one first, without gradients, for a method that reuses what it finds there. groups: name
-    prefix in `module` -> multiple of the base learning rate. losses: extra terms after a forward, already weighted.
-    regions: number of timestep regions (a batch draws its timesteps from one). target: called before every step with
-    the ratio to aim at, the step's index in the stage and the stage's length; renew: called after that with the step's
-    source of random numbers, for a method that draws some; after_step: called after the step. log: numbers
-    for the fit's log; those whose name holds no slash (as in "ratio/3/0", by layer and region) show in its progress
-    bar, too. learned: the mean ratio so far, where ratios are learned; it tells when a by-product is due. state: the
-    adapter as it stands, at the ratio that was last aimed at.
+    module: the method's own parameters (routers, ratios).
+    state: the adapter as it stands, at the ratio that was last aimed at.
+    attach: the training-time advice.
+    calibrate: called before the training with a `CalibrationPass`, for a method that calibrates or warm-starts; no
+        gradients unless it turns them on.
+    lora: whether LoRA is trained beside it.
+    previous: at which sampling steps the model runs at the preceding one first, without gradients, for a method that
+        reuses what it finds there.
+    groups: name prefix in `module` -> multiple of the base learning rate.
+    losses: extra terms after a forward, already weighted.
+    regions: number of timestep regions (a batch draws its timesteps from one).
+    target: called before every step with the ratio to aim at, the step's index in the stage and the stage's length.
+    renew: called after that with the step's source of random numbers, for a method that draws some.
+    after_step: called after the step.
+    log: numbers for the fit's log; those whose name holds no slash (as in "ratio/3/0", by layer and region) show in its
+        progress bar, too.
+    learned: the mean ratio so far, where ratios are learned; it tells when a by-product is due.
+    trains: False where the calibration is all.
     """
 
     module: nn.Module
     state: Callable[[], State]
     attach: Callable[[], AbstractContextManager[object]] = nullcontext
-    calibrate: Callable[[Watch], None] | None = None
+    calibrate: Callable[[CalibrationPass], None] | None = None
     lora: bool = True
     previous: Callable[[int], bool] = lambda _index: False
     groups: dict[str, float] = field(default_factory=dict)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.backbones.base import Backbone
-from harness.method import FittedSettings, Fitting, Method, MethodSettings, Training, Watch
+from harness.method import CalibrationPass, FittedSettings, Fitting, Method, MethodSettings, Training
 from harness.spec import Call, State
 
 _BATCHES = 8
@@ -95,7 +95,7 @@ def dropped_count(ratio: float, layers: int) -> int:
     return min(layers - 1, max(1, round(ratio * layers))) if ratio else 0
 
 
-def removal_order(backbone: Backbone, watch: Watch) -> list[int]:
+def removal_order(backbone: Backbone, watch: CalibrationPass) -> list[int]:
     """The layers, that one first whose removal changes predictions least, then the least beside it, and so on."""
     dense: list[Tensor] = []
     watch(lambda said, _target: dense.append(said), batches=_BATCHES)
@@ -106,7 +106,7 @@ def removal_order(backbone: Backbone, watch: Watch) -> list[int]:
     return order
 
 
-def _change(backbone: Backbone, watch: Watch, layers: list[int], dense: list[Tensor]) -> float:
+def _change(backbone: Backbone, watch: CalibrationPass, layers: list[int], dense: list[Tensor]) -> float:
     """Mean squared distance to the dense predictions without these layers."""
     errors: list[float] = []
     with _without(backbone, layers):

@@ -405,8 +405,8 @@ def test_magcache_calibrates_the_ratio_of_updates(model: Model) -> None:
     def block(_self: Any, x: Tensor, **_given: Any) -> Tensor:
         return x + scales[model.backbone.step.index]
 
-    def watch(each: Any = None, *, along: bool = False, batches: int | None = None) -> None:
-        asked.append((along, batches))
+    def watch(each: Any = None, *, full_trajectory: bool = False, batches: int | None = None) -> None:
+        asked.append((full_trajectory, batches))
         for batch in (1, 3):
             for index in range(4):
                 with torch.no_grad(), model.backbone.at(Step(index, 4, 500.0)):

@@ -30,6 +30,7 @@ from harness.fitting.objective import Objective
 from harness.fitting.options import FitOptions
 from harness.method import Method, MethodSettings
 from harness.models import Model
+from harness.renamed import old_keywords
 from harness.spec import State, Step
 from harness.training.batches import Data
 from harness.training.loop import Losses, Plan, train
@@ -81,7 +82,7 @@ def fit(
     }
     if fitting.calibrate is not None:
         with torch.no_grad():
-            fitting.calibrate(partial(_watch, model, objective, options, data, seed))
+            fitting.calibrate(partial(_calibration_pass, model, objective, options, data, seed))
     if not fitting.trains:
         state = fitting.state()
         path = out / f"{first.adapter()}.safetensors"
@@ -202,7 +203,8 @@ def _named_by_effective_ratio(method: Method, state: State, tolerance: float) ->
     return _at(method, round(effective, 3))
 
 
-def _watch(
+@old_keywords(along="full_trajectory")
+def _calibration_pass(
     model: Model,
     objective: Objective,
     options: FitOptions,
@@ -210,11 +212,11 @@ def _watch(
     seed: int,
     each: Callable[[Tensor, Any], None] | None = None,
     *,
-    along: bool = False,
+    full_trajectory: bool = False,
     sampled: int = 0,
     batches: int | None = None,
 ) -> None:
-    """See `harness.method.Watch`: forward passes on a quarter of the cached scenes, at all timesteps."""
+    """See `harness.method.CalibrationPass`: forward passes on a quarter of the cached scenes, at all timesteps."""
     backbone, dense = model.backbone, _Trained(model.backbone.transformer, nn.Module())
     count = max(1, options.scenes // options.batch // 4)
 
@@ -241,7 +243,8 @@ def _watch(
                 x = sampler.step(run(scaled, times, step, drawn.inputs, None), at, x, return_dict=False)[0].detach()
             continue
         backbone.begin(objective.timesteps.tolist())
-        visited = [(objective.at(i, len(clean)).to(t), i) for i in range(objective.steps)] if along else [(t, index)]
+        steps = range(objective.steps) if full_trajectory else ()
+        visited = [(objective.at(i, len(clean)).to(t), i) for i in steps] or [(t, index)]
         for times, place in visited:
             x, target = objective.noised(clean, times, noise)
             run(x, times, Step(place, objective.steps, float(times[0])), drawn.inputs, target)

@@ -92,7 +92,7 @@ class MagCache(Cache):
 
         def calibrate(watch: Watch) -> None:
             with backbone.advise("block", first, [0]), backbone.advise("block", last, [backbone.layers - 1]):
-                watch(along=True, batches=_CALIBRATION_BATCHES)
+                watch(full_trajectory=True, batches=_CALIBRATION_BATCHES)
             entered.clear()
             before.clear()
 
