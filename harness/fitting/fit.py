@@ -33,7 +33,7 @@ from harness.models import Model
 from harness.renamed import old_keywords
 from harness.spec import State, Step
 from harness.training.batches import Data
-from harness.training.loop import Losses, Plan, train
+from harness.training.loop import Losses, TrainingPlan, train
 
 
 class _Trained(nn.Module):
@@ -157,7 +157,7 @@ def fit(
             factor = next((f for prefix, f in fitting.groups.items() if name.startswith(prefix)), 1.0)
             groups.append({"params": [parameter], "lr": options.lr * factor})
         optimizer = AdamW(groups, lr=options.lr, betas=(0.9, 0.98), weight_decay=0.0)
-        plan = Plan(
+        plan = TrainingPlan(
             steps=each, warmup=10, decay=0.4, save_seconds=options.save_seconds,
             seed=1000 * (seed + 1) + stage, log_every=5, apart=options.clip_apart,
         )  # fmt: skip
