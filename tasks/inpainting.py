@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from harness import registry
-from harness.backbones.lazy_pixart import LazyEncoder
+from harness.backbones.lazy_pixart import LazyEncoderBackbone
 from harness.errors import UserError
 from harness.models import prompting
 from harness.models.inpainting import diffusers_inpaint, latent_blending
@@ -174,7 +174,7 @@ class Inpainting(Task):
             yield
             return
         tome = registry.methods.get("tome")
-        backbone = LazyEncoder(self.model.pipeline.encoder)
+        backbone = LazyEncoderBackbone(self.model.pipeline.encoder)
         method = tome(tome.Settings(ratio=self.settings.encoder_ratio))
         backbone.begin([0.0])  # merging draws its destinations anew
         with method.attach(backbone), backbone.at(Step(0, 1, 0.0)):

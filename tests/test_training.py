@@ -150,7 +150,8 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"stopped at step 0: the loss is not finite .* no checkpoint"):
         train(
             "nan", module, lambda m, _s, _g: {"loss": m.weight.sum() * float("nan")},
-            [torch.optim.SGD(module.parameters(), lr=0.1)], TrainingPlan(steps=3), tmp_path, accelerator=Accelerator(cpu=True),
+            [torch.optim.SGD(module.parameters(), lr=0.1)], TrainingPlan(steps=3), tmp_path,
+            accelerator=Accelerator(cpu=True),
         )  # fmt: skip
 
 
