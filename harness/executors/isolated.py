@@ -98,7 +98,7 @@ def _main() -> None:
     point = Point.from_json(work["point"])
     opened = worker.open_workload(point.workload)
     with RunFolder.reach(work["folder"]) as folder:
-        folder.put(worker.run(opened, point, folder, lambda _what, _images: None))
+        folder.put(worker.record_of(opened, point, folder, lambda _what, _images: None))
 
 
 def _watch(pipe: object) -> None:

@@ -122,7 +122,7 @@ class Worker:
             for parcel in (dense, known):
                 if parcel is not None and folder.store.get(parcel.record.key) is None:
                     unpacked(parcel, folder)
-            record = worker.run(opened, point, folder, self._progress)
+            record = worker.record_of(opened, point, folder, self._progress)
             parcel = packed(folder, record, without=dense.files if dense is not None else ())
             if point.reference:
                 shutil.rmtree(folder.path / "images" / point.sample_key, ignore_errors=True)
