@@ -17,7 +17,7 @@ from harness.cost import timed, worked
 from harness.measure import energy, latency, memory
 from harness.measure.torch_counter import Executed, counting
 from harness.profiling import modes
-from harness.profiling.breakdown import divided
+from harness.profiling.breakdown import attribute_cost
 from harness.profiling.subject import Candidate, Setup, Subject, inputs
 from harness.spec import Step
 from harness.sweep import META
@@ -69,7 +69,7 @@ def count(on: Subject, candidate: Candidate, setup: Setup) -> tuple[Executed, di
     run = stepper(backbone, candidate, inputs(backbone, setup))
     put_on = attach.stepping(backbone, candidate.method, candidate.state)
     with torch.compiler.set_stance("force_eager"), counting() as found:
-        shares = divided(backbone, put_on, lambda: float(found.so_far()), run)
+        shares = attribute_cost(backbone, put_on, lambda: float(found.running_total()), run)
     return found, shares
 
 
@@ -161,7 +161,7 @@ def _timed(
             latency.synchronize(device)
             return time.perf_counter()
 
-        for name, seconds in divided(own, on_own(), read, method).items():
+        for name, seconds in attribute_cost(own, on_own(), read, method).items():
             found[f"latency_{name}_s"] = Estimate(
                 value=seconds / steps, n=1, unit="s",
                 convention=f"one step at batch {setup.batch}, the device waited for at every part",
