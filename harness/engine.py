@@ -16,7 +16,7 @@ import torch
 
 from harness import attach, cost, token_maps
 from harness.compose import method_class
-from harness.errors import MethodFailure, told
+from harness.errors import MethodFailure, failure_reason
 from harness.judging import judged
 from harness.measure import environment
 from harness.method import Method
@@ -121,7 +121,7 @@ class OpenWorkload:
             if lost:
                 outcome, reason = "incomplete", "; ".join(lost)
         except Exception as error:
-            outcome, reason, trace = "failed", told(error, own), traceback.format_exc()
+            outcome, reason, trace = "failed", failure_reason(error, own), traceback.format_exc()
         if left := [*process.restore(), *self.model.left_behind()]:
             reason = f"{f'{reason}; ' if outcome == 'failed' else ''}it left behind: {', '.join(left)}"
             outcome = "failed"

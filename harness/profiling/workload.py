@@ -90,7 +90,7 @@ def _point(candidate: Candidate, workload: Workload, reference: str) -> Point:
         strength=method.strength, adapter=candidate.digest,
         source="".join(versions.of_source(type(one)) for one in method.members()), reference=reference,
         label=f"{method.name} {100 * method.ratio:g} %" if method.ratio is not None else method.name,
-        facts={"state": candidate.told},
+        facts={"state": candidate.state_source},
     )  # fmt: skip
 
 
@@ -182,8 +182,8 @@ def _candidate(method: Method, on: Subject, ratios: Any, path: Path | None) -> C
     if len(method.members()) > 1:
         made = {one.name: _candidate(one, on, None, None) for one in method.members()}
         states = {name: one.state for name, one in made.items() if one.state is not None}
-        told = "; ".join(f"{name}: {one.told}" for name, one in made.items() if one.told)
-        return Candidate(method, State(parts=states) if states else None, told)
+        state_source = "; ".join(f"{name}: {one.state_source}" for name, one in made.items() if one.state_source)
+        return Candidate(method, State(parts=states) if states else None, state_source)
     if ratios is not None:
         return Candidate(
             method,
@@ -201,8 +201,8 @@ def _candidate(method: Method, on: Subject, ratios: Any, path: Path | None) -> C
             return Candidate(method, state, f"adapter {method.adapter()}", _regions(method, state), digest)
         except UserError:
             pass  # cost needs no training
-    told = f"random, ratio {method.ratio:g} in all layers" if method.per_layer_ratios else "random"
-    return Candidate(method, method.dummy_state(on.backbone), told)
+    state_source = f"random, ratio {method.ratio:g} in all layers" if method.per_layer_ratios else "random"
+    return Candidate(method, method.dummy_state(on.backbone), state_source)
 
 
 def _regions(method: Method, state: State | None) -> int:
