@@ -273,19 +273,21 @@ class Backbone(SamplerClock, old_names=_OLD_NAMES):
             image, text = self.split_streams(layer, part, hidden_states, kwargs)
             texts = [self.text_when_skipped(part, text)]
 
-            def run_from(depth: int, held: Tensor | None, given: dict[str, Any]) -> Callable[..., Tensor]:
+            def run_from(depth: int, outer_index: Tensor | None, given: dict[str, Any]) -> Callable[..., Tensor]:
                 def run(x: Tensor, index: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
                     # A subset of a subset is a subset of the grid.
-                    now = held if index is None else index if held is None else held.gather(1, index)
-                    told = given if sizes is None else given | self.key_weight_kwargs(sizes)
+                    now = outer_index
+                    if index is not None:
+                        now = index if outer_index is None else outer_index.gather(1, index)
+                    part_kwargs = given if sizes is None else given | self.key_weight_kwargs(sizes)
                     if depth == len(chain):
                         forward = original if part != "block" else self._block_forward(module, original)
-                        out, texts[0] = self.run_part(layer, part, forward, x, text, told, now)
+                        out, texts[0] = self.run_part(layer, part, forward, x, text, part_kwargs, now)
                         return out
-                    rest = run_from(depth + 1, now, told)
+                    rest = run_from(depth + 1, now, part_kwargs)
                     innermost = part == "block" and depth + 1 == len(chain)
-                    rows = self.run_rows(layer, told) if innermost and routing.usable(x) else None
-                    return chain[depth](Call(x, layer, part, self.step, self.grid, rest, told, now, text, rows))
+                    rows = self.run_rows(layer, part_kwargs) if innermost and routing.usable(x) else None
+                    return chain[depth](Call(x, layer, part, self.step, self.grid, rest, part_kwargs, now, text, rows))
 
                 return run
 
