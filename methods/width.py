@@ -123,8 +123,8 @@ def measured(backbone: Backbone, watch: Watch) -> Importance:
     factors = [[torch.ones(size, device=device, requires_grad=True) for _ in backbone.blocks] for size in sizes]
     totals = [[torch.zeros(size, device=device) for _ in backbone.blocks] for size in sizes]
 
-    def each(said: Tensor, target: Tensor) -> None:
-        F.mse_loss(said, target).backward()
+    def each(prediction: Tensor, target: Tensor) -> None:
+        F.mse_loss(prediction, target).backward()
         for some, sums in zip(factors, totals, strict=True):
             for factor, total in zip(some, sums, strict=True):
                 assert factor.grad is not None

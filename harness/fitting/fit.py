@@ -117,11 +117,11 @@ def fit(
                 with torch.no_grad(), backbone.at(Step(index - 1, steps, float(before[0]))):
                     module(objective.noised(clean, before, noise)[0], before, batch.inputs)
             with backbone.at(Step(index, steps, float(t[0]))):
-                said = module(x, t, batch.inputs).float()
-        terms = {"diffusion": F.mse_loss(said, target)}
+                prediction = module(x, t, batch.inputs).float()
+        terms = {"diffusion": F.mse_loss(prediction, target)}
         total = terms["diffusion"]
         if teacher is not None:
-            terms["distill"] = F.mse_loss(said, teacher)
+            terms["distill"] = F.mse_loss(prediction, teacher)
             total = total + options.distill * terms["distill"]
         for name, value in fitting.losses().items():
             terms[name] = value

@@ -123,8 +123,8 @@ def train_lazy(recipe: Recipe, start: object, cached: dict[str, Tensor], work: P
         noise = torch.randn(clean.shape, generator=generator, device=device)
         noised = torch.lerp(clean, noise, sigma[:, None, None])
         canvas = pick(pack(torch.cat([known, share[:, None]], 1), 1), seen)  # (B, M, C + 1)
-        said = net(canvas, seen, noised, index, states, mask, sigma * 1000)
-        error = (said - (noise - clean)).square().mean(-1)  # (B, K)
+        prediction = net(canvas, seen, noised, index, states, mask, sigma * 1000)
+        error = (prediction - (noise - clean)).square().mean(-1)  # (B, K)
         hidden = masked.flatten(1).gather(1, index)
         weight = torch.where(hidden, 1.0, SEEN)
         return {
