@@ -43,9 +43,9 @@ def record(model: Model, task: Task, case: Case, method: Method, state: State | 
         index = torch.arange(call.grid.tokens).expand(len(call.x), -1) if call.index is None else call.index.cpu()
         there[:] = [index]
         if routers is not None:
-            said = (call.x @ routers[call.layer].to(call.x)).sigmoid().float().cpu()
+            score = (call.x @ routers[call.layer].to(call.x)).sigmoid().float().cpu()
             blank = torch.full((len(index), call.grid.tokens), float("nan"))
-            scores[call.step.index, call.layer] = blank.scatter(1, index, said).mean(0)
+            scores[call.step.index, call.layer] = blank.scatter(1, index, score).mean(0)
         return call.run(call.x)
 
     def inner(call: Call) -> Tensor:
@@ -83,11 +83,12 @@ def record(model: Model, task: Task, case: Case, method: Method, state: State | 
         rows = torch.stack([found.get(place, empty) for place in places])
         return rows.view(steps, backbone.layers, grid.height, grid.width).numpy()
 
-    said = stacked(scores, float("nan")) if scores else None
+    shown_scores = stacked(scores, float("nan")) if scores else None
     ratios = method.ratio_table(state)
     return TokenMaps(
-        stacked(keep, 0.0), images_to_uint8(torch.cat(decoded)), said, None if ratios is None else ratios.cpu().numpy()
-    )
+        stacked(keep, 0.0), images_to_uint8(torch.cat(decoded)), shown_scores,
+        None if ratios is None else ratios.cpu().numpy(),
+    )  # fmt: skip
 
 
 def _on_canvas(x: Tensor, index: Tensor, backbone: Backbone) -> Tensor:

@@ -207,12 +207,12 @@ class Inpainting(Task):
     def _side(self) -> int:
         """Pixels per side of the images that the model makes: what its call says, or what it was made for."""
         call, pipeline = self.model.call, self.model.pipeline
-        if (told := call.get("height")) is not None:
-            if call.get("width", told) != told:
+        if (height := call.get("height")) is not None:
+            if call.get("width", height) != height:
                 raise UserError(
-                    f"inpainting takes square images, and {self.model.name!r} makes {told} x {call['width']}"
+                    f"inpainting takes square images, and {self.model.name!r} makes {height} x {call['width']}"
                 )
-            return int(told)
+            return int(height)
         own = getattr(self.model.backbone.transformer.config, "sample_size", None)  # Flux's config names none
         return int((own or pipeline.default_sample_size) * self._scale)
 

@@ -60,16 +60,16 @@ def _modules(index: dict[str, Any]) -> dict[str, tuple[Any]]:
 def _part(folder: Path, cls: Any, variant: str | None, options: dict[str, Any]) -> Any:
     """One network. Raises UserError where weights are missing, left over or of other shapes than its config says."""
     own = variant if variant and any(folder.glob(f"*.{variant}*.safetensors")) else None
-    module, told = cls.from_pretrained(folder, variant=own, output_loading_info=True, **options)
+    module, loading_info = cls.from_pretrained(folder, variant=own, output_loading_info=True, **options)
     problems = []
     for what, name in (("missing_keys", "lacks"), ("unexpected_keys", "has, but should not have,")):
-        if keys := sorted(told.get(what) or ()):
+        if keys := sorted(loading_info.get(what) or ()):
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             problems.append(f"{name} {keys[0]}{more}")
-    if told.get("mismatched_keys"):
-        problems.append(f"has other shapes than its config: {sorted(map(str, told['mismatched_keys']))[0]}")
-    if told.get("error_msgs"):
-        problems.append(str(told["error_msgs"]).splitlines()[0])
+    if loading_info.get("mismatched_keys"):
+        problems.append(f"has other shapes than its config: {sorted(map(str, loading_info['mismatched_keys']))[0]}")
+    if loading_info.get("error_msgs"):
+        problems.append(str(loading_info["error_msgs"]).splitlines()[0])
     if problems:
         raise UserError(
             f"the weights in {folder} do not fit its config.json: the file {'; '.join(problems)}; restore the folder"

@@ -65,8 +65,8 @@ def fetch(folder: Path) -> None:
         )
         archives = list(part.glob("*.tgz"))
         if done.returncode or not archives:
-            said = (done.stderr.strip().splitlines() or ["no output"])[0]
-            raise UserError(f"npm could not fetch {name} {version}: {said}; give --packages or --packed")
+            message = (done.stderr.strip().splitlines() or ["no output"])[0]
+            raise UserError(f"npm could not fetch {name} {version}: {message}; give --packages or --packed")
         try:
             with tarfile.open(archives[0]) as archive:
                 archive.extractall(part, [one for one in archive if _is_read(one.name, name)], filter="data")
