@@ -116,10 +116,10 @@ def _with_other(cls: type[Method], settings: dict[str, Any], other: str, family:
 def _runs(subject: Subject) -> None:
     model = {"transformer": subject.tiny.backbone.transformer}
     before = Snapshot.of(model)
-    made = subject.draw()
+    latents = subject.draw()
     if left := before.changes(model):
         raise Broken(f"together they left behind: {', '.join(left)}")
-    if not torch.isfinite(made).all():
+    if not torch.isfinite(latents).all():
         raise Broken("together the latents hold NaN or infinite values")
 
 

@@ -53,7 +53,7 @@ def started(
     Raises UserError for a cluster that cannot be reached, has no room, or none of whose workers is fit.
     """
     request = opened[0].workload.request
-    threads, gpus = int(opened[0].workload.made["threads"]), cluster.gpus(str(request["device"]))
+    threads, gpus = int(opened[0].workload.depends_on["threads"]), cluster.gpus(str(request["device"]))
     # more workers than this machine has processors for is the user's choice: they take turns in what is timed
     processors = max(_processors(), (cluster.workers or 1) * threads)
     with ray_cluster.connected(cluster.address, processors, _gpus_here() if gpus else 0) as ray:

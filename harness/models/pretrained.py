@@ -31,7 +31,7 @@ def pipeline(folder: Path, device: str, dtype: torch.dtype, variant: str | None 
     transformers_logging.set_verbosity_error()
     try:
         parts = {name: _part(folder / name, *entry, variant, options) for name, entry in _modules(index).items()}
-        made = kind.from_pretrained(folder, **options, **parts)
+        pipeline = kind.from_pretrained(folder, **options, **parts)
     except SafetensorError as error:
         raise UserError(f"a weights file of {folder} is damaged ({error}); restore the folder") from error
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
@@ -40,9 +40,9 @@ def pipeline(folder: Path, device: str, dtype: torch.dtype, variant: str | None 
     finally:
         diffusers_logging.set_verbosity(levels[0])
         transformers_logging.set_verbosity(levels[1])
-    made.to(device)
-    made.set_progress_bar_config(disable=True)
-    return made
+    pipeline.to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def _modules(index: dict[str, Any]) -> dict[str, tuple[Any]]:

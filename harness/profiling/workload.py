@@ -48,8 +48,8 @@ def plans(profile: Profile) -> list[tuple[OpenStep, tuple[Point, ...]]]:
         workload = _workload(profile, on, setup, facts)
         points: list[Point] = []
         for candidate in chosen:
-            made = _point(candidate, workload, points[0].key if points else "")
-            points.append(made)
+            point = _point(candidate, workload, points[0].key if points else "")
+            points.append(point)
         out.append((OpenStep(workload, on, setup, profile.rounds, _by_key(points, chosen)), tuple(points)))
     return out
 
@@ -69,7 +69,7 @@ def _workload(profile: Profile, on: Subject, setup: Setup, facts: dict[str, str]
         task_settings=settings_of(setup),
         weights=on.digest,
         steps=1,
-        made={
+        depends_on={
             "model": profile.model, "dtype": profile.dtype, "rounds": str(profile.rounds), "device": on.device.type,
             "hardware": facts["device"], "threads": facts["threads"],
             **routing.fingerprint(on.device),
@@ -180,9 +180,9 @@ def _refusal(method: Method, backbone: Backbone) -> str:
 
 def _candidate(method: Method, on: Subject, ratios: Any, path: Path | None) -> Candidate:
     if len(method.members()) > 1:
-        made = {one.name: _candidate(one, on, None, None) for one in method.members()}
-        states = {name: one.state for name, one in made.items() if one.state is not None}
-        state_source = "; ".join(f"{name}: {one.state_source}" for name, one in made.items() if one.state_source)
+        candidates = {one.name: _candidate(one, on, None, None) for one in method.members()}
+        states = {name: one.state for name, one in candidates.items() if one.state is not None}
+        state_source = "; ".join(f"{name}: {one.state_source}" for name, one in candidates.items() if one.state_source)
         return Candidate(method, State(parts=states) if states else None, state_source)
     if ratios is not None:
         return Candidate(
