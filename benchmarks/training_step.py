@@ -37,7 +37,7 @@ def main() -> None:
     }
     x = torch.randn(8, int(backbone.transformer.config.in_channels), 16, 16)  # type: ignore[union-attr,arg-type]
 
-    def fitting(name: str, **options: object) -> Fitting:
+    def fitting_of(name: str, **options: object) -> Fitting:
         method = settings_of(MethodSpec(name=name), (args.ratio,))[0]
         fitting = method.fitting(backbone, 20, type(method).FitSettings.model_validate(options))
         fitting.target(args.ratio, 0, 1000)
@@ -61,7 +61,7 @@ def main() -> None:
         return run
 
     names = ["uniform", "diffcr, every 4", "diffcr, every 1"]
-    runs = [step(fitting("uniform")), step(fitting("diffcr")), step(fitting("diffcr", every=1))]
+    runs = [step(fitting_of("uniform")), step(fitting_of("diffcr")), step(fitting_of("diffcr", every=1))]
     times = interleave(runs, device=torch.device("cpu"), warmup=2, repeats=args.rounds)
     for name, seconds in zip(names[1:], times[1:], strict=True):
         ratio = paired_ratio(np.array(seconds), np.array(times[0]))

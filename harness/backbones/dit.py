@@ -21,7 +21,7 @@ class DiT(PixArt):
     """`DiTTransformer2DModel`.
 
     Under guidance DiTPipeline's batches hold the conditional half first, where `guided` promises the unconditional one:
-    methods are told that there are no halves, and treat all samples alike.
+    methods see no halves, and treat all samples alike.
     """
 
     classes = frozenset({"DiTTransformer2DModel"})
