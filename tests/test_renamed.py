@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
+import harness.method
 from harness import renamed
+from harness.attach import check
+from harness.backbones import following
+from harness.backbones.base import Backbone
+from harness.compose import refusal
+from harness.method import CalibrationPass, Method
 
 
 class Base(renamed.Renamed, ABC, old_names={"rank": "order", "reached": "ratio"}):
@@ -83,3 +89,44 @@ def test_arguments_and_names_of_modules(monkeypatch: pytest.MonkeyPatch) -> None
         assert attribute("Former") is New
     with pytest.raises(AttributeError, match="no attribute 'other'"):
         attribute("other")
+
+
+def test_plugins_of_the_release_before_run() -> None:
+    with pytest.warns(DeprecationWarning) as seen:
+
+        class Plugin(Method):
+            name = "plugin"
+            needs = frozenset({"attention maps"})
+            rank, lasting, tabled, host = 1, True, True, frozenset({"ratios"})
+            compresses = False
+
+            def attach(self, backbone: Any, state: Any = None) -> Any: ...
+
+            def reached(self, state: Any) -> float:
+                return 0.5
+
+            def cost_state(self, backbone: Any, table: Any = None) -> None: ...
+
+        class Family(Backbone):
+            classes = frozenset({"Net"})
+            offers = frozenset({"attention maps"})
+            placed, halves = True, False
+
+            def apart(self, *given: Any) -> Any:
+                return "apart"
+
+            def unchanged(self, *given: Any) -> Any: ...
+
+        class Other(Method):
+            name = "other"
+
+    assert len(seen) == 7 + 5 and {one.filename for one in seen} == {__file__}
+    assert Plugin.requires == {"attention maps"} and Plugin.attach_order == 1 and Plugin.cpu_tensors == {"ratios"}
+    assert Plugin.slow_to_attach and Plugin.per_layer_ratios and Plugin().effective_ratio(None) == 0.5
+    assert Plugin().dummy_state(None) is None  # type: ignore[arg-type]
+    assert not check(Plugin, Family) and not refusal(Plugin, Other)
+    assert Family.uses_positions and not Family.batched_cfg and Family.split_streams(None) == "apart"  # type: ignore
+    with pytest.warns(DeprecationWarning, match="method.Watch is now CalibrationPass"):
+        assert harness.method.Watch is CalibrationPass  # type: ignore[attr-defined]
+    with pytest.warns(DeprecationWarning, match="following.follow is now track_sampler"):
+        assert following.follow is following.track_sampler  # type: ignore[attr-defined]
