@@ -17,8 +17,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from harness import renamed
 from harness.errors import UserError
-from harness.renamed import Renamed, module_attributes
 from harness.spec import Ability, Part, State
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Training = Literal["free", "calibrated", "trained"]
 
 if not TYPE_CHECKING:
-    __getattr__ = module_attributes(__name__, {"Watch": "CalibrationPass"})
+    __getattr__ = renamed.module_attributes(__name__)
 
 
 class MethodSettings(BaseModel):
@@ -134,18 +134,7 @@ class Control:
     idle: str = ""
 
 
-_OLD_NAMES = {
-    "needs": "requires",
-    "rank": "attach_order",
-    "lasting": "slow_to_attach",
-    "tabled": "per_layer_ratios",
-    "host": "cpu_tensors",
-    "reached": "effective_ratio",
-    "cost_state": "dummy_state",
-}
-
-
-class Method(Renamed, ABC, old_names=_OLD_NAMES):
+class Method(renamed.Renamed, ABC, old_names=renamed.METHOD):
     """One way to make a backbone cheaper.
 
     name: how the registry knows it.

@@ -9,6 +9,33 @@ from abc import ABCMeta
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
+METHOD = {
+    "needs": "requires",
+    "rank": "attach_order",
+    "lasting": "slow_to_attach",
+    "tabled": "per_layer_ratios",
+    "host": "cpu_tensors",
+    "reached": "effective_ratio",
+    "cost_state": "dummy_state",
+}
+SAMPLER_CLOCK = {"halves": "batched_cfg", "hold": "freeze_step", "shortened": "reduced_steps"}
+BACKBONE = {
+    "offers": "capabilities",
+    "placed": "uses_positions",
+    "apart": "split_streams",
+    "together": "merge_streams",
+    "unchanged": "text_when_skipped",
+    "weighed": "key_weight_kwargs",
+    "narrowed": "pruned_width",
+    "gated": "masked_width",
+}
+MODULES = {
+    "harness.method": {"Watch": "CalibrationPass"},
+    "harness.backbones.following": {"follow": "track_sampler"},
+    "harness.backbones.lazy_pixart": {"LazyPixArt": "LazyPixArtBackbone", "LazyEncoder": "LazyEncoderBackbone"},
+}
+CALIBRATION_PASS = {"along": "full_trajectory"}
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -49,14 +76,15 @@ class _Old:
         setattr(instance, self._new, value)
 
 
-def module_attributes(module: str, old_names: Mapping[str, str]) -> Callable[[str], Any]:
-    """A module's `__getattr__` for names that it had."""
+def module_attributes(module: str, old_names: Mapping[str, str] | None = None) -> Callable[[str], Any]:
+    """A module's `__getattr__` for names that it had: by default, those in `MODULES`."""
+    known = MODULES[module] if old_names is None else old_names
 
     def attribute(name: str) -> Any:
-        if name not in old_names:
+        if name not in known:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        _warn(f"{module}.{name}", old_names[name], stacklevel=3)
-        return getattr(sys.modules[module], old_names[name])
+        _warn(f"{module}.{name}", known[name], stacklevel=3)
+        return getattr(sys.modules[module], known[name])
 
     return attribute
 

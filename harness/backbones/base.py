@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from harness import renamed
 from harness.backbones.sampler_clock import SamplerClock
 from harness.errors import UserError
 from harness.kernels import routing
@@ -26,19 +27,7 @@ _COMPILED_SHAPES = 64
 """Compiled forms of a block at most: one for every number of tokens."""
 
 
-_OLD_NAMES = {
-    "apart": "split_streams",
-    "together": "merge_streams",
-    "unchanged": "text_when_skipped",
-    "weighed": "key_weight_kwargs",
-    "narrowed": "pruned_width",
-    "gated": "masked_width",
-    "placed": "uses_positions",
-    "offers": "capabilities",
-}
-
-
-class Backbone(SamplerClock, old_names=_OLD_NAMES):
+class Backbone(SamplerClock, old_names=renamed.BACKBONE):
     """One DiT. A family says which module each part is, and how the part's tensors go in and out.
 
     classes: names of the diffusers transformer classes that it serves.

@@ -19,7 +19,7 @@ from harness.renamed import module_attributes
 _FLAG = "do_classifier_free_guidance"
 
 if not TYPE_CHECKING:
-    __getattr__ = module_attributes(__name__, {"follow": "track_sampler"})
+    __getattr__ = module_attributes(__name__)
 
 
 @contextmanager

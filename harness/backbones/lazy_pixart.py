@@ -17,8 +17,7 @@ from harness.renamed import module_attributes
 from harness.spec import Grid, Part
 
 if not TYPE_CHECKING:
-    _OLD_NAMES = {"LazyPixArt": "LazyPixArtBackbone", "LazyEncoder": "LazyEncoderBackbone"}
-    __getattr__ = module_attributes(__name__, _OLD_NAMES)
+    __getattr__ = module_attributes(__name__)
 
 
 class LazyPixArtBackbone(PixArt):

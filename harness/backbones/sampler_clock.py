@@ -14,14 +14,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from harness import renamed
 from harness.errors import UserError
-from harness.renamed import Renamed
 from harness.spec import Step
 
-_OLD_NAMES = {"halves": "batched_cfg", "hold": "freeze_step", "shortened": "reduced_steps"}
 
-
-class SamplerClock(Renamed, ABC, old_names=_OLD_NAMES):
+class SamplerClock(renamed.Renamed, ABC, old_names=renamed.SAMPLER_CLOCK):
     """The current sampling step of a denoiser, and who wants to know of it.
 
     batched_cfg: whether guided batches hold both CFG halves; False where guidance is distilled into the model.

@@ -30,7 +30,7 @@ from harness.fitting.objective import Objective
 from harness.fitting.options import FitOptions
 from harness.method import Method, MethodSettings
 from harness.models import Model
-from harness.renamed import old_keywords
+from harness.renamed import CALIBRATION_PASS, old_keywords
 from harness.spec import State, Step
 from harness.training.batches import Data
 from harness.training.loop import Losses, TrainingPlan, train
@@ -203,7 +203,7 @@ def _named_by_effective_ratio(method: Method, state: State, tolerance: float) ->
     return _at(method, round(effective, 3))
 
 
-@old_keywords(along="full_trajectory")
+@old_keywords(**CALIBRATION_PASS)
 def _calibration_pass(
     model: Model,
     objective: Objective,
