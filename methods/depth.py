@@ -98,7 +98,7 @@ def dropped_count(ratio: float, layers: int) -> int:
 def removal_order(backbone: Backbone, watch: CalibrationPass) -> list[int]:
     """The layers, that one first whose removal changes predictions least, then the least beside it, and so on."""
     dense: list[Tensor] = []
-    watch(lambda prediction, _target: dense.append(prediction), batches=_BATCHES)
+    watch(lambda model_output, _target: dense.append(model_output), batches=_BATCHES)
     order: list[int] = []
     while len(order) < backbone.layers:
         left = [layer for layer in range(backbone.layers) if layer not in order]
@@ -109,12 +109,11 @@ def removal_order(backbone: Backbone, watch: CalibrationPass) -> list[int]:
 def _change(backbone: Backbone, watch: CalibrationPass, layers: list[int], dense: list[Tensor]) -> float:
     """Mean squared distance to the dense predictions without these layers."""
     errors: list[float] = []
-
-    def each(prediction: Tensor, _target: object) -> None:
-        errors.append(float((prediction - dense[len(errors)]).square().mean()))
-
     with _without(backbone, layers):
-        watch(each, batches=_BATCHES)
+        watch(
+            lambda model_output, _: errors.append(float((model_output - dense[len(errors)]).square().mean())),
+            batches=_BATCHES,
+        )
     return sum(errors) / len(errors)
 
 

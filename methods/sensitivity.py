@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness.backbones.base import Backbone
-from harness.method import Fitting, Method, MethodSettings, RatioSettings, Watch
+from harness.method import CalibrationPass, Fitting, Method, MethodSettings, RatioSettings
 from harness.spec import Call, State
 from harness.tokens import kept_count
 from methods.common.routing import Routed, Routers
@@ -68,7 +68,7 @@ class Sensitivity(Method):
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:
         found: dict[str, Tensor] = {}
 
-        def calibrate(watch: Watch) -> None:
+        def calibrate(watch: CalibrationPass) -> None:
             found["router"] = read_sensitivity(backbone, watch).solve()
 
         facts: dict[str, Any] = {"steps": STEPS, "batches": BATCHES, "draws": DRAWS}

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness.backbones.base import Backbone
-from harness.method import Fitting, Method, MethodSettings, RatioSettings, Watch
+from harness.method import CalibrationPass, Fitting, Method, MethodSettings, RatioSettings
 from harness.spec import Call, State
 from harness.tokens import kept_count, run_on, top_k
 
@@ -92,7 +92,7 @@ class Static(Method):
             seen[0] += len(call.x) if call.layer == 0 else 0
             return out
 
-        def calibrate(watch: Watch) -> None:
+        def calibrate(watch: CalibrationPass) -> None:
             with backbone.advise("block", block):
                 watch()
 

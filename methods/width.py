@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.backbones.base import Backbone
-from harness.method import FittedSettings, Fitting, Method, MethodSettings, Training, Watch
+from harness.method import CalibrationPass, FittedSettings, Fitting, Method, MethodSettings, Training
 from harness.spec import State
 
 _BATCHES = 32
@@ -116,15 +116,15 @@ def _left(ratio: float, count: int) -> int:
     return max(1, count - round(ratio * count))
 
 
-def measured(backbone: Backbone, watch: Watch) -> Importance:
+def measured(backbone: Backbone, watch: CalibrationPass) -> Importance:
     """Importance on calibration samples."""
     device = next(backbone.transformer.parameters()).device
     sizes = backbone.extent()
     factors = [[torch.ones(size, device=device, requires_grad=True) for _ in backbone.blocks] for size in sizes]
     totals = [[torch.zeros(size, device=device) for _ in backbone.blocks] for size in sizes]
 
-    def each(prediction: Tensor, target: Tensor) -> None:
-        F.mse_loss(prediction, target).backward()
+    def each(model_output: Tensor, target: Tensor) -> None:
+        F.mse_loss(model_output, target).backward()
         for some, sums in zip(factors, totals, strict=True):
             for factor, total in zip(some, sums, strict=True):
                 assert factor.grad is not None
