@@ -145,7 +145,7 @@ class _Layers(Method):
 
 def free(bench: Bench, ratio: float) -> None:
     from harness.fitting.data import data_for
-    from harness.fitting.fit import _watch
+    from harness.fitting.fit import _calibration_pass
     from harness.fitting.objective import Objective
     from methods.common import sensitivity
 
@@ -158,10 +158,10 @@ def free(bench: Bench, ratio: float) -> None:
     objective = Objective(model.pipeline.scheduler, 20)
 
     def watch(each: Any = None, **how: Any) -> None:
-        _watch(model, objective, options, data, 0, each, **how)
+        _calibration_pass(model, objective, options, data, 0, each, **how)
 
     def noised(each: Any = None, **how: Any) -> None:
-        _watch(model, objective, options, data, 0, each, batches=16)
+        _calibration_pass(model, objective, options, data, 0, each, batches=16)
 
     with torch.no_grad():
         began = time.monotonic()

@@ -222,7 +222,7 @@ class Inpainting(Task):
         states = [self._states[case.prompt] for case in cases]
         call = {
             **{name: torch.cat([state[name] for state in states]) for name in states[0]},
-            **prompting.way_of(self.model.pipeline).fixed,
+            **prompting.prompt_spec(self.model.pipeline).fixed,
             "num_inference_steps": self.steps, "guidance_scale": self.guidance, **self.model.call,
         }  # fmt: skip
         if _lazy(self.model):
