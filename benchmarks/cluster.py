@@ -31,8 +31,8 @@ _SWEEP = {"methods": "tome,random", "metrics": "alignment,paired", "rounds": 2}
 def passes(workers: int, cases: int, ratios: int) -> tuple[float, float]:
     """Seconds that all points but dense took, and those of them in which a worker was alone."""
     sweep = config.build({**_SWEEP, "cases": cases, "ratios": [0.1 + 0.05 * row for row in range(ratios)]})
-    (made,) = plan.make(sweep)
-    opened, (dense, *others) = made.opened, made.points
+    (plan_,) = plan.make(sweep)
+    opened, (dense, *others) = plan_.opened, plan_.points
     with (
         tempfile.TemporaryDirectory() as place,
         ray_pool.started(Cluster(workers=workers), [opened], sweep.shared(), len(others), None, Listener()) as pool,
@@ -43,7 +43,7 @@ def passes(workers: int, cases: int, ratios: int) -> tuple[float, float]:
         alone, began = pool.exclusive_s, time.monotonic()
         pool.run([(opened, others)], folder)
         seconds = time.monotonic() - began
-        assert len(folder.store.keys("ok")) == len(made.points)
+        assert len(folder.store.keys("ok")) == len(plan_.points)
         return seconds, pool.exclusive_s - alone
 
 
@@ -54,8 +54,8 @@ def planned() -> tuple[float, float]:
     plan.make(sweep, model)  # what is computed once
     large = sweep.model_copy(update={"ratios": tuple(0.8 * (row + 1) / PLANNED for row in range(PLANNED - 1))})
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
-    (made,) = plan.make(large, model)
-    assert len({point.key for point in made.points}) == PLANNED
+    (plan_,) = plan.make(large, model)
+    assert len({point.key for point in plan_.points}) == PLANNED
     return time.monotonic() - began, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 

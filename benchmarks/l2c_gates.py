@@ -23,7 +23,7 @@ from scipy import stats
 from torch import Tensor
 
 from harness import checkpoints, registry
-from harness.backbones.following import follow
+from harness.backbones.following import track_sampler
 from harness.fitting.options import FitOptions
 from harness.fitting.request import Request
 from harness.models import Model, load
@@ -62,7 +62,7 @@ def reuse_errors(model: Model, count: int) -> np.ndarray:
 
     task.prepare(cases)
     with ExitStack() as stack:
-        stack.enter_context(follow(backbone, model.pipeline, guided=task.guided))
+        stack.enter_context(track_sampler(backbone, model.pipeline, guided=task.guided))
         for name in PARTS:
             stack.enter_context(backbone.advise(name, part))
         stack.enter_context(backbone.around(denoise))

@@ -26,25 +26,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     (plan_,) = plan.make(config.build({"methods": "dense", "cases": args.cases, "batch": 8}))
-    made = plan_.opened
-    model, batch = made.model, made.batch
-    states = [model.encode([case.prompt], guided=True) for case in made.cases]
+    opened = plan_.opened
+    model, batch = opened.model, opened.batch
+    states = [model.encode([case.prompt], guided=True) for case in opened.cases]
 
     def bare() -> None:
         for start in range(0, args.cases, batch):
             some = states[start : start + batch]
             text = {name: torch.cat([state[name] for state in some]) for name in some[0]}
-            seeds = [torch.Generator().manual_seed(case.seed) for case in made.cases[start : start + batch]]
+            seeds = [torch.Generator().manual_seed(case.seed) for case in opened.cases[start : start + batch]]
             model.pipeline(
                 **text, negative_prompt=None, generator=seeds, output_type="pt",
-                num_inference_steps=made.task.steps, guidance_scale=made.task.guidance, **model.call,
+                num_inference_steps=opened.task.steps, guidance_scale=opened.task.guidance, **model.call,
             )  # fmt: skip
 
-    made.task.prepare(made.cases)
+    opened.task.prepare(opened.cases)
     with tempfile.TemporaryDirectory() as place, RunFolder.grow(place, {}) as folder:
 
         def whole() -> None:
-            images, *_ = made.generate(made.dense, None, lambda _what, _images: None)
+            images, *_ = opened.generate(opened.dense, None, lambda _what, _images: None)
             folder.save_images(images, "bench")
 
         a, b = interleave([bare, whole], device=model.device, warmup=1, repeats=args.rounds)

@@ -32,7 +32,7 @@ import yaml
 from pydantic import BaseModel
 
 from harness.attach import attached
-from harness.backbones.following import follow
+from harness.backbones.following import track_sampler
 from harness.compose import method_class
 from harness.fitting.options import FitOptions
 from harness.fitting.request import Request
@@ -65,7 +65,7 @@ class Bench:
         """Images (B, 3, S, S)."""
         task = TextToImage(model, steps=self.steps, guidance=2.0)
         with ExitStack() as stack:
-            stack.enter_context(follow(model.backbone, model.pipeline, True))
+            stack.enter_context(track_sampler(model.backbone, model.pipeline, True))
             if method is not None:
                 stack.enter_context(attached(model.backbone, method, state))
             parts = [self.cases[start : start + 32] for start in range(0, self.count, 32)]
@@ -145,7 +145,7 @@ class _Layers(Method):
 
 def free(bench: Bench, ratio: float) -> None:
     from harness.fitting.data import data_for
-    from harness.fitting.fit import _watch
+    from harness.fitting.fit import _calibration_pass
     from harness.fitting.objective import Objective
     from methods.common import sensitivity
 
@@ -158,10 +158,10 @@ def free(bench: Bench, ratio: float) -> None:
     objective = Objective(model.pipeline.scheduler, 20)
 
     def watch(each: Any = None, **how: Any) -> None:
-        _watch(model, objective, options, data, 0, each, **how)
+        _calibration_pass(model, objective, options, data, 0, each, **how)
 
     def noised(each: Any = None, **how: Any) -> None:
-        _watch(model, objective, options, data, 0, each, batches=16)
+        _calibration_pass(model, objective, options, data, 0, each, batches=16)
 
     with torch.no_grad():
         began = time.monotonic()
@@ -256,7 +256,7 @@ def objects(bench: Bench, name: str) -> None:
 
     with (
         torch.no_grad(),
-        follow(model.backbone, model.pipeline, True),
+        track_sampler(model.backbone, model.pipeline, True),
         attached(model.backbone, cls(cls.Settings.model_validate(state.facts["settings"])), state),
         model.backbone.advise("block", watch),
     ):

@@ -59,8 +59,8 @@ def main() -> None:
     ratios = tuple(i / 40_000 for i in range(1, 10_001))
     sweep = config.build({"methods": "tome", "ratios": ratios, "cases": 64})
     began = time.perf_counter()
-    (made,) = plan.make(sweep)
-    print(f"a plan of {len(made.points)} points: {time.perf_counter() - began:.2f} s")
+    (planned,) = plan.make(sweep)
+    print(f"a plan of {len(planned.points)} points: {time.perf_counter() - began:.2f} s")
 
 
 if __name__ == "__main__":

@@ -37,31 +37,31 @@ def main() -> None:
     }
     x = torch.randn(8, int(backbone.transformer.config.in_channels), 16, 16)  # type: ignore[union-attr,arg-type]
 
-    def fitting(name: str, **options: object) -> Fitting:
+    def fitting_of(name: str, **options: object) -> Fitting:
         method = settings_of(MethodSpec(name=name), (args.ratio,))[0]
-        made = method.fitting(backbone, 20, type(method).FitSettings.model_validate(options))
-        made.target(args.ratio, 0, 1000)
-        if hasattr(made.module, "ratios"):
-            made.module.ratios.values.data.fill_(args.ratio)  # type: ignore[union-attr]
-        return made
+        fitting = method.fitting(backbone, 20, type(method).FitSettings.model_validate(options))
+        fitting.target(args.ratio, 0, 1000)
+        if hasattr(fitting.module, "ratios"):
+            fitting.module.ratios.values.data.fill_(args.ratio)  # type: ignore[union-attr]
+        return fitting
 
-    def step(made: Fitting) -> Callable[[], None]:
+    def step(fitting: Fitting) -> Callable[[], None]:
         count = [0]
 
         def run() -> None:
-            made.target(args.ratio, count[0], 1000)
+            fitting.target(args.ratio, count[0], 1000)
             count[0] += 1
-            with backbone.at(Step(0, 20, 500.0)), made.attach():
+            with backbone.at(Step(0, 20, 500.0)), fitting.attach():
                 out = backbone.transformer(
                     x, **text, timestep=torch.full((8,), 500.0),
                     added_cond_kwargs={}, return_dict=False,
                 )[0]  # fmt: skip
-            (out.square().mean() + sum(made.losses().values(), torch.zeros(()))).backward()
+            (out.square().mean() + sum(fitting.losses().values(), torch.zeros(()))).backward()
 
         return run
 
     names = ["uniform", "diffcr, every 4", "diffcr, every 1"]
-    runs = [step(fitting("uniform")), step(fitting("diffcr")), step(fitting("diffcr", every=1))]
+    runs = [step(fitting_of("uniform")), step(fitting_of("diffcr")), step(fitting_of("diffcr", every=1))]
     times = interleave(runs, device=torch.device("cpu"), warmup=2, repeats=args.rounds)
     for name, seconds in zip(names[1:], times[1:], strict=True):
         ratio = paired_ratio(np.array(seconds), np.array(times[0]))

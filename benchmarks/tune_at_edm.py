@@ -21,7 +21,7 @@ import torch
 
 from harness import registry
 from harness.attach import attached
-from harness.backbones.following import follow
+from harness.backbones.following import track_sampler
 from harness.measure.torch_counter import counting
 from harness.method import Method
 from harness.metric import images_to_uint8
@@ -60,7 +60,7 @@ class Trial:
     def _on(self, method: Method | None) -> ExitStack:
         stack = ExitStack()
         stack.enter_context(torch.no_grad())
-        stack.enter_context(follow(self.model.backbone, self.model.pipeline, guided=True))
+        stack.enter_context(track_sampler(self.model.backbone, self.model.pipeline, guided=True))
         if method is not None:
             stack.enter_context(attached(self.model.backbone, method, None))
         return stack

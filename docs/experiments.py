@@ -91,7 +91,7 @@ def attributed(axis: str) -> str:
         "psnr_to_dense": "PSNR to dense, dB",
     }
     metrics = {
-        name: told for start, told in words.items() for name in table["metric"].unique() if name.startswith(start)
+        name: label for start, label in words.items() for name in table["metric"].unique() if name.startswith(start)
     }
     lines = []
     for (form, seed), rows_of in table.groupby(["form", "seed"], sort=False):
@@ -152,11 +152,11 @@ def _called(record: Record) -> str:
     """The method, its ratio, and what differs from its defaults but the training seed."""
     usual = method_class(record.method)().settings.model_dump(mode="json")
     left_out = {"seed", "ratio", "axes"}
-    told = {k: v for k, v in record.settings.items() if k not in left_out and usual.get(k) != v}
+    differing = {k: v for k, v in record.settings.items() if k not in left_out and usual.get(k) != v}
     name = record.method
     if record.method == "diffcr":
         name = "DiffCR-LT" if record.settings["axes"] == "layer,timestep" else "DiffCR-L"
-    return " ".join([name, *(f"{key}={value}" for key, value in told.items()), percent(record.ratio)]).strip()
+    return " ".join([name, *(f"{key}={value}" for key, value in differing.items()), percent(record.ratio)]).strip()
 
 
 def table1_run(*, of_one_seed: bool = False) -> Run:

@@ -295,18 +295,18 @@ def made_folder(folder: Path) -> None:
 
 
 def _parts(plans: Sequence[plan.Plan]) -> list[Part]:
-    return [(made.opened, made.points) for made in plans]
+    return [(planned.opened, planned.points) for planned in plans]
 
 
 def dry_run(plans: Sequence[plan.Plan], folder: Path) -> list[dict[str, Any]]:
     """What would run: for each point its label, settings, adapter, whether it is done, key, and seconds, estimated from
     the time of dense images measured now (cheaper points take less)."""
     rows = []
-    for made, points in zip(plans, missing(_parts(plans), folder), strict=True):
+    for planned, points in zip(plans, missing(_parts(plans), folder), strict=True):
         todo = {point.key for point in points}
-        seconds = made.opened.seconds_per_image() if todo else 0.0
-        for point in made.points:
-            left = made.opened.work_per_point * seconds if point.key in todo else 0.0
+        seconds = planned.opened.seconds_per_image() if todo else 0.0
+        for point in planned.points:
+            left = planned.opened.work_per_point * seconds if point.key in todo else 0.0
             rows.append(
                 {"label": point.label, "settings": point.settings, "adapter": point.adapter[:8],
                  "done": point.key not in todo, "seconds": left, "key": point.key}

@@ -12,7 +12,7 @@ import torch
 
 from harness.backbones import lora
 from harness.backbones.base import Backbone
-from harness.backbones.following import follow
+from harness.backbones.following import track_sampler
 from harness.errors import UserError
 from harness.method import Method
 from harness.models.model import Model
@@ -23,7 +23,7 @@ def check(method: Method | type[Method], family: type[Backbone]) -> str:
     """Why this method cannot run on this family of backbones; "" where it can."""
     if missing := sorted(method.parts - family.parts):
         return f"{family.__name__} has no separate {', '.join(missing)}"
-    lacking = sorted(method.needs - family.offers)
+    lacking = sorted(method.requires - family.capabilities)
     return f"{family.__name__} offers no {', '.join(lacking)}" if lacking else ""
 
 
@@ -37,8 +37,8 @@ def attached(backbone: Backbone, method: Method, state: State | None) -> Iterato
         if state is not None:
             for one in (state, *state.parts.values()):
                 stack.enter_context(lora.merged(backbone.transformer, one.tensors))
-            host = frozenset[str]().union(*(one.host for one in method.members()))
-            state = _moved(state, next(backbone.transformer.parameters()).device, host)
+            cpu_tensors = frozenset[str]().union(*(one.cpu_tensors for one in method.members()))
+            state = _moved(state, next(backbone.transformer.parameters()).device, cpu_tensors)
         stack.enter_context(put_on(backbone, method, state))
         yield
 
@@ -74,21 +74,21 @@ def _steps_that_it_takes(backbone: Backbone, method: Method) -> Iterator[None]:
         yield
 
 
-def _moved(state: State, device: torch.device, host: frozenset[str]) -> State:
-    """Without LoRA, on the device, but for what is read on the host."""
+def _moved(state: State, device: torch.device, cpu_tensors: frozenset[str]) -> State:
+    """Without LoRA, on the device, but for what Python reads."""
     tensors = {
-        name: tensor if name in host else tensor.to(device)
+        name: tensor if name in cpu_tensors else tensor.to(device)
         for name, tensor in state.tensors.items()
         if not name.startswith("lora.")
     }
-    parts = {name: _moved(part, device, host) for name, part in state.parts.items()}
+    parts = {name: _moved(part, device, cpu_tensors) for name, part in state.parts.items()}
     return replace(state, tensors=tensors, parts=parts)
 
 
 @contextmanager
 def running(model: Model, method: Method, state: State | None, *, guided: bool | None) -> Iterator[None]:
-    """The method is on, and the backbone follows the pipeline's sampler. guided: see `follow`."""
-    with follow(model.backbone, model.pipeline, guided=guided), attached(model.backbone, method, state):
+    """The method is on, and the backbone follows the pipeline's sampler. guided: see `track_sampler`."""
+    with track_sampler(model.backbone, model.pipeline, guided=guided), attached(model.backbone, method, state):
         yield
 
 
@@ -97,7 +97,7 @@ def ready(
     model: Model, method: Method, state: State | None, *, guided: bool | None
 ) -> Iterator[Callable[[], AbstractContextManager[None]]]:
     """What puts the method on, quickly: one that takes long stays on a copy of the denoiser."""
-    if not method.lasting:
+    if not method.slow_to_attach:
         yield lambda: running(model, method, state, guided=guided)
         return
     pipeline, original = model.pipeline, model.backbone.transformer
@@ -107,7 +107,7 @@ def ready(
     def swapped() -> Iterator[None]:
         pipeline.transformer = twin.transformer
         try:
-            with follow(twin, pipeline, guided=guided):
+            with track_sampler(twin, pipeline, guided=guided):
                 yield
         finally:
             pipeline.transformer = original
@@ -120,7 +120,7 @@ def ready(
 def stepping(backbone: Backbone, method: Method, state: State | None) -> Iterator[None]:
     """The method is on for single calls of the denoiser, whose batches hold both CFG halves where the family has
     them."""
-    before, backbone.guided = backbone.guided, backbone.halves
+    before, backbone.guided = backbone.guided, backbone.batched_cfg
     try:
         with attached(backbone, method, state):
             yield
@@ -129,9 +129,9 @@ def stepping(backbone: Backbone, method: Method, state: State | None) -> Iterato
 
 
 @contextmanager
-def kept_on(put_on: Callable[[], AbstractContextManager[None]], lasting: bool) -> Iterator[Callable[[], Any]]:
-    """What puts a method on around each run; a lasting one is on already."""
-    if not lasting:
+def kept_on(put_on: Callable[[], AbstractContextManager[None]], slow_to_attach: bool) -> Iterator[Callable[[], Any]]:
+    """What puts a method on around each run; one that is slow to attach is on already."""
+    if not slow_to_attach:
         yield put_on
         return
     with put_on():

@@ -150,7 +150,7 @@ def ladders(sweep: Sweep, model: Model) -> list[tuple[MethodSpec, Sequence[float
 def _is_reference(spec: MethodSpec) -> bool:
     """Whether a method spares nothing and has nothing to tune, as `dense` and `dense-ft`: it runs as it is."""
     cls = method_class(spec.name)
-    return not cls.compresses and not cls.strength and not cls.rank
+    return not cls.compresses and not cls.strength and not cls.attach_order
 
 
 def _shown(spec: MethodSpec) -> str:

@@ -113,7 +113,7 @@ def facts_of(what: str, cls: type[Any]) -> dict[str, str]:
     serves = [name for name in registry.methods if not check(registry.methods.get(name), cls)]
     return {
         "Transformer classes": ", ".join(sorted(cls.classes)), "Parts of every layer": ", ".join(sorted(cls.parts)),
-        "Offers": ", ".join(sorted(cls.offers)) or "none", "Methods": ", ".join(serves) or "none",
+        "Capabilities": ", ".join(sorted(cls.capabilities)) or "none", "Methods": ", ".join(serves) or "none",
     }  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def refusal(first: type[Method], second: type[Method]) -> str:
     if issubclass(first, second) or issubclass(second, first):
         return "a method does not go on twice"
     for one in (first, second):
-        if not one.compresses and not one.rank:
+        if not one.compresses and not one.attach_order:
             return f"{one.name} is a reference, nothing to compose with"
     if first.selects and second.selects:
         return "both choose the tokens that a block runs on, and one would choose among those that the other one left"
@@ -71,7 +71,7 @@ class Composition(Method):
             own = {field: values[_field(self.classes, cls, field)] for field in cls.Settings.model_fields}
             self._members.append(cls(cls.Settings.model_validate(own)))
         self.parts = frozenset().union(*(one.parts for one in self._members))  # type: ignore[misc]
-        self.needs = frozenset().union(*(one.needs for one in self._members))  # type: ignore[misc]
+        self.requires = frozenset().union(*(one.requires for one in self._members))  # type: ignore[misc]
 
     def members(self) -> Sequence[Method]:
         return self._members
@@ -83,13 +83,13 @@ class Composition(Method):
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
         states = state.parts if state is not None else {}
         with ExitStack() as stack:
-            for one in sorted(self._members, key=lambda method: method.rank):
+            for one in sorted(self._members, key=lambda method: method.attach_order):
                 stack.enter_context(put_on(backbone, one, states.get(one.name)))
             yield
 
-    def reached(self, state: State | None) -> float | None:
+    def effective_ratio(self, state: State | None) -> float | None:
         states = state.parts if state is not None else {}
-        ratios = [one.reached(states.get(one.name)) for one in self._members if one.ratio is not None]
+        ratios = [one.effective_ratio(states.get(one.name)) for one in self._members if one.ratio is not None]
         return ratios[0] if ratios else None
 
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:
@@ -119,10 +119,10 @@ def _composition(classes: tuple[type[Method], ...]) -> type[Method]:
         "classes": classes,
         "Settings": create_model("CompositionSettings", __base__=MethodSettings, **fields),
         "parts": frozenset().union(*(cls.parts for cls in classes)),
-        "needs": frozenset().union(*(cls.needs for cls in classes)),
+        "requires": frozenset().union(*(cls.requires for cls in classes)),
         "needs_state": any(cls.needs_state for cls in classes),
         "compresses": any(cls.compresses for cls in classes),
-        "lasting": any(cls.lasting for cls in classes),
+        "slow_to_attach": any(cls.slow_to_attach for cls in classes),
         "least_steps": max(cls.least_steps for cls in classes),
         "adaptive": any(cls.adaptive for cls in classes),
         "training": max((cls.training for cls in classes), key=("free", "calibrated", "trained").index),

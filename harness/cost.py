@@ -234,7 +234,7 @@ def measured(
         counts = counted(on, method, state, seen)
     progress("memory", 3)
     # What stays on its own copy runs in another way than dense does here.
-    least = seen.counts if seen.thinned and not method.lasting else None
+    least = seen.counts if seen.thinned and not method.slow_to_attach else None
 
     limits: list[float] = []  # a run in each block
     with pairs(on, method, state, dense, rounds, theirs, alone) as clock:
@@ -269,7 +269,7 @@ def measured(
             pass
         progress("latency", 2)
         dense_s, own_s = clock.seconds
-    for images in (behind, alone) if method.lasting else (behind + alone,):  # a copy is compiled for itself
+    for images in (behind, alone) if method.slow_to_attach else (behind + alone,):  # a copy is compiled for itself
         _check(images, theirs)
     kind = latency.clock(device)
     total = weights + peak.bytes

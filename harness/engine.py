@@ -16,7 +16,7 @@ import torch
 
 from harness import attach, cost, token_maps
 from harness.compose import method_class
-from harness.errors import MethodFailure, told
+from harness.errors import MethodFailure, failure_reason
 from harness.judging import judged
 from harness.measure import environment
 from harness.method import Method
@@ -32,7 +32,7 @@ from results.run_folder import RunFolder
 
 
 @dataclass
-class _Made:
+class _PointResult:
     """What the passes of a point leave, as far as they came."""
 
     estimates: dict[str, Estimate] = field(default_factory=dict)
@@ -107,7 +107,7 @@ class OpenWorkload:
         is restored. A point whose images and costs are there, under other metrics, is judged alone."""
         process = ProcessState.now()
         began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
-        made, outcome, reason, trace, reached = _Made(), "ok", "", "", None
+        result, outcome, reason, trace, effective_ratio = _PointResult(), "ok", "", "", None
         tell = _prefixed(progress, point.label)
         own: set[str] = set()
         try:
@@ -116,21 +116,22 @@ class OpenWorkload:
             method = self.method(point)
             own = set[str]().union(*(one.files() for one in method.members()))
             state = adapters.state_of(method, self.model)
-            reached = method.reached(state) if method.ratio is not None else None
-            lost = self._passes(point, method, state, folder, made, tell)
+            effective_ratio = method.effective_ratio(state) if method.ratio is not None else None
+            lost = self._passes(point, method, state, folder, result, tell)
             if lost:
                 outcome, reason = "incomplete", "; ".join(lost)
         except Exception as error:
-            outcome, reason, trace = "failed", told(error, own), traceback.format_exc()
+            outcome, reason, trace = "failed", failure_reason(error, own), traceback.format_exc()
         if left := [*process.restore(), *self.model.left_behind()]:
             reason = f"{f'{reason}; ' if outcome == 'failed' else ''}it left behind: {', '.join(left)}"
             outcome = "failed"
         if outcome == "failed":
-            made, reached = _Made(), None
+            result, effective_ratio = _PointResult(), None
         return self.record(
-            point, outcome=outcome, reason=reason, traceback=trace, ratio_reached=reached, estimates=made.estimates,
-            samples=made.samples, judged=made.judged, started=started, seconds=time.monotonic() - began, **made.paths,
-            **({"environment": made.environment} if made.environment else {}),
+            point, outcome=outcome, reason=reason, traceback=trace, ratio_reached=effective_ratio,
+            estimates=result.estimates, samples=result.samples, judged=result.judged, started=started,
+            seconds=time.monotonic() - began, **result.paths,
+            **({"environment": result.environment} if result.environment else {}),
         )  # fmt: skip
 
     def record(self, point: Point, **rest: Any) -> Record:
@@ -155,62 +156,74 @@ class OpenWorkload:
     # -- passes ----------------------------------------------------------------------------------------------
 
     def _passes(
-        self, point: Point, method: Method, state: State | None, folder: RunFolder, made: _Made, progress: Progress
+        self,
+        point: Point,
+        method: Method,
+        state: State | None,
+        folder: RunFolder,
+        result: _PointResult,
+        progress: Progress,
     ) -> list[str]:
-        """Fills `made`; returns what could not be judged."""
+        """Fills `result`; returns what could not be judged."""
         dense = self._reference(point, folder)
         known = folder.store.of_sample(point.sample_key)
         images = folder.images(known) if known is not None else None
         if known is not None and images is not None:
             sample = Sample(self.cases, images)
-            made.estimates = {name: e for name, e in known.estimates.items() if name not in known.judged}
-            made.samples = known.samples
+            result.estimates = {name: e for name, e in known.estimates.items() if name not in known.judged}
+            result.samples = known.samples
             # the costs were measured by that commit, on that day
-            made.environment = known.environment | {"judged_by_commit": environment.commit()}
-            made.paths = {"images": known.images, "shown": known.shown, "token_maps": known.token_maps}
+            result.environment = known.environment | {"judged_by_commit": environment.commit()}
+            result.paths = {"images": known.images, "shown": known.shown, "token_maps": known.token_maps}
         else:
-            sample = self._measure(point, method, state, folder, made, progress)
+            sample = self._measure(point, method, state, folder, result, progress)
         if dense is None:
-            self._dense = (point.key, sample, made.estimates["gmacs"].value)
+            self._dense = (point.key, sample, result.estimates["gmacs"].value)
         progress("quality", 0)
-        costs = set(made.estimates)
+        costs = set(result.estimates)
         found, lost = judged(self.metrics, sample, dense, costs)
-        made.estimates |= found
-        made.judged = tuple(found)
-        made.paths["features"] = folder.save_features(sample.features, point.sample_key)
-        made.paths["references"] = folder.save_references(sample.references)
+        result.estimates |= found
+        result.judged = tuple(found)
+        result.paths["features"] = folder.save_features(sample.features, point.sample_key)
+        result.paths["references"] = folder.save_references(sample.references)
         return lost
 
     def _measure(
-        self, point: Point, method: Method, state: State | None, folder: RunFolder, made: _Made, progress: Progress
+        self,
+        point: Point,
+        method: Method,
+        state: State | None,
+        folder: RunFolder,
+        result: _PointResult,
+        progress: Progress,
     ) -> Sample:
         images, seconds, subject = self.generate(method, state, progress)
         sample = Sample(self.cases, images)
         progress("cost", 0)
         with self.exclusive() if self.exclusive else nullcontext():
-            made.estimates, made.samples = cost.measured(subject, method, state, self.dense, self.rounds, progress)
+            result.estimates, result.samples = cost.measured(subject, method, state, self.dense, self.rounds, progress)
         if not self.exclusive:  # others may have worked beside the generation
-            made.estimates |= cost.throughput(seconds, len(self.cases), self.batch)
-        made.estimates |= self.task.facts(self.cases)
-        self._check_effect(point, method, sample, made.estimates["gmacs"].value)
+            result.estimates |= cost.throughput(seconds, len(self.cases), self.batch)
+        result.estimates |= self.task.facts(self.cases)
+        self._check_effect(point, method, sample, result.estimates["gmacs"].value)
         if point.reference and point.ratio:
             progress("token maps", 0)
             maps = token_maps.record(self.model, self.task, self.task.mapped(self.cases), method, state)
-            made.paths["token_maps"] = folder.save_token_maps(maps, point.sample_key)
+            result.paths["token_maps"] = folder.save_token_maps(maps, point.sample_key)
         progress("token maps", 1)
         if not point.reference:
-            made.paths["shown"] = {
+            result.paths["shown"] = {
                 label: folder.save_images(images_to_uint8(some), point.sample_key, label)
                 for label, some in self.task.shown(self.cases)
             }
-        made.paths["images"] = folder.save_images(sample.images, point.sample_key)
+        result.paths["images"] = folder.save_images(sample.images, point.sample_key)
         return sample
 
     def generate(
         self, method: Method, state: State | None, progress: Progress
     ) -> tuple[np.ndarray, list[float], cost.Subject]:
         """All cases' images, (N, H, W, 3) uint8, the seconds that each batch took, and what costs are measured on."""
-        made: dict[int, np.ndarray] = {}
+        rows_done: dict[int, np.ndarray] = {}
         seconds, spent = [], []
         alone = [[row] for row in range(len(self.cases))]
         with attach.running(self.model, method, state, guided=self.task.guided):
@@ -227,10 +240,10 @@ class OpenWorkload:
                     raise MethodFailure(f"expected images of shape ({len(cases)}, 3, H, W), got {tuple(images.shape)}")
                 if not torch.isfinite(images).all():
                     raise MethodFailure("the images hold NaN or infinite values")
-                made |= dict(zip(rows, images_to_uint8(images), strict=True))  # waits for the device
+                rows_done |= dict(zip(rows, images_to_uint8(images), strict=True))  # waits for the device
                 seconds.append(time.monotonic() - began)
                 progress("images", len(cases))
-        every = np.stack([made[row] for row in range(len(self.cases))])
+        every = np.stack([rows_done[row] for row in range(len(self.cases))])
         return every, [] if spent else seconds, replace(self.subject, spent=tuple(spent))
 
     def _reference(self, point: Point, folder: RunFolder) -> Sample | None:

@@ -29,7 +29,7 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [""])[0][:300]
 
 
-def told(error: BaseException, own: Collection[str] = ()) -> str:
+def failure_reason(error: BaseException, own: Collection[str] = ()) -> str:
     """Why a point failed, in one line: what was raised, and the last line of these files that it came through."""
     if isinstance(error, MethodFailure):
         return str(error)

@@ -22,15 +22,15 @@ def first(tree: Any) -> Tensor:
     raise ValueError("the denoiser was called without a tensor")
 
 
-def guided(told: bool | None, latents: Tensor) -> bool:
+def guided(declared: bool | None, latents: Tensor) -> bool:
     """Whether a batch (B, ...) holds both halves, as the pipeline says. Equal halves would be no sign of it: two images
     may start from one seed. Raises UserError where it says nothing."""
-    if told is None:
+    if declared is None:
         raise UserError(
             "whether this pipeline's batches hold both halves of guidance is unknown: it has no property "
             "do_classifier_free_guidance, nor does it give that to its encode_prompt"
         )
-    return told and len(latents) % 2 == 0
+    return declared and len(latents) % 2 == 0
 
 
 def conditional(tree: Any, batch: int) -> Any:

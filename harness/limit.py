@@ -66,7 +66,7 @@ def dense_on(backbone: Backbone, counts: Counts) -> Iterator[None]:
         x = call.x
         if count:
             x = sized(x, count)
-            places = torch.arange(x.shape[1], device=x.device).expand(len(x), -1) if backbone.placed else None
+            places = torch.arange(x.shape[1], device=x.device).expand(len(x), -1) if backbone.uses_positions else None
             x = call.run(x, places)
         if call.layer == backbone.layers - 1:
             x = torch.cat([x, *reversed(aside)], 1) if aside else x

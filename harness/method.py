@@ -17,6 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from harness import renamed
 from harness.errors import UserError
 from harness.spec import Ability, Part, State
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 
 Training = Literal["free", "calibrated", "trained"]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed.module_attributes(__name__)
 
 
 class MethodSettings(BaseModel):
@@ -49,17 +53,22 @@ class FittedSettings(RatioSettings, SeedSettings):
     """Settings of a method with a compression ratio and a trained adapter."""
 
 
-class Watch(Protocol):
+class CalibrationPass(Protocol):
     """Runs the model on calibration samples, always the same ones: `each(prediction, target)` after every batch, what
-    the model says and what it should say. along: every batch goes through all of the sampler's steps, noisiest first,
-    with one noise; otherwise each has a step of its own. sampled: the model samples by itself instead, from noise, in
-    so many steps of its sampler and without guidance; there is no target then. batches: at most so many."""
+    the model predicts and what it should predict.
+
+    full_trajectory: every batch goes through all of the sampler's steps, noisiest first, with one noise; otherwise each
+        has a step of its own.
+    sampled: the model samples by itself instead, from noise, in so many steps of its sampler and without guidance;
+        there is no target then.
+    batches: at most so many.
+    """
 
     def __call__(
         self,
         each: Callable[[Tensor, Any], None] | None = None,
         *,
-        along: bool = False,
+        full_trajectory: bool = False,
         sampled: int = 0,
         batches: int | None = None,
     ) -> None: ...
@@ -69,23 +78,30 @@ class Watch(Protocol):
 class Fitting:
     """What a method hands to the shared training loop.
 
-    module: the method's own parameters (routers, ratios). calibrate: called before the training with a `Watch`, for a
-    method that calibrates or warm-starts; no gradients unless it turns them on. trains: False where that is all.
-    attach: the training-time advice. lora: whether LoRA is trained beside it. previous: at which sampling steps the
-    model runs at the preceding one first, without gradients, for a method that reuses what it finds there. groups: name
-    prefix in `module` -> multiple of the base learning rate. losses: extra terms after a forward, already weighted.
-    regions: number of timestep regions (a batch draws its timesteps from one). target: called before every step with
-    the ratio to aim at, the step's index in the stage and the stage's length; renew: called after that with the step's
-    source of random numbers, for a method that draws some; after_step: called after the step. log: numbers
-    for the fit's log; those whose name holds no slash (as in "ratio/3/0", by layer and region) show in its progress
-    bar, too. learned: the mean ratio so far, where ratios are learned; it tells when a by-product is due. state: the
-    adapter as it stands, at the ratio that was last aimed at.
+    module: the method's own parameters (routers, ratios).
+    state: the adapter as it stands, at the ratio that was last aimed at.
+    attach: the training-time advice.
+    calibrate: called before the training with a `CalibrationPass`, for a method that calibrates or warm-starts; no
+        gradients unless it turns them on.
+    lora: whether LoRA is trained beside it.
+    previous: at which sampling steps the model runs at the preceding one first, without gradients, for a method that
+        reuses what it finds there.
+    groups: name prefix in `module` -> multiple of the base learning rate.
+    losses: extra terms after a forward, already weighted.
+    regions: number of timestep regions (a batch draws its timesteps from one).
+    target: called before every step with the ratio to aim at, the step's index in the stage and the stage's length.
+    renew: called after that with the step's source of random numbers, for a method that draws some.
+    after_step: called after the step.
+    log: numbers for the fit's log; those whose name holds no slash (as in "ratio/3/0", by layer and region) show in its
+        progress bar, too.
+    learned: the mean ratio so far, where ratios are learned; it tells when a by-product is due.
+    trains: False where the calibration is all.
     """
 
     module: nn.Module
     state: Callable[[], State]
     attach: Callable[[], AbstractContextManager[object]] = nullcontext
-    calibrate: Callable[[Watch], None] | None = None
+    calibrate: Callable[[CalibrationPass], None] | None = None
     lora: bool = True
     previous: Callable[[int], bool] = lambda _index: False
     groups: dict[str, float] = field(default_factory=dict)
@@ -118,26 +134,35 @@ class Control:
     idle: str = ""
 
 
-class Method(ABC):
+class Method(renamed.Renamed, ABC, old_names=renamed.METHOD):
     """One way to make a backbone cheaper.
 
-    name: how the registry knows it. Settings: its pydantic model. parts: which parts it puts advice around in every
-    layer (a backbone that lacks one in any layer refuses the method when the sweep is planned). needs: what a backbone
-    must offer beside them. Both may depend on the settings, and are then set on the object. needs_state: whether it
-    runs only with an adapter state. FitSettings: options of its fit. compresses: False for what spares no FLOPs.
-
-    source: where it comes from. training: what its adapter takes ("free": no adapter). selects: it sends subsets of the
-    tokens through parts of a block, always the same ones or other ones at each step. reuses: what it keeps from one
-    sampling step for another. copes: with what of a sampler it does so all the same: "branches", several calls of the
-    denoiser in one step, each of which it keeps things of its own for, and a "late start" in the middle of the steps,
-    where `backbone.start` is above 0; what it cannot cope with is refused. rank: compositions put methods on by rank,
-    then in the order written; above 0 it is outside of any part. refuses: methods that it cannot work with, and why,
-    beyond what follows from selects, reuses and training. lasting: putting it on is slow, so that it stays on (a copy
-    of the model) while latency is measured. strength: the setting that makes it cheaper as it grows. sweep: its default
-    values, for a strength that is no ratio. least_steps: how few sampling steps it works with. adaptive: how much it
-    computes depends on the image, so that images are made one at a time and each is costed. tabled: its ratios are a
-    table by layer and timestep region. host: names of the state's tensors whose values Python reads, so that they stay
-    in main memory.
+    name: how the registry knows it.
+    Settings: its pydantic model.
+    FitSettings: options of its fit.
+    parts: which parts it puts advice around in every layer. A backbone that lacks one in any layer refuses the method
+        when the sweep is planned.
+    requires: the capabilities that a backbone must have. This and `parts` may depend on the settings, and are then set
+        on the object.
+    needs_state: whether it runs only with an adapter state.
+    compresses: False for what saves no FLOPs.
+    source: where it comes from.
+    training: what its adapter takes ("free": no adapter).
+    selects: it sends subsets of the tokens through parts of a block, always the same ones ("fixed") or other ones at
+        each step ("changing").
+    reuses: what it keeps from one sampling step for another.
+    copes: with what of a sampler it does so all the same: "branches", several calls of the denoiser in one step, each
+        of which it keeps things of its own for, and a "late start" in the middle of the steps, where `backbone.start`
+        is above 0. What it cannot cope with is refused.
+    attach_order: compositions attach methods in this order, equal ones as written; above 0 it is outside of any part.
+    refuses: methods that it cannot work with, and why, beyond what follows from selects, reuses and training.
+    slow_to_attach: attaching it is slow, so that it stays attached (to a copy of the model) while latency is measured.
+    least_steps: how few sampling steps it works with.
+    adaptive: how much it computes depends on the image, so that images are made one at a time and each is costed.
+    per_layer_ratios: it has a ratio for each layer and timestep region.
+    cpu_tensors: names of the state's tensors whose values Python reads, so that they stay in main memory.
+    strength: the setting that makes it cheaper as it grows.
+    sweep: its default values, for a strength that is no ratio.
     """
 
     name: ClassVar[str]
@@ -146,19 +171,19 @@ class Method(ABC):
     parts: ClassVar[frozenset[Part]] = frozenset({"block"})
     needs_state: ClassVar[bool] = False
     compresses: ClassVar[bool] = True
-    needs: ClassVar[frozenset[Ability]] = frozenset()
+    requires: ClassVar[frozenset[Ability]] = frozenset()
     source: ClassVar[str] = ""
     training: ClassVar[Training] = "free"
     selects: ClassVar[Literal["", "fixed", "changing"]] = ""
     reuses: ClassVar[Literal["", "parts", "blocks"]] = ""
     copes: ClassVar[frozenset[Literal["branches", "late start"]]] = frozenset()
-    rank: ClassVar[int] = 0
+    attach_order: ClassVar[int] = 0
     refuses: ClassVar[Mapping[str, str]] = {}
-    lasting: ClassVar[bool] = False
+    slow_to_attach: ClassVar[bool] = False
     least_steps: ClassVar[int] = 1
     adaptive: ClassVar[bool] = False
-    tabled: ClassVar[bool] = False
-    host: ClassVar[frozenset[str]] = frozenset()
+    per_layer_ratios: ClassVar[bool] = False
+    cpu_tensors: ClassVar[frozenset[str]] = frozenset()
     strength: ClassVar[str] = "ratio"
     sweep: ClassVar[tuple[Any, ...]] = ()
 
@@ -209,10 +234,10 @@ class Method(ABC):
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
         """Make the backbone cheaper inside this context."""
 
-    def cost_state(self, backbone: Backbone, table: Tensor | None = None) -> State | None:
+    def dummy_state(self, backbone: Backbone, table: Tensor | None = None) -> State | None:
         """A made-up adapter state at which the method costs what it would with a fitted one; None: it needs none.
-        table: (layers, regions), compression ratios for a method that is `tabled`. Raises UserError where cost depends
-        on what a fit finds."""
+        table: (layers, regions), compression ratios for a method with `per_layer_ratios`. Raises UserError where cost
+        depends on what a fit finds."""
         if not self.needs_state:
             return None
         raise UserError(f"what method {self.name!r} costs depends on its adapter, and no cost is made up for it; fit "
@@ -226,7 +251,7 @@ class Method(ABC):
         """(layers, regions), where an adapter state holds a compression ratio for each."""
         return None if state is None else state.tensors.get("ratios")
 
-    def reached(self, state: State | None) -> float | None:
+    def effective_ratio(self, state: State | None) -> float | None:
         """The mean compression ratio that really runs, where it may differ from the one asked for."""
         return self.ratio
 

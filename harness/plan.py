@@ -113,7 +113,7 @@ def _workload(sweep: Sweep, model: Model, task: Task, cases: Sequence[Case], met
         weights=model.digest,
         steps=task.steps,
         guidance=task.guidance,
-        made={
+        depends_on={
             "model": sweep.model if not model.digest else "", "dtype": sweep.dtype, "rounds": str(sweep.rounds),
             "device": model.device.type, "hardware": facts["device"], "threads": facts["threads"],
             **routing.fingerprint(model.device),
@@ -166,7 +166,9 @@ def differences(sweep: Sweep, opened: OpenWorkload) -> list[str]:
     """What a workload that was planned elsewhere would rest on if it were planned here, and does not: other weights,
     cases, hardware, versions; a line for each."""
     here = _workload(sweep, opened.model, opened.task, opened.cases, opened.metrics)
-    there, own = ({"weights": one.weights} | one.made | one.compares | one.judged for one in (opened.workload, here))
+    there, own = (
+        {"weights": one.weights} | one.depends_on | one.compares | one.judged for one in (opened.workload, here)
+    )
     return [
         f"{name}: {_short(there.get(name))} planned, {_short(own.get(name))} here"
         for name in sorted({*there, *own})
@@ -192,9 +194,9 @@ def points(methods: Collection[Method], model: Model, workload: Workload) -> tup
                 f"method {method.name!r} needs at least {method.least_steps} sampling steps, since it reuses earlier "
                 f"ones; got {workload.steps}"
             )
-        made = point(method, model, workload, reference)
-        reference = reference or made.key
-        found.setdefault(made.key, made)
+        planned = point(method, model, workload, reference)
+        reference = reference or planned.key
+        found.setdefault(planned.key, planned)
     return tuple(found.values())
 
 
@@ -236,14 +238,14 @@ def _metric(cls: type[Metric], sweep: Sweep, model: Model, reference: Path | Non
                 f"metric {cls.name!r} cannot judge images of model {sweep.model!r}; leave it out of --metrics"
             )
         return None
-    made = metric_of(cls, given, model, reference)
+    metric = metric_of(cls, given, model, reference)
     try:
-        made.check()
+        metric.check()
     except UserError as error:
         if wanted:
             raise UserError(f"metric {cls.name!r}: {error}") from error
         return None
-    return made
+    return metric
 
 
 def metric_of(cls: type[Metric], given: dict[str, Any], model: Model, reference: Path | None) -> Metric:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harness.attach import attached
 from harness.backbones.base import Backbone
-from harness.backbones.following import follow
+from harness.backbones.following import track_sampler
 from harness.method import Method
 from harness.metric import images_to_uint8
 from harness.models import Model
@@ -43,9 +43,9 @@ def record(model: Model, task: Task, case: Case, method: Method, state: State | 
         index = torch.arange(call.grid.tokens).expand(len(call.x), -1) if call.index is None else call.index.cpu()
         there[:] = [index]
         if routers is not None:
-            said = (call.x @ routers[call.layer].to(call.x)).sigmoid().float().cpu()
+            score = (call.x @ routers[call.layer].to(call.x)).sigmoid().float().cpu()
             blank = torch.full((len(index), call.grid.tokens), float("nan"))
-            scores[call.step.index, call.layer] = blank.scatter(1, index, said).mean(0)
+            scores[call.step.index, call.layer] = blank.scatter(1, index, score).mean(0)
         return call.run(call.x)
 
     def inner(call: Call) -> Tensor:
@@ -57,7 +57,7 @@ def record(model: Model, task: Task, case: Case, method: Method, state: State | 
     task.prepare([case])
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        stack.enter_context(follow(backbone, model.pipeline, task.guided))
+        stack.enter_context(track_sampler(backbone, model.pipeline, task.guided))
         stack.enter_context(backbone.advise("block", outer))
         stack.enter_context(attached(backbone, method, state))
         stack.enter_context(backbone.advise("block", inner))
@@ -83,11 +83,12 @@ def record(model: Model, task: Task, case: Case, method: Method, state: State | 
         rows = torch.stack([found.get(place, empty) for place in places])
         return rows.view(steps, backbone.layers, grid.height, grid.width).numpy()
 
-    said = stacked(scores, float("nan")) if scores else None
+    shown_scores = stacked(scores, float("nan")) if scores else None
     ratios = method.ratio_table(state)
     return TokenMaps(
-        stacked(keep, 0.0), images_to_uint8(torch.cat(decoded)), said, None if ratios is None else ratios.cpu().numpy()
-    )
+        stacked(keep, 0.0), images_to_uint8(torch.cat(decoded)), shown_scores,
+        None if ratios is None else ratios.cpu().numpy(),
+    )  # fmt: skip
 
 
 def _on_canvas(x: Tensor, index: Tensor, backbone: Backbone) -> Tensor:

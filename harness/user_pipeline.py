@@ -12,7 +12,7 @@ from typing import Any
 
 from harness import config
 from harness.attach import attached, check
-from harness.backbones.following import follow
+from harness.backbones.following import track_sampler
 from harness.errors import UserError
 from harness.leftovers import Snapshot
 from harness.models import adapters
@@ -50,7 +50,7 @@ def apply(pipeline: Any, method: str, *, adapter: str | Path | None = None, **se
     denoiser = {"transformer": pipeline.transformer}
     before = Snapshot.of(denoiser)
     with ExitStack() as stack:
-        stack.enter_context(follow(model.backbone, weakref.ref(pipeline)))
+        stack.enter_context(track_sampler(model.backbone, weakref.ref(pipeline)))
         stack.enter_context(attached(model.backbone, chosen, state))
         take_off = weakref.finalize(pipeline, stack.pop_all().close)
         take_off.atexit = False

@@ -18,9 +18,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from harness import renamed
+
 OURS = ("harness", "results", "methods", "tasks")
 _ENGINE = ("harness", "results")  # its parts have versions
 _SOURCES: dict[type[Any], str] = {}  # of the code that this process has loaded
+_RENAMED = [renamed.METHOD, renamed.SAMPLER_CLOCK, renamed.BACKBONE, renamed.CALIBRATION_PASS]
+_RENAMED += renamed.MODULES.values()
+_FIRST_NAMES = {new: old for names in _RENAMED for old, new in names.items()} | {"model_output": "said"}
+"""So that points of a method in which names alone have changed do not run again. None is ever taken out."""
 
 
 def of_part(cls: type[Any]) -> str:
@@ -51,14 +57,27 @@ def _digest(cls: type[Any]) -> str:
 
 
 def normalised(source: str) -> str:
-    """The syntax tree as text: the same for two sources that differ in comments, layout and docstrings alone."""
+    """The syntax tree as text: the same for two sources that differ in comments, layout and docstrings alone, or in
+    names of the interface that have changed."""
     tree = ast.parse(inspect.cleandoc(source) if source[:1].isspace() else source)
     for node in ast.walk(tree):
+        _rename(node)
         match node:
             case ast.Module() | ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
                 if ast.get_docstring(node, clean=False) is not None:
                     node.body = node.body[1:] or [ast.Pass()]
     return ast.dump(tree)
+
+
+def _rename(node: ast.AST) -> None:
+    """Gives names of the interface that have changed their first form."""
+    if isinstance(node, ast.ImportFrom) and any(one.name in _FIRST_NAMES for one in node.names):
+        for one in node.names:
+            one.name = _FIRST_NAMES.get(one.name, one.name)
+        node.names.sort(key=lambda one: (not one.name.isupper(), not one.name[0].isupper(), one.name))  # as ruff does
+    for field in ("id", "attr", "arg", "name"):
+        if (name := getattr(node, field, None)) in _FIRST_NAMES:
+            setattr(node, field, _FIRST_NAMES[name])
 
 
 def _collect(name: str, path: Path, package: str, trees: dict[str, str]) -> None:

@@ -18,10 +18,14 @@ from pydantic import TypeAdapter
 class Workload:
     """Everything but the method. Digests and versions stand for what the names mean here and now.
 
-    request: the validated sweep or profile, as JSON, without its methods. task_settings: of the task, as JSON. weights:
-    digest of the model. steps, guidance: of the sampler, resolved. made: what all figures rest on, by name: cases,
-    sampler, versions, hardware. compares: those of these that must match for two records to compare. judged: what
-    figures of metrics rest on, by name. environment: provenance, in no key.
+    request: the validated sweep or profile, as JSON, without its methods.
+    task_settings: of the task, as JSON.
+    weights: digest of the model.
+    steps, guidance: of the sampler, resolved.
+    depends_on: what all figures rest on, by name: cases, sampler, versions, hardware.
+    compares: those of these that must match for two records to compare.
+    judged: what figures of metrics rest on, by name.
+    environment: provenance, in no key.
     """
 
     request: dict[str, Any]
@@ -29,7 +33,7 @@ class Workload:
     weights: str
     steps: int
     guidance: float | None = None
-    made: dict[str, str] = field(default_factory=dict)
+    depends_on: dict[str, str] = field(default_factory=dict)
     compares: dict[str, str] = field(default_factory=dict)
     judged: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
@@ -41,7 +45,7 @@ class Workload:
     @cached_property
     def sample_digest(self) -> str:
         """Of what images and costs rest on."""
-        return digest([self.task_settings, self.weights, self.steps, self.guidance, self.made, self.compares])
+        return digest([self.task_settings, self.weights, self.steps, self.guidance, self.depends_on, self.compares])
 
     @cached_property
     def digest(self) -> str:

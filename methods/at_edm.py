@@ -66,7 +66,7 @@ class ATEDM(Method):
     name = "at-edm"
     Settings = ATEDMSettings
     parts = frozenset({"block", "self_attention"})
-    needs = frozenset({"attention maps"})
+    requires = frozenset({"attention maps"})
     source = "Wang et al., 2024, Attention-Driven Training-Free Efficiency Enhancement of Diffusion Models"
     selects = "changing"
     refuses: ClassVar[Mapping[str, str]] = dict.fromkeys(

@@ -30,8 +30,8 @@ class Compiled(Method):
     Settings = CompileSettings
     parts = frozenset()
     compresses = False
-    rank = 3
-    lasting = True
+    attach_order = 3
+    slow_to_attach = True
     strength = ""
     source = "Ansel et al., 2024, PyTorch 2"
 

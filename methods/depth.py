@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.backbones.base import Backbone
-from harness.method import FittedSettings, Fitting, Method, MethodSettings, Training, Watch
+from harness.method import CalibrationPass, FittedSettings, Fitting, Method, MethodSettings, Training
 from harness.spec import Call, State
 
 _BATCHES = 8
@@ -25,7 +25,7 @@ class Depth(Method):
 
     name = "depth"
     needs_state = True
-    host = frozenset({"order"})
+    cpu_tensors = frozenset({"order"})
     source = "Kim et al., 2024, BK-SDM: A Lightweight, Fast, and Cheap Version of Stable Diffusion"
     training: ClassVar[Training] = "calibrated"
 
@@ -42,13 +42,13 @@ class Depth(Method):
         found: list[int] = order[: dropped_count(self.ratio or 0.0, len(order))].tolist()
         return found
 
-    def reached(self, state: State | None) -> float | None:
+    def effective_ratio(self, state: State | None) -> float | None:
         if state is None:
             return self.ratio
         order = state.tensors["order"]
         return len(self._dropped(order)) / len(order)
 
-    def cost_state(self, backbone: Backbone, table: Tensor | None = None) -> State:
+    def dummy_state(self, backbone: Backbone, table: Tensor | None = None) -> State:
         return State({"order": torch.arange(backbone.layers)})
 
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:
@@ -95,10 +95,10 @@ def dropped_count(ratio: float, layers: int) -> int:
     return min(layers - 1, max(1, round(ratio * layers))) if ratio else 0
 
 
-def removal_order(backbone: Backbone, watch: Watch) -> list[int]:
+def removal_order(backbone: Backbone, watch: CalibrationPass) -> list[int]:
     """The layers, that one first whose removal changes predictions least, then the least beside it, and so on."""
     dense: list[Tensor] = []
-    watch(lambda said, _target: dense.append(said), batches=_BATCHES)
+    watch(lambda model_output, _target: dense.append(model_output), batches=_BATCHES)
     order: list[int] = []
     while len(order) < backbone.layers:
         left = [layer for layer in range(backbone.layers) if layer not in order]
@@ -106,11 +106,14 @@ def removal_order(backbone: Backbone, watch: Watch) -> list[int]:
     return order
 
 
-def _change(backbone: Backbone, watch: Watch, layers: list[int], dense: list[Tensor]) -> float:
+def _change(backbone: Backbone, watch: CalibrationPass, layers: list[int], dense: list[Tensor]) -> float:
     """Mean squared distance to the dense predictions without these layers."""
     errors: list[float] = []
     with _without(backbone, layers):
-        watch(lambda said, _: errors.append(float((said - dense[len(errors)]).square().mean())), batches=_BATCHES)
+        watch(
+            lambda model_output, _: errors.append(float((model_output - dense[len(errors)]).square().mean())),
+            batches=_BATCHES,
+        )
     return sum(errors) / len(errors)
 
 

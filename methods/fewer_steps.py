@@ -29,5 +29,5 @@ class FewerSteps(Method):
     @contextmanager
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
         settings: FewerStepsSettings = self.settings  # type: ignore[assignment]
-        with backbone.shortened(lambda steps: max(1, round((1 - settings.spared) * steps))):
+        with backbone.reduced_steps(lambda steps: max(1, round((1 - settings.spared) * steps))):
             yield

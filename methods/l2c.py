@@ -78,7 +78,7 @@ class L2C(Method):
         with _advised(backbone, part), backbone.on_begin(held.clear):
             yield
 
-    def reached(self, state: State | None) -> float | None:
+    def effective_ratio(self, state: State | None) -> float | None:
         return self.ratio if state is None else float(reused(state.tensors["gates"], self.ratio or 0.0).float().mean())
 
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:

@@ -28,7 +28,7 @@ class Precision(Method):
     Settings = PrecisionSettings
     parts = frozenset()
     compresses = False
-    rank = 2
+    attach_order = 2
     strength = ""
     source = "Micikevicius et al., 2018, Mixed Precision Training"
 

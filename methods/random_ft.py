@@ -32,7 +32,7 @@ class RandomFT(Method):
         with noise.on(backbone), _advised(backbone, noise, lambda: self.ratio or 0.0):
             yield
 
-    def cost_state(self, backbone: Backbone, table: Tensor | None = None) -> State:
+    def dummy_state(self, backbone: Backbone, table: Tensor | None = None) -> State:
         return State()
 
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:

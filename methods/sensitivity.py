@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness.backbones.base import Backbone
-from harness.method import Fitting, Method, MethodSettings, RatioSettings, Watch
+from harness.method import CalibrationPass, Fitting, Method, MethodSettings, RatioSettings
 from harness.spec import Call, State
 from harness.tokens import kept_count
 from methods.common.routing import Routed, Routers
@@ -58,17 +58,17 @@ class Sensitivity(Method):
         with routed.on(backbone, block, range(min(chosen.first_layers, last), last)):
             yield
 
-    def reached(self, state: State | None) -> float | None:
+    def effective_ratio(self, state: State | None) -> float | None:
         return None if self.settings.first_layers or self.settings.last_layers else self.ratio
 
-    def cost_state(self, backbone: Backbone, table: Tensor | None = None) -> State:
+    def dummy_state(self, backbone: Backbone, table: Tensor | None = None) -> State:
         weight = Routers(backbone.layers, backbone.width).weight.detach()
         return State({"router": weight.to(next(backbone.transformer.parameters()).dtype)})
 
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:
         found: dict[str, Tensor] = {}
 
-        def calibrate(watch: Watch) -> None:
+        def calibrate(watch: CalibrationPass) -> None:
             found["router"] = read_sensitivity(backbone, watch).solve()
 
         facts: dict[str, Any] = {"steps": STEPS, "batches": BATCHES, "draws": DRAWS}

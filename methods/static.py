@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness.backbones.base import Backbone
-from harness.method import Fitting, Method, MethodSettings, RatioSettings, Watch
+from harness.method import CalibrationPass, Fitting, Method, MethodSettings, RatioSettings
 from harness.spec import Call, State
 from harness.tokens import kept_count, run_on, top_k
 
@@ -72,7 +72,7 @@ class Static(Method):
         with backbone.advise("block", block):
             yield
 
-    def cost_state(self, backbone: Backbone, table: Tensor | None = None) -> State | None:
+    def dummy_state(self, backbone: Backbone, table: Tensor | None = None) -> State | None:
         return State({"importance": strided(0, 16, 16).expand(backbone.layers, 16, 16)}) if self.needs_state else None
 
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:
@@ -92,7 +92,7 @@ class Static(Method):
             seen[0] += len(call.x) if call.layer == 0 else 0
             return out
 
-        def calibrate(watch: Watch) -> None:
+        def calibrate(watch: CalibrationPass) -> None:
             with backbone.advise("block", block):
                 watch()
 

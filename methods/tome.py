@@ -59,7 +59,7 @@ class ToMe(Method):
         super().__init__(settings)
         chosen: ToMeSettings = self.settings  # type: ignore[assignment]
         self.parts = frozenset({chosen.around, *(("self_attention",) if chosen.proportional else ())})  # type: ignore[misc]
-        self.needs = frozenset({"weighed keys"} if chosen.proportional else ())  # type: ignore[misc]
+        self.requires = frozenset({"weighed keys"} if chosen.proportional else ())  # type: ignore[misc]
 
     @contextmanager
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
@@ -85,8 +85,8 @@ class ToMe(Method):
             x = call.x if line is None else line.take(call.x)  # (B, N, D)
             pairs = matched(x, call, merged)
             fewer = pairs.merge()  # (B, N - merged, D)
-            # A merged token stands where the first of its tokens does, for those who ask.
-            index = pairs.merge(_places(x), "amin")[..., 0].long() if backbone.placed else None  # (B, N - merged)
+            # A merged token stands where the first of its tokens does, for those who ask; K is N - merged.
+            index = pairs.merge(_places(x), "amin")[..., 0].long() if backbone.uses_positions else None  # (B, K)
             if order is not None and index is not None:
                 index = order.gather(1, index)
             sizes = pairs.merge(x.new_ones(*x.shape[:2], 1), "sum")[..., 0] if settings.proportional else None
@@ -110,7 +110,7 @@ class ToMe(Method):
                 stack.enter_context(backbone.advise("self_attention", weighed, layers))
             yield
 
-    def reached(self, state: State | None) -> float | None:
+    def effective_ratio(self, state: State | None) -> float | None:
         return self.ratio if self.settings.everywhere else None  # type: ignore[attr-defined]
 
 

@@ -53,7 +53,7 @@ class Uniform(Method):
         with _advised(backbone, routed, state.tensors["router"], counts.of):
             yield
 
-    def cost_state(self, backbone: Backbone, table: Tensor | None = None) -> State:
+    def dummy_state(self, backbone: Backbone, table: Tensor | None = None) -> State:
         return random_routers(backbone)
 
     def fit_defaults(self, given: State | None = None) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.backbones.base import Backbone
-from harness.method import FittedSettings, Fitting, Method, MethodSettings, Training, Watch
+from harness.method import CalibrationPass, FittedSettings, Fitting, Method, MethodSettings, Training
 from harness.spec import State
 
 _BATCHES = 32
@@ -46,7 +46,7 @@ class Width(Method):
 
     name = "width"
     parts = frozenset()
-    needs = frozenset({"narrower blocks"})
+    requires = frozenset({"narrower blocks"})
     needs_state = True
     source = "Molchanov et al., 2019, Importance Estimation for Neural Network Pruning"
     training: ClassVar[Training] = "calibrated"
@@ -57,10 +57,10 @@ class Width(Method):
     @contextmanager
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
         assert state is not None
-        with backbone.narrowed(*_importance(state).kept(self.ratio or 0.0)):
+        with backbone.pruned_width(*_importance(state).kept(self.ratio or 0.0)):
             yield
 
-    def reached(self, state: State | None) -> float | None:
+    def effective_ratio(self, state: State | None) -> float | None:
         """The mean of both shares that went."""
         if state is None:
             return self.ratio
@@ -69,7 +69,7 @@ class Width(Method):
         shares = [1 - len(index[0]) / scores.shape[1] for scores, index in zip(found, kept, strict=True)]
         return sum(shares) / len(shares)
 
-    def cost_state(self, backbone: Backbone, table: Tensor | None = None) -> State:
+    def dummy_state(self, backbone: Backbone, table: Tensor | None = None) -> State:
         heads, channels = (torch.arange(float(size)).expand(backbone.layers, size) for size in backbone.extent())
         return State({"heads": heads, "channels": channels})
 
@@ -99,7 +99,7 @@ class WidthFT(Width):
 
         @contextmanager
         def attach() -> Iterator[None]:
-            with backbone.gated(*found[0].masks(now[0])):
+            with backbone.masked_width(*found[0].masks(now[0])):
                 yield
 
         return Fitting(
@@ -116,22 +116,22 @@ def _left(ratio: float, count: int) -> int:
     return max(1, count - round(ratio * count))
 
 
-def measured(backbone: Backbone, watch: Watch) -> Importance:
+def measured(backbone: Backbone, watch: CalibrationPass) -> Importance:
     """Importance on calibration samples."""
     device = next(backbone.transformer.parameters()).device
     sizes = backbone.extent()
     factors = [[torch.ones(size, device=device, requires_grad=True) for _ in backbone.blocks] for size in sizes]
     totals = [[torch.zeros(size, device=device) for _ in backbone.blocks] for size in sizes]
 
-    def each(said: Tensor, target: Tensor) -> None:
-        F.mse_loss(said, target).backward()
+    def each(model_output: Tensor, target: Tensor) -> None:
+        F.mse_loss(model_output, target).backward()
         for some, sums in zip(factors, totals, strict=True):
             for factor, total in zip(some, sums, strict=True):
                 assert factor.grad is not None
                 total += factor.grad.square()
                 factor.grad = None
 
-    with torch.enable_grad(), backbone.gated(*factors):
+    with torch.enable_grad(), backbone.masked_width(*factors):
         watch(each, batches=_BATCHES)
     return Importance(*(torch.stack(sums) / _BATCHES for sums in totals))
 

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from harness import registry
-from harness.backbones.lazy_pixart import LazyEncoder
+from harness.backbones.lazy_pixart import LazyEncoderBackbone
 from harness.errors import UserError
 from harness.models import prompting
 from harness.models.inpainting import diffusers_inpaint, latent_blending
@@ -174,7 +174,7 @@ class Inpainting(Task):
             yield
             return
         tome = registry.methods.get("tome")
-        backbone = LazyEncoder(self.model.pipeline.encoder)
+        backbone = LazyEncoderBackbone(self.model.pipeline.encoder)
         method = tome(tome.Settings(ratio=self.settings.encoder_ratio))
         backbone.begin([0.0])  # merging draws its destinations anew
         with method.attach(backbone), backbone.at(Step(0, 1, 0.0)):
@@ -207,12 +207,12 @@ class Inpainting(Task):
     def _side(self) -> int:
         """Pixels per side of the images that the model makes: what its call says, or what it was made for."""
         call, pipeline = self.model.call, self.model.pipeline
-        if (told := call.get("height")) is not None:
-            if call.get("width", told) != told:
+        if (height := call.get("height")) is not None:
+            if call.get("width", height) != height:
                 raise UserError(
-                    f"inpainting takes square images, and {self.model.name!r} makes {told} x {call['width']}"
+                    f"inpainting takes square images, and {self.model.name!r} makes {height} x {call['width']}"
                 )
-            return int(told)
+            return int(height)
         own = getattr(self.model.backbone.transformer.config, "sample_size", None)  # Flux's config names none
         return int((own or pipeline.default_sample_size) * self._scale)
 
@@ -222,7 +222,7 @@ class Inpainting(Task):
         states = [self._states[case.prompt] for case in cases]
         call = {
             **{name: torch.cat([state[name] for state in states]) for name in states[0]},
-            **prompting.way_of(self.model.pipeline).fixed,
+            **prompting.prompt_spec(self.model.pipeline).fixed,
             "num_inference_steps": self.steps, "guidance_scale": self.guidance, **self.model.call,
         }  # fmt: skip
         if _lazy(self.model):

@@ -23,7 +23,7 @@ DIFFUSERS = ("harness/backbones/", "harness/models/", "harness/zoo/", "methods/c
 # Inside harness, from the lowest layer to the highest: a module imports from its own layer and from lower ones alone.
 # A package stands for all its modules; "harness" is the package's own `__init__`.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("spec", "errors", "own_packages"),  # plain types
+    ("spec", "errors", "own_packages", "renamed"),  # plain types
     (
         "tokens",
         "guidance",

@@ -77,9 +77,9 @@ def test_random_tokens_are_other_ones_in_every_layer_and_step_and_the_same_in_ev
     keep = record(model, task, cases[0], method, state).keep.reshape(12, -1) > 0.5
     same = (keep[:, None] == keep[None]).mean(-1)[~np.eye(12, dtype=bool)]
     assert abs(same.mean() - 0.5) < 0.05 and same.max() < 0.7
-    from harness.backbones.following import follow
+    from harness.backbones.following import track_sampler
 
-    with follow(model.backbone, model.pipeline, guided=True), attached(model.backbone, method, state):
+    with track_sampler(model.backbone, model.pipeline, guided=True), attached(model.backbone, method, state):
         alone, together = task.generate(cases[:1]), task.generate(cases)
     assert torch.allclose(alone[0], together[0], atol=1e-4)
 
@@ -95,10 +95,10 @@ def test_average_tokens_are_the_same_for_all_images_of_a_batch(model: Model) -> 
         kept.append(call.index)
         return call.run(call.x)
 
-    from harness.backbones.following import follow
+    from harness.backbones.following import track_sampler
 
     with (
-        follow(model.backbone, model.pipeline, guided=True), attached(model.backbone, method, state),
+        track_sampler(model.backbone, model.pipeline, guided=True), attached(model.backbone, method, state),
         model.backbone.advise("block", inner),
     ):  # fmt: skip
         task.generate(task.cases(3))

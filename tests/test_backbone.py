@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.backbones.following import follow
+from harness.backbones.following import track_sampler
 from harness.backbones.pixart import PixArt
 from harness.errors import UserError
 from harness.models import Model
@@ -138,7 +138,7 @@ def test_steps_are_counted_per_image(model: Model) -> None:
         return call.run(call.x)
 
     with (
-        follow(backbone, model.pipeline),
+        track_sampler(backbone, model.pipeline),
         backbone.advise("block", watch),
         backbone.on_begin(lambda: resets.append(len(seen))),
     ):

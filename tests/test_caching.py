@@ -15,7 +15,7 @@ from torch import Tensor
 import harness
 from harness import guidance
 from harness.attach import attached
-from harness.backbones.following import follow
+from harness.backbones.following import track_sampler
 from harness.errors import UserError
 from harness.measure import flops
 from harness.method import Method
@@ -67,7 +67,7 @@ def images(model: Model, steps: int = STEPS, seed: int = 0, batch: int = 1, guid
 
 
 def draw(model: Model, method: Method | None = None, guided: bool | None = None, **how: Any) -> Tensor:
-    with follow(model.backbone, model.pipeline, guided):
+    with track_sampler(model.backbone, model.pipeline, guided):
         if method is None:
             return images(model, **how)
         with attached(model.backbone, method, state_of(method)):
@@ -125,7 +125,7 @@ def test_identity_is_dense(model: Model, method: Method, guidance: float) -> Non
 def test_no_trace_is_left_and_no_state_leaks(model: Model, method: Method) -> None:
     dense = draw(model)
     random = torch.get_rng_state()
-    with follow(model.backbone, model.pipeline):
+    with track_sampler(model.backbone, model.pipeline):
         with attached(model.backbone, method, state_of(method)):
             first = images(model)
             images(model, seed=1, steps=6, batch=2)
@@ -162,7 +162,11 @@ def test_other_advice_stays_and_works(model: Model, method: Method) -> None:
         return call.run(call.x)
 
     backbone = model.backbone
-    with follow(backbone, model.pipeline), backbone.advise("block", idle), backbone.advise("self_attention", idle):
+    with (
+        track_sampler(backbone, model.pipeline),
+        backbone.advise("block", idle),
+        backbone.advise("self_attention", idle),
+    ):
         with attached(backbone, method, state_of(method)):
             assert torch.equal(images(model), alone)
             assert seen
@@ -177,7 +181,7 @@ def test_advice_that_goes_on_and_off_inside(model: Model, method: Method) -> Non
     """As heat maps do: their advice is put on before the first image and taken off while hooks are on."""
     backbone = model.backbone
     alone = draw(model, method)
-    with follow(backbone, model.pipeline), attached(backbone, method, state_of(method)):
+    with track_sampler(backbone, model.pipeline), attached(backbone, method, state_of(method)):
         for part in ("block", "self_attention"):
             with backbone.advise(part, lambda call: call.run(call.x)):  # type: ignore[arg-type]
                 pass
@@ -194,7 +198,7 @@ def test_one_step_is_refused(model: Model, method: Method) -> None:
     assert clean(model)
 
 
-@pytest.mark.parametrize("method", [one for one in ALL if one.rank], ids=name_of)
+@pytest.mark.parametrize("method", [one for one in ALL if one.attach_order], ids=name_of)
 def test_somebody_elses_hooks_are_refused_and_kept(model: Model, method: Method) -> None:
     transformer = model.backbone.transformer
     config = PyramidAttentionBroadcastConfig(
@@ -214,7 +218,7 @@ def test_somebody_elses_hooks_are_refused_and_kept(model: Model, method: Method)
 @pytest.mark.parametrize("method", ALL, ids=name_of)
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_batches_of_any_size_with_and_without_guidance(model: Model, method: Method, guidance: float) -> None:
-    with follow(model.backbone, model.pipeline), attached(model.backbone, method, state_of(method)):
+    with track_sampler(model.backbone, model.pipeline), attached(model.backbone, method, state_of(method)):
         for batch in (2, 3):
             out = images(model, batch=batch, guidance=guidance)
             assert len(out) == batch and torch.isfinite(out).all()
@@ -227,7 +231,7 @@ def test_flops_fall(model: Model, method: Method) -> None:
     dense, fewer = gmacs(model, IDENTITY[ALL.index(method)]), gmacs(model, method)
     assert len(dense) == len(fewer) == STEPS and len(set(dense)) == 1
     assert sum(fewer) < 0.9 * sum(dense) and fewer[0] == dense[0]
-    with follow(model.backbone, model.pipeline), attached(model.backbone, method, state_of(method)):
+    with track_sampler(model.backbone, model.pipeline), attached(model.backbone, method, state_of(method)):
         outside = flops.count(model.backbone.transformer, lambda: images(model), images=1)
     assert outside.per_call == fewer
 
@@ -246,7 +250,7 @@ def test_lazy_diffusion(lazy_folder: Path, method: Method) -> None:
             output_type="latent", max_sequence_length=32,
         ).images  # fmt: skip
 
-    with follow(model.backbone, model.pipeline):
+    with track_sampler(model.backbone, model.pipeline):
         dense = made()
         with attached(model.backbone, IDENTITY[ALL.index(method)], state_of(method)):
             assert torch.equal(made(), dense)
@@ -282,7 +286,7 @@ def test_fbcache_decides_on_the_first_blocks_change(model: Model) -> None:
         updates.append(out - call.x)
         return out
 
-    with follow(model.backbone, model.pipeline), model.backbone.advise("block", spy, [0]):
+    with track_sampler(model.backbone, model.pipeline), model.backbone.advise("block", spy, [0]):
         images(model)
     changes = [float((b - a).abs().mean() / a.abs().mean()) for a, b in zip(updates, updates[1:], strict=False)]
     between = (changes[0] + changes[1]) / 2
@@ -401,8 +405,8 @@ def test_magcache_calibrates_the_ratio_of_updates(model: Model) -> None:
     def block(_self: Any, x: Tensor, **_given: Any) -> Tensor:
         return x + scales[model.backbone.step.index]
 
-    def watch(each: Any = None, *, along: bool = False, batches: int | None = None) -> None:
-        asked.append((along, batches))
+    def watch(each: Any = None, *, full_trajectory: bool = False, batches: int | None = None) -> None:
+        asked.append((full_trajectory, batches))
         for batch in (1, 3):
             for index in range(4):
                 with torch.no_grad(), model.backbone.at(Step(index, 4, 500.0)):
@@ -428,7 +432,7 @@ def test_magcache_is_fitted_and_runs(model: Model, tmp_path: Path) -> None:
     ratios = state.tensors["mag_ratios"]
     assert ratios.shape == (4,) and ratios[0] == 1 and (ratios > 0.1).all() and (ratios[1:] != 1).all()
     before = draw(model)
-    with follow(model.backbone, model.pipeline), attached(model.backbone, method, state), watched(model) as seen:
+    with track_sampler(model.backbone, model.pipeline), attached(model.backbone, method, state), watched(model) as seen:
         images(model)  # other steps than it was calibrated for
     assert 0 < len(seen["ff", 0]) < STEPS and torch.equal(draw(model), before)
 
@@ -524,7 +528,7 @@ def test_a_pipeline_that_hides_its_guidance_is_refused(model: Model) -> None:
 
     with (
         pytest.raises(UserError, match="both halves of guidance is unknown"),
-        follow(model.backbone, Loop()),
+        track_sampler(model.backbone, Loop()),
         attached(model.backbone, TGate(), None),
     ):
         images(model)

@@ -86,7 +86,7 @@ def test_a_worker_that_is_not_fit_says_how(made: tuple[Path, Setup, plan.Plan], 
     assert refusal(environment=workload.environment | {"torch": "1.0", "numpy": "absent"}) == (
         f"torch: 1.0 planned, {torch_here} here; numpy: absent planned, {numpy_here} here"
     )
-    assert "hardware: Abacus planned" in refusal(made=workload.made | {"hardware": "Abacus"})
+    assert "hardware: Abacus planned" in refusal(depends_on=workload.depends_on | {"hardware": "Abacus"})
     assert "weights: 00000000 planned" in refusal(weights="00000000")
     assert "cases: " in refusal(compares=workload.compares | {"cases": "other"})
     assert "metric kid: 99 planned" in refusal(judged=workload.judged | {"metric kid": "99"})

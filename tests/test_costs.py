@@ -91,7 +91,7 @@ def test_pruned_weights_are_not_held(model: Model) -> None:
     order = State({"order": torch.tensor([1, 0, 2])})
     assert weights(on, Depth(Depth.Settings(ratio=0.3)), order) == pytest.approx(whole - block, abs=block / 4)
     width = Width(Width.Settings(ratio=0.5))
-    narrow = weights(on, width, width.cost_state(model.backbone))
+    narrow = weights(on, width, width.dummy_state(model.backbone))
     assert whole - 3 * block < narrow < whole - block  # half of the heads and channels of three blocks
     assert memory.weights_bytes(model.modules) == whole
 

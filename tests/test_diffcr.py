@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 from harness.attach import attached
-from harness.backbones.following import follow
+from harness.backbones.following import track_sampler
 from harness.method import Fitting
 from harness.models import Model
 from harness.spec import Call, State, Step
@@ -30,13 +30,13 @@ def test_diffcr_follows_its_table_by_layer_and_region(model: Model) -> None:
         block.attn1.to_q.register_forward_pre_hook(lambda _m, args, layer=layer: counts[layer].append(args[0].shape[1]))
         for layer, block in enumerate(model.backbone.blocks)
     ]
-    with follow(model.backbone, model.pipeline), attached(model.backbone, method, state):
+    with track_sampler(model.backbone, model.pipeline), attached(model.backbone, method, state):
         assert "forward" not in vars(model.backbone.blocks[1])  # all kept: the layer is left alone
         model.pipeline("star", num_inference_steps=4, output_type="latent", **model.call)
     for handle in handles:
         handle.remove()
     assert counts == {0: [128, 128, 256, 256], 1: [256] * 4, 2: [205, 205, 26, 26]}
-    assert method.reached(state) == pytest.approx((0.5 + 0 + 0.2 + 0.9) / 6)
+    assert method.effective_ratio(state) == pytest.approx((0.5 + 0 + 0.2 + 0.9) / 6)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_a_settled_fit_runs_the_bins_of_inference(model: Model) -> None:
     with fitting.attach():
         settled = out()
     state = fitting.state()
-    assert method.reached(state) == pytest.approx(0.2, abs=0.1 / 12)
+    assert method.effective_ratio(state) == pytest.approx(0.2, abs=0.1 / 12)
     with attached(backbone, method, state):
         assert torch.equal(out(), settled)
 
@@ -273,7 +273,7 @@ def test_a_frozen_adapter_compiles_to_one_graph_per_region(model: Model) -> None
         ).images
 
     counter = CompileCounter()
-    with follow(model.backbone, model.pipeline), attached(model.backbone, method, state), torch.no_grad():
+    with track_sampler(model.backbone, model.pipeline), attached(model.backbone, method, state), torch.no_grad():
         eager = draw()
         torch._dynamo.reset()
         model.pipeline.transformer.compile(backend=counter)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from harness import registry
 from harness.attach import attached
-from harness.backbones.following import follow
+from harness.backbones.following import track_sampler
 from harness.measure import flops
 from harness.method import Method
 from harness.models import Model
@@ -32,7 +32,7 @@ def on(model: Model, method: Method | None) -> AbstractContextManager[object]:
 
 def draw(model: Model, method: Method | None = None, batch: int = 1, seed: int = 0, steps: int = 6) -> Tensor:
     prompts = ["a large red plain circle top left", "on a pink plain background", "small blue star"][:batch]
-    with follow(model.backbone, model.pipeline), on(model, method):
+    with track_sampler(model.backbone, model.pipeline), on(model, method):
         return model.pipeline(
             prompts,
             num_inference_steps=steps,

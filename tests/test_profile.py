@@ -51,7 +51,7 @@ def on() -> Subject:
 
 def candidate(name: str, on: Subject, ratio: float = 0.3) -> Candidate:
     method = method_of(name, ratio)
-    return Candidate(method, method.cost_state(on.backbone), "")
+    return Candidate(method, method.dummy_state(on.backbone), "")
 
 
 @pytest.mark.parametrize("name", sorted(MILLIONS))

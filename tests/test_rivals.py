@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness import checkpoints
 from harness.attach import attached
-from harness.backbones.following import follow
+from harness.backbones.following import track_sampler
 from harness.backbones.pixart import PixArt
 from harness.fitting.data import data_for
 from harness.fitting.fit import fit
@@ -36,7 +36,7 @@ WIDTH, LAYERS, HEADS, TOKENS = 32, 3, 2, 256
 
 def gmacs(model: Model, method: Method, state: State | None = None, steps: int | None = None) -> float:
     def run() -> None:
-        with follow(model.backbone, model.pipeline), attached(model.backbone, method, state):
+        with track_sampler(model.backbone, model.pipeline), attached(model.backbone, method, state):
             model.pipeline(
                 "a small blue star", num_inference_steps=4, guidance_scale=2.0, output_type="latent",
                 generator=torch.Generator().manual_seed(0), **model.call,
@@ -54,7 +54,7 @@ def calls(model: Model, method: Method, state: State | None, name: str = "attn1.
         )
         for layer, block in enumerate(model.backbone.blocks)
     ]
-    with follow(model.backbone, model.pipeline), attached(model.backbone, method, state):
+    with track_sampler(model.backbone, model.pipeline), attached(model.backbone, method, state):
         model.pipeline("a small blue star", num_inference_steps=4, output_type="latent", **model.call)
     for handle in handles:
         handle.remove()
@@ -79,7 +79,7 @@ def test_tome_spares_the_layers_and_steps_that_it_must(model: Model) -> None:
     seen = calls(model, method, None)
     expected = [[(0, 256), (1, 128 if step == 1 else 256), (2, 256)] for step in range(4)]
     assert seen == [call for step in expected for call in step]
-    assert method.reached(None) is None and ToMe(ToMeSettings(ratio=0.5)).reached(None) == 0.5
+    assert method.effective_ratio(None) is None and ToMe(ToMeSettings(ratio=0.5)).effective_ratio(None) == 0.5
 
 
 def test_tome_merges_up_to_one_token_per_window(model: Model) -> None:
@@ -118,7 +118,7 @@ def test_depth_drops_whole_blocks(model: Model) -> None:
     state = State({"order": torch.tensor([1, 0, 2])})
     method = Depth(Depth.Settings(ratio=0.3))
     assert calls(model, method, state) == [(layer, 256) for _ in range(4) for layer in (0, 2)]
-    assert method.reached(state) == pytest.approx(1 / 3)
+    assert method.effective_ratio(state) == pytest.approx(1 / 3)
     block = 2 * block_macs(TOKENS, WIDTH, networks.TEXT_TOKENS).total / 1e9
     assert gmacs(model, Depth(Depth.Settings(ratio=0.0))) - gmacs(model, method, state) == pytest.approx(block)
 
@@ -165,14 +165,14 @@ def test_width_takes_heads_and_channels_out(model: Model) -> None:
     attention, mlp = 2 * TOKENS * TOKENS * WIDTH + 4 * TOKENS * WIDTH**2, 8 * TOKENS * WIDTH**2
     spared = 2 * LAYERS * (attention + mlp) / 2 / 1e9  # half of both, for both CFG halves
     assert gmacs(model, Width(Width.Settings(ratio=0.0))) - gmacs(model, method, state) == pytest.approx(spared)
-    assert method.reached(state) == 0.5
+    assert method.effective_ratio(state) == 0.5
 
 
 def test_narrow_weights_give_what_masks_give(model: Model) -> None:
     """Slicing is what a slow reference does that multiplies by 0, to rounding."""
     method, state = Width(Width.Settings(ratio=0.5)), width_state()
     masks = Importance(state.tensors["heads"], state.tensors["channels"]).masks(0.5)
-    with model.backbone.gated(*masks):
+    with model.backbone.masked_width(*masks):
         slow = draw(model)
     with attached(model.backbone, method, state):
         fast = draw(model)
@@ -261,7 +261,7 @@ def test_fewer_steps_visits_fewer_timesteps(model: Model) -> None:
     assert len(calls(model, method, None)) == 2 * LAYERS
     whole, half = gmacs(model, FewerSteps(FewerSteps.Settings(spared=0.0)), steps=4), gmacs(model, method, steps=4)
     assert half == pytest.approx(whole / 2)
-    with follow(model.backbone, model.pipeline), attached(model.backbone, method, None):
+    with track_sampler(model.backbone, model.pipeline), attached(model.backbone, method, None):
         made = model.pipeline(
             "a small blue star", num_inference_steps=4, output_type="latent",
             generator=torch.Generator().manual_seed(0), **model.call,

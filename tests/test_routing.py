@@ -15,7 +15,7 @@ from torch._dynamo.testing import CompileCounter
 from harness import checkpoints
 from harness.attach import attached
 from harness.backbones.base import Backbone
-from harness.backbones.following import follow
+from harness.backbones.following import track_sampler
 from harness.compose import method_class
 from harness.method import Method
 from harness.models import Model
@@ -60,7 +60,10 @@ def _noisy(name: str, temperature: float = 1.0) -> Method:
 
 
 def _draw(model: Model, method: Method, seeds: Sequence[int], steps: int = 4) -> Tensor:
-    with follow(model.backbone, model.pipeline), attached(model.backbone, method, state_for(method, model.backbone)):
+    with (
+        track_sampler(model.backbone, model.pipeline),
+        attached(model.backbone, method, state_for(method, model.backbone)),
+    ):
         return model.pipeline(  # type: ignore[no-any-return]
             ["small blue star"] * len(seeds),
             num_inference_steps=steps,
@@ -156,7 +159,7 @@ def test_noise_leaves_one_graph_per_region(model: Model) -> None:
         return out
 
     counter = CompileCounter()
-    with follow(model.backbone, model.pipeline), attached(model.backbone, method, state), torch.no_grad():
+    with track_sampler(model.backbone, model.pipeline), attached(model.backbone, method, state), torch.no_grad():
         eager = draw()
         torch._dynamo.reset()
         model.pipeline.transformer.compile(backend=counter)

@@ -20,7 +20,7 @@ from harness.fitting.objective import Objective
 from harness.fitting.options import FitOptions
 from harness.fitting.request import missing
 from harness.models import Model, load
-from harness.training.loop import Plan, generator, train
+from harness.training.loop import TrainingPlan, generator, train
 from harness.zoo.shapes import networks
 from harness.zoo.shapes.data import SceneData
 
@@ -29,7 +29,7 @@ import sys, time, torch
 from pathlib import Path
 from accelerate import Accelerator
 from torch import nn
-from harness.training.loop import Plan, train
+from harness.training.loop import TrainingPlan, train
 
 torch.manual_seed(0)
 module = nn.Linear(4, 1)
@@ -39,7 +39,7 @@ def loss(m, step, g):
     x = torch.randn(8, 4, generator=g)
     return {"loss": (m(x) - x.sum(1, keepdim=True)).square().mean()}
 
-plan = Plan(steps=60, warmup=5, average=0.9, save_seconds=0.0, log_every=1)
+plan = TrainingPlan(steps=60, warmup=5, average=0.9, save_seconds=0.0, log_every=1)
 out = train("toy", module, loss, [torch.optim.AdamW(module.parameters(), lr=0.1)], plan, Path(sys.argv[1]),
             accelerator=Accelerator(cpu=True))
 print(out.weight.tolist(), out.bias.tolist())
@@ -150,7 +150,8 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"stopped at step 0: the loss is not finite .* no checkpoint"):
         train(
             "nan", module, lambda m, _s, _g: {"loss": m.weight.sum() * float("nan")},
-            [torch.optim.SGD(module.parameters(), lr=0.1)], Plan(steps=3), tmp_path, accelerator=Accelerator(cpu=True),
+            [torch.optim.SGD(module.parameters(), lr=0.1)], TrainingPlan(steps=3), tmp_path,
+            accelerator=Accelerator(cpu=True),
         )  # fmt: skip
 
 
@@ -293,7 +294,7 @@ def _one_step(folder: Path, *, apart: bool) -> tuple[float, float]:
     groups = [{"params": [module["small"]], "lr": 1.0}, {"params": [module["large"]], "lr": 1.0}]
     train(
         "clip", module, lambda m, _s, _g: {"loss": (0.3 * m["small"] + 400 * m["large"]).sum()},  # type: ignore[index]
-        [torch.optim.SGD(groups, lr=1.0)], Plan(steps=1, warmup=0, decay=0.0, clip=1.0, apart=apart), folder,
+        [torch.optim.SGD(groups, lr=1.0)], TrainingPlan(steps=1, warmup=0, decay=0.0, clip=1.0, apart=apart), folder,
         accelerator=Accelerator(cpu=True),
     )  # fmt: skip
     return module["small"].item(), module["large"].item()

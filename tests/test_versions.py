@@ -107,6 +107,15 @@ def test_comments_layout_and_docstrings_change_nothing() -> None:
     assert versions.normalised(HELPER) != versions.normalised(HELPER.replace("1.5", "1.6"))
 
 
+def test_names_that_the_interface_had_change_nothing() -> None:
+    text = "from harness.method import Control, Method, {Watch}\nclass A(Method):\n    {needs} = B\n"
+    text += "    def {reached}(self):\n        return self.{reached}(rank=self.{rank})\n"
+    old = text.format(Watch="Watch", needs="needs", reached="reached", rank="rank")
+    new = text.format(Watch="CalibrationPass", needs="requires", reached="effective_ratio", rank="attach_order")
+    new = new.replace("Control, Method, CalibrationPass", "CalibrationPass, Control, Method")
+    assert versions.normalised(old) == versions.normalised(new) != versions.normalised(new.replace("B", "C"))
+
+
 def test_the_helper_and_what_it_imports_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In processes of their own, as a user would run them."""
     (tmp_path / "mine.py").write_text(PLUGIN.format(helper="outer", name="mine"))

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from harness import renamed
 from harness.backbones.sampler_clock import SamplerClock
 from harness.errors import UserError
 from harness.kernels import routing
@@ -26,20 +27,24 @@ _COMPILED_SHAPES = 64
 """Compiled forms of a block at most: one for every number of tokens."""
 
 
-class Backbone(SamplerClock):
+class Backbone(SamplerClock, old_names=renamed.BACKBONE):
     """One DiT. A family says which module each part is, and how the part's tensors go in and out.
 
-    classes: names of the diffusers transformer classes that it serves. parts: what every layer has (`parts_of` tells of
-    layers that have more). offers: which of the further views below it has. placed: its blocks turn tokens by their
-    places (rotary embeddings), so that `run` on a subset has to be told the index. rows_per_image: samples of a guided
-    step's batch that one image takes. timestep_unit: the sampler's timestep is so many times what a call carries. Time,
-    and whether batches hold CFG halves, are the sampler clock's.
+    classes: names of the diffusers transformer classes that it serves.
+    parts: what every layer has (`parts_of` tells of layers that have more).
+    capabilities: which of the further views below it has.
+    uses_positions: its blocks depend on where tokens stand (rotary embeddings, convolutions), so that `run` on a subset
+        needs the index.
+    rows_per_image: samples of a guided step's batch that one image takes.
+    timestep_unit: the sampler's timestep is so many times what a call carries.
+
+    Time, and whether batches hold CFG halves, are the sampler clock's.
     """
 
     classes: ClassVar[frozenset[str]]
     parts: ClassVar[frozenset[Part]] = frozenset({"block", "self_attention", "cross_attention", "mlp"})
-    offers: ClassVar[frozenset[Ability]] = frozenset()
-    placed: ClassVar[bool] = False
+    capabilities: ClassVar[frozenset[Ability]] = frozenset()
+    uses_positions: ClassVar[bool] = False
     rows_per_image: ClassVar[int] = 2
     timestep_unit: float = 1.0
 
@@ -110,20 +115,20 @@ class Backbone(SamplerClock):
         raise NotImplementedError
 
     @contextmanager
-    def narrowed(self, heads: Sequence[Tensor], channels: Sequence[Tensor]) -> Iterator[None]:
+    def pruned_width(self, heads: Sequence[Tensor], channels: Sequence[Tensor]) -> Iterator[None]:
         """Self-attention with these heads and MLPs with these hidden channels alone, one index per layer. For families
         that offer "narrower blocks", as the next two are."""
         raise NotImplementedError
         yield
 
     @contextmanager
-    def gated(self, heads: Sequence[Tensor], channels: Sequence[Tensor]) -> Iterator[None]:
+    def masked_width(self, heads: Sequence[Tensor], channels: Sequence[Tensor]) -> Iterator[None]:
         """Every head's output and every hidden MLP channel times a factor: (heads,) and (channels,) per layer."""
         raise NotImplementedError
         yield
 
     def extent(self) -> tuple[int, int]:
-        """Self-attention heads and hidden MLP channels of a block, for `narrowed` and `gated`."""
+        """Self-attention heads and hidden MLP channels of a block, for `pruned_width` and `masked_width`."""
         raise NotImplementedError
 
     # -- place -----------------------------------------------------------------------------------------------
@@ -254,22 +259,24 @@ class Backbone(SamplerClock):
         def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
             chain = tuple(self._advice[layer, part])
             kwargs = dict(zip(names, args, strict=False)) | kwargs  # gradient checkpointing gives them by position
-            image, text = self.apart(layer, part, hidden_states, kwargs)
-            texts = [self.unchanged(part, text)]
+            image, text = self.split_streams(layer, part, hidden_states, kwargs)
+            texts = [self.text_when_skipped(part, text)]
 
-            def run_from(depth: int, held: Tensor | None, given: dict[str, Any]) -> Callable[..., Tensor]:
+            def run_from(depth: int, outer_index: Tensor | None, given: dict[str, Any]) -> Callable[..., Tensor]:
                 def run(x: Tensor, index: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
                     # A subset of a subset is a subset of the grid.
-                    now = held if index is None else index if held is None else held.gather(1, index)
-                    told = given if sizes is None else given | self.weighed(sizes)
+                    now = outer_index
+                    if index is not None:
+                        now = index if outer_index is None else outer_index.gather(1, index)
+                    part_kwargs = given if sizes is None else given | self.key_weight_kwargs(sizes)
                     if depth == len(chain):
                         forward = original if part != "block" else self._block_forward(module, original)
-                        out, texts[0] = self.run_part(layer, part, forward, x, text, told, now)
+                        out, texts[0] = self.run_part(layer, part, forward, x, text, part_kwargs, now)
                         return out
-                    rest = run_from(depth + 1, now, told)
+                    rest = run_from(depth + 1, now, part_kwargs)
                     innermost = part == "block" and depth + 1 == len(chain)
-                    rows = self.run_rows(layer, told) if innermost and routing.usable(x) else None
-                    return chain[depth](Call(x, layer, part, self.step, self.grid, rest, told, now, text, rows))
+                    rows = self.run_rows(layer, part_kwargs) if innermost and routing.usable(x) else None
+                    return chain[depth](Call(x, layer, part, self.step, self.grid, rest, part_kwargs, now, text, rows))
 
                 return run
 
@@ -279,19 +286,19 @@ class Backbone(SamplerClock):
                     f"the {part} of layer {layer} gave a tensor of shape {tuple(out.shape)}, "
                     f"expected {tuple(image.shape)}"
                 )
-            return self.together(layer, part, out, texts[0])
+            return self.merge_streams(layer, part, out, texts[0])
 
         module.forward = forward  # type: ignore[method-assign]
 
     # -- joint blocks: image and text in one part --------------------------------------------------------------
 
-    def apart(
+    def split_streams(
         self, layer: int, part: Part, hidden_states: Tensor, kwargs: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor | None]:
         """Image tokens and text of what a part is given."""
         return hidden_states, None
 
-    def unchanged(self, part: Part, text: Tensor | None) -> Tensor | None:
+    def text_when_skipped(self, part: Part, text: Tensor | None) -> Tensor | None:
         """The text behind a part that did not run: as it came behind a block, no update behind another part."""
         return text if text is None or part == "block" else torch.zeros_like(text)
 
@@ -314,11 +321,11 @@ class Backbone(SamplerClock):
         or this block, has no such form. Asked for only where `harness.kernels.routing` can run."""
         return None
 
-    def together(self, layer: int, part: Part, image: Tensor, text: Tensor | None) -> Any:
-        """What the part gives to the model: the inverse of `apart`, for outputs."""
+    def merge_streams(self, layer: int, part: Part, image: Tensor, text: Tensor | None) -> Any:
+        """What the part gives to the model: the inverse of `split_streams`, for outputs."""
         return image
 
-    def weighed(self, sizes: Tensor) -> dict[str, Any]:
+    def key_weight_kwargs(self, sizes: Tensor) -> dict[str, Any]:
         """Arguments of self-attention that make each key count `sizes` (B, N) times, for families that offer "weighed
         keys"; others raise UserError."""
         raise UserError(f"{type(self).__name__} cannot weigh the keys of its attention")
@@ -328,12 +335,12 @@ class Backbone(SamplerClock):
         """Put `advice(forward, *args, **kwargs)` around the whole transformer's forward. The last one is outermost."""
         inner = self.transformer.forward
 
-        def placed(*args: Any, **kwargs: Any) -> Any:
+        def indexed(*args: Any, **kwargs: Any) -> Any:
             self._index = self.index_of(args, kwargs)  # the advice may have changed the batch
             return inner(*args, **kwargs)
 
         def advised(_inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            return advice(placed, *args, **kwargs)
+            return advice(indexed, *args, **kwargs)
 
         with wrapped(self.transformer, "forward", advised), self._watch():
             yield

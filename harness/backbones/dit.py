@@ -21,12 +21,12 @@ class DiT(PixArt):
     """`DiTTransformer2DModel`.
 
     Under guidance DiTPipeline's batches hold the conditional half first, where `guided` promises the unconditional one:
-    methods are told that there are no halves, and treat all samples alike.
+    methods see no halves, and treat all samples alike.
     """
 
     classes = frozenset({"DiTTransformer2DModel"})
     parts: ClassVar[frozenset[Part]] = frozenset({"block", "self_attention", "mlp"})
-    halves = False
+    batched_cfg = False
     norm_type = "ada_norm_zero"
 
     def linear_names(self) -> list[str]:

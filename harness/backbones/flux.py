@@ -33,9 +33,9 @@ class Flux(Joint):
 
     classes = frozenset({"FluxTransformer2DModel"})
     parts: ClassVar[frozenset[Part]] = frozenset({"block", "self_attention"})
-    halves = False
+    batched_cfg = False
     rows_per_image = 1
-    placed = True
+    uses_positions = True
     timestep_unit = 1000.0
 
     def __init__(self, transformer: nn.Module) -> None:
@@ -92,12 +92,12 @@ class Flux(Joint):
         self._text_tokens = (kwargs[TEXT] if TEXT in kwargs else args[1]).shape[1]
         super()._enter(module, args, kwargs)
 
-    def apart(
+    def split_streams(
         self, layer: int, part: Part, hidden_states: Tensor, kwargs: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor | None]:
         if part == "self_attention" and self._single(layer):
             return hidden_states[:, self._text_tokens :], hidden_states[:, : self._text_tokens]
-        return super().apart(layer, part, hidden_states, kwargs)
+        return super().split_streams(layer, part, hidden_states, kwargs)
 
     def run_part(
         self,
@@ -126,11 +126,11 @@ class Flux(Joint):
             out = original(torch.cat([text, x], 1), **kwargs)
         return out[:, count:], out[:, :count]
 
-    def together(self, layer: int, part: Part, image: Tensor, text: Tensor | None) -> Any:
+    def merge_streams(self, layer: int, part: Part, image: Tensor, text: Tensor | None) -> Any:
         if part == "self_attention" and self._single(layer):
             assert text is not None
             return torch.cat([text, image], 1)
-        return super().together(layer, part, image, text)
+        return super().merge_streams(layer, part, image, text)
 
     @contextmanager
     def _turned(self, layer: int, subset: bool) -> Iterator[None]:

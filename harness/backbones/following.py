@@ -7,19 +7,23 @@ import inspect
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from harness.backbones.sampler_clock import SamplerClock
 from harness.errors import UserError
 from harness.patching import wrapped
+from harness.renamed import module_attributes
 
 _FLAG = "do_classifier_free_guidance"
 
+if not TYPE_CHECKING:
+    __getattr__ = module_attributes(__name__)
+
 
 @contextmanager
-def follow(clock: SamplerClock, pipeline: Any, guided: bool | None = None) -> Iterator[None]:
+def track_sampler(clock: SamplerClock, pipeline: Any, guided: bool | None = None) -> Iterator[None]:
     """Tell the clock (a backbone) of every new image that this pipeline starts, and the sampler how many steps to take.
 
     guided: whether the pipeline works with guidance; None: read off the pipeline, call by call. A family with distilled
@@ -27,14 +31,14 @@ def follow(clock: SamplerClock, pipeline: Any, guided: bool | None = None) -> It
     """
     current = pipeline if isinstance(pipeline, weakref.ref) else lambda: pipeline
     before = clock.guided
-    clock.guided = guided if clock.halves else False
+    clock.guided = guided if clock.batched_cfg else False
     sampler = _Sampler(clock, current)
     with ExitStack() as stack:
         stack.callback(setattr, clock, "guided", before)
         stack.callback(sampler.let_go)
         sampler.watch(current().scheduler)  # type: ignore[union-attr]  # alive: the caller holds it
         stack.enter_context(clock.before_call(sampler.look))
-        if guided is None and clock.halves:
+        if guided is None and clock.batched_cfg:
             flag = stack.enter_context(_flag(current))
             stack.enter_context(clock.before_call(lambda: setattr(clock, "guided", flag())))
         yield
@@ -117,7 +121,7 @@ def _flag(current: Callable[[], Any]) -> Iterator[Callable[[], bool | None]]:
     its `encode_prompt`; None where it says nothing."""
     kind, patched = type(current()), "encode_prompt" in vars(current())
     encode = getattr(kind, "encode_prompt", None)
-    told: list[bool | None] = [None]
+    guided: list[bool | None] = [None]
     if hasattr(kind, _FLAG):
         yield lambda: getattr(current(), _FLAG, None)
     elif encode is None or patched or _FLAG not in inspect.signature(encode).parameters:
@@ -129,14 +133,14 @@ def _flag(current: Callable[[], Any]) -> Iterator[Callable[[], bool | None]]:
         def encode_prompt(*args: Any, **kwargs: Any) -> Any:
             given = signature.bind(weak(), *args, **kwargs)
             given.apply_defaults()
-            told[0] = bool(given.arguments[_FLAG])
+            guided[0] = bool(given.arguments[_FLAG])
             return encode(weak(), *args, **kwargs)
 
         own = signature.replace(parameters=list(signature.parameters.values())[1:])
         encode_prompt.__signature__ = own  # type: ignore[attr-defined]
         current().encode_prompt = encode_prompt
         try:
-            yield lambda: told[0]
+            yield lambda: guided[0]
         finally:
             if (left := current()) is not None:
                 del left.encode_prompt

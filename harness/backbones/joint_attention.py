@@ -24,7 +24,7 @@ class Joint(Backbone):
 
     parts: ClassVar[frozenset[Part]] = frozenset({"block", "self_attention", "mlp"})
 
-    def apart(
+    def split_streams(
         self, layer: int, part: Part, hidden_states: Tensor, kwargs: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor | None]:
         return hidden_states, None if part == "mlp" else kwargs[TEXT]
@@ -46,7 +46,7 @@ class Joint(Backbone):
         # The last block may have no use for the text and gives None: it comes out as it came, which nothing reads.
         return image, text if text_out is None else text_out
 
-    def together(self, layer: int, part: Part, image: Tensor, text: Tensor | None) -> Any:
+    def merge_streams(self, layer: int, part: Part, image: Tensor, text: Tensor | None) -> Any:
         if part == "mlp":
             return image
         return (text, image) if part == "block" else (image, text)

@@ -6,17 +6,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from harness.backbones.pixart import PixArt
 from harness.errors import UserError
+from harness.renamed import module_attributes
 from harness.spec import Grid, Part
 
+if not TYPE_CHECKING:
+    __getattr__ = module_attributes(__name__)
 
-class LazyPixArt(PixArt):
+
+class LazyPixArtBackbone(PixArt):
     """`harness.models.lazy.LazyPixArt`."""
 
     classes = frozenset({"LazyPixArt"})
@@ -46,14 +50,14 @@ class LazyPixArt(PixArt):
         config: Any = self.transformer.config
         canvas = (config.sample_size // config.patch_size) ** 2
         if size not in (None, config.sample_size):
-            raise UserError(f"{type(self).__name__} has one canvas, latents of side {config.sample_size}")
+            raise UserError(f"{type(self.transformer).__name__} has one canvas, latents of side {config.sample_size}")
         if tokens is not None and not 0 < tokens <= canvas:
-            raise UserError(f"{type(self).__name__} generates 1 to {canvas} tokens, not {tokens}")
+            raise UserError(f"{type(self.transformer).__name__} generates 1 to {canvas} tokens, not {tokens}")
         count = canvas if tokens is None else tokens
         return torch.arange(count, device=next(self.transformer.parameters()).device).expand(rows, count)
 
 
-class LazyEncoder(LazyPixArt):
+class LazyEncoderBackbone(LazyPixArtBackbone):
     """`harness.models.lazy.LazyEncoder`: its blocks have no cross-attention."""
 
     classes = frozenset({"LazyEncoder"})

@@ -27,7 +27,7 @@ class PixArt(Backbone):
     """`PixArtTransformer2DModel`."""
 
     classes = frozenset({"PixArtTransformer2DModel"})
-    offers = frozenset({"attention maps", "narrower blocks", "weighed keys"})
+    capabilities = frozenset({"attention maps", "narrower blocks", "weighed keys"})
     norm_type: ClassVar[str] = "ada_norm_single"  # of its blocks, by diffusers' name
 
     @property
@@ -84,7 +84,7 @@ class PixArt(Backbone):
         like = next(self.transformer.parameters())
         return torch.randn(shape, device=like.device, dtype=like.dtype)
 
-    def weighed(self, sizes: Tensor) -> dict[str, Any]:
+    def key_weight_kwargs(self, sizes: Tensor) -> dict[str, Any]:
         return {"attention_mask": sizes.log()[:, None]}  # (B, 1, N), added to the scores
 
     def attend(self, call: Call) -> tuple[Tensor, Tensor]:
@@ -150,7 +150,7 @@ class PixArt(Backbone):
         return block.attn1.heads, block.ff.net[2].in_features
 
     @contextmanager
-    def gated(self, heads: Sequence[Tensor], channels: Sequence[Tensor]) -> Iterator[None]:
+    def masked_width(self, heads: Sequence[Tensor], channels: Sequence[Tensor]) -> Iterator[None]:
         hooks = []
         for block, some, inner in zip(self.blocks, heads, channels, strict=True):
             hooks.append(block.attn1.to_out[0].register_forward_pre_hook(_times(some)))  # type: ignore[union-attr,index]
@@ -162,7 +162,7 @@ class PixArt(Backbone):
                 hook.remove()
 
     @contextmanager
-    def narrowed(self, heads: Sequence[Tensor], channels: Sequence[Tensor]) -> Iterator[None]:
+    def pruned_width(self, heads: Sequence[Tensor], channels: Sequence[Tensor]) -> Iterator[None]:
         require_own_layers(self.transformer)
         with ExitStack() as stack:
             for block, some, inner in zip(self.blocks, heads, channels, strict=True):

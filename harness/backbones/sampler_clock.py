@@ -14,29 +14,30 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from harness import renamed
 from harness.errors import UserError
 from harness.spec import Step
 
 
-class SamplerClock(ABC):
+class SamplerClock(renamed.Renamed, ABC, old_names=renamed.SAMPLER_CLOCK):
     """The current sampling step of a denoiser, and who wants to know of it.
 
-    halves: False where guidance is distilled into the model, so that no batch holds CFG halves. guided: whether the
-    batches of a generation hold both CFG halves, the unconditional one first; None: unknown. reduced: whether the
-    sampler takes fewer steps than the pipeline asked it for. start: index of the present image's first step, above 0
-    where the sampler starts from a noised image.
+    batched_cfg: whether guided batches hold both CFG halves; False where guidance is distilled into the model.
+    guided: whether the batches of a generation hold both CFG halves, the unconditional one first; None: unknown.
+    reduced: whether the sampler takes fewer steps than the pipeline asked it for.
+    start: index of the present image's first step, above 0 where the sampler starts from a noised image.
     """
 
-    halves: ClassVar[bool] = True
+    batched_cfg: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._clock: Step | None = None
         self._timesteps: Sequence[float] = ()
-        self._held = False
+        self._frozen = False
         self._stepped = False  # the sampler has stepped since the last call of the denoiser
         self._resets: list[Callable[[], None]] = []
         self._followers: list[Callable[[Step], None]] = []
-        self._shortened: list[Callable[[int], int]] = []
+        self._reductions: list[Callable[[int], int]] = []
         self._before_call: list[Callable[[], None]] = []
         self.guided: bool | None = None
         self.reduced = False
@@ -83,36 +84,36 @@ class SamplerClock(ABC):
     @contextmanager
     def at(self, step: Step) -> Iterator[None]:
         """Pin the clock, as training does."""
-        before, held, start = self._clock, self._held, self.start
-        self._clock, self._held, self.start = step, True, 0
+        before, frozen, start = self._clock, self._frozen, self.start
+        self._clock, self._frozen, self.start = step, True, 0
         self._tell()
         try:
             yield
         finally:
-            self._clock, self._held, self.start = before, held, start
+            self._clock, self._frozen, self.start = before, frozen, start
 
     @contextmanager
-    def hold(self) -> Iterator[None]:
+    def freeze_step(self) -> Iterator[None]:
         """Calls of the transformer in here do not advance the clock (replays for counting)."""
-        before, self._held = self._held, True
+        before, self._frozen = self._frozen, True
         try:
             yield
         finally:
-            self._held = before
+            self._frozen = before
 
     @contextmanager
-    def shortened(self, steps: Callable[[int], int]) -> Iterator[None]:
+    def reduced_steps(self, steps: Callable[[int], int]) -> Iterator[None]:
         """Samplers take `steps(n)` steps where they were asked for n."""
-        self._shortened.append(steps)
+        self._reductions.append(steps)
         try:
             with self._watch():  # so that a sampler that was not asked is noticed
                 yield
         finally:
-            self._shortened.remove(steps)
+            self._reductions.remove(steps)
 
     def sampler_steps(self, asked: int) -> int:
         """How many steps a sampler takes that was asked for so many."""
-        for steps in self._shortened:
+        for steps in self._reductions:
             asked = steps(asked)
         return asked
 
@@ -152,9 +153,9 @@ class SamplerClock(ABC):
 
     def _advance(self, timestep: Tensor | float | None, unit: float = 1.0) -> None:
         """The sampler calls the denoiser at a timestep, whose `unit` is so many of the sampler's; None: its calls carry
-        none, and each is a step. A pinned or held clock stays. Raises UserError for a timestep that is none of the
+        none, and each is a step. A pinned or frozen clock stays. Raises UserError for a timestep that is none of the
         sampler's."""
-        if self._held:
+        if self._frozen:
             return
         for look in self._before_call:
             look()

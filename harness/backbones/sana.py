@@ -33,7 +33,7 @@ class Sana(Backbone):
     """`SanaTransformer2DModel`. Its attention has no map, and it has no names for keys that count several times."""
 
     classes = frozenset({"SanaTransformer2DModel"})
-    placed = True
+    uses_positions = True
 
     def __init__(self, transformer: nn.Module) -> None:
         super().__init__(transformer)
@@ -93,14 +93,14 @@ class Sana(Backbone):
             stack.enter_context(super().advise(part, advice, layers))
             yield
 
-    def apart(
+    def split_streams(
         self, layer: int, part: Part, hidden_states: Tensor, kwargs: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor | None]:
         if part == "mlp":
             hidden_states = hidden_states.flatten(2).transpose(1, 2)  # (B, D, h, w) -> (B, N, D)
         return hidden_states, None
 
-    def together(self, layer: int, part: Part, image: Tensor, text: Tensor | None) -> Any:
+    def merge_streams(self, layer: int, part: Part, image: Tensor, text: Tensor | None) -> Any:
         return image.transpose(1, 2)[:, :, None] if part == "mlp" else image  # (B, D, 1, N): the block flattens it
 
     def run_part(

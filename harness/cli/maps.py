@@ -30,9 +30,9 @@ def maps(
 
     sweep = config.build({"methods": "diffcr", "ratios": (0.3,), **given, "cases": max(2, case + 1)})
     writable(out)
-    for made in plan.make(sweep):
-        opened = made.opened
-        for point in made.points[1:]:
+    for planned in plan.make(sweep):
+        opened = planned.opened
+        for point in planned.points[1:]:
             method = opened.method(point)
             state = adapters.state_of(method, opened.model)
             found = token_maps.record(opened.model, opened.task, opened.cases[case], method, state)

@@ -19,6 +19,6 @@ def new(
     registers it. Nothing is written over."""
     from harness import scaffold
 
-    made = scaffold.new(kind, name, out)
-    print(f"written: {made.source}, {made.test}, {made.project}. Next:")
-    print("\n".join(f"  {command}" for command in made.commands))
+    written = scaffold.new(kind, name, out)
+    print(f"written: {written.source}, {written.test}, {written.project}. Next:")
+    print("\n".join(f"  {command}" for command in written.commands))

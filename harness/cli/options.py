@@ -53,11 +53,11 @@ def options_of(model: type[BaseModel], skip: Collection[str] = ()) -> Callable[[
             return command(given, **values)
 
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-        made = [
+        shared = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(name, field))
             for name, field in fields.items()
         ]
-        parameters = [*made, *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own)]
+        parameters = [*shared, *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own)]
         wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {one.name: one.annotation for one in parameters}
         return wrapper

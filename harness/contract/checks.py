@@ -30,10 +30,10 @@ def shapes(subject: Subject) -> None:
     first, *others = subject.tiny.sizes
     for images, size in ((1, first), (3, first), *((1, size) for size in others)):
         expected = subject.tiny.generate(images, 0, size).shape
-        made = subject.draw(images, 0, size)
-        if made.shape != expected:
-            raise Broken(f"{images} images: latents of shape {tuple(made.shape)}, expected {tuple(expected)}")
-        if not made.isfinite().all():
+        latents = subject.draw(images, 0, size)
+        if latents.shape != expected:
+            raise Broken(f"{images} images: latents of shape {tuple(latents.shape)}, expected {tuple(expected)}")
+        if not latents.isfinite().all():
             raise Broken(f"{images} images: the latents hold NaN or infinite values")
 
 
@@ -44,10 +44,10 @@ def effect(subject: Subject) -> None:
     with counting() as dense:
         subject.tiny.generate()
     with attached(subject.tiny.backbone, subject.method, subject.state), counting() as fewer:
-        made = subject.tiny.generate()
+        latents = subject.tiny.generate()
     if subject.method.adaptive and fewer.total == dense.total:
         raise NotApplicable("how much it saves depends on the image, and on this one it saved nothing")
-    if torch.equal(made, subject.dense):
+    if torch.equal(latents, subject.dense):
         raise Broken("it changed nothing: the latents are dense's, bit for bit")
     if fewer.total >= dense.total:
         raise Broken(f"it saved nothing: {fewer.total} multiply-accumulates, dense takes {dense.total}")
@@ -59,9 +59,9 @@ def identity(subject: Subject) -> None:
         raise NotApplicable("it has no ratio")
     none = build(subject.cls, {**subject.settings, "ratio": 0.0})
     with attached(subject.tiny.backbone, none, state_for(none, subject.tiny)):
-        made = subject.tiny.generate()
-    if not torch.equal(made, subject.dense):
-        raise Broken(f"at ratio 0 the latents differ from dense's by up to {_distance(made, subject.dense)}")
+        latents = subject.tiny.generate()
+    if not torch.equal(latents, subject.dense):
+        raise Broken(f"at ratio 0 the latents differ from dense's by up to {_distance(latents, subject.dense)}")
 
 
 def removal(subject: Subject) -> None:

@@ -13,7 +13,7 @@ from harness.compose import method_class, refusal
 from harness.contract.checks import CHECKS, Broken, NotApplicable
 from harness.contract.report import Finding, Report
 from harness.contract.subject import Subject, build
-from harness.errors import UserError, told
+from harness.errors import UserError, failure_reason
 from harness.leftovers import Snapshot
 from harness.method import Method
 from harness.models import tiny
@@ -81,7 +81,7 @@ def _on_family(subject: Subject) -> list[Finding]:
         except Broken as error:
             found.append(Finding(check, family, "failed", str(error)))
         except Exception as error:
-            found.append(Finding(check, family, "failed", told(error, subject.cls.files())))
+            found.append(Finding(check, family, "failed", failure_reason(error, subject.cls.files())))
             subject.tiny = tiny.build(family)  # what it has left behind is not for the next check
     return found
 
@@ -109,17 +109,17 @@ def _with_other(cls: type[Method], settings: dict[str, Any], other: str, family:
     except Broken as error:
         return Finding(_PAIR, other, "failed", str(error))
     except Exception as error:
-        return Finding(_PAIR, other, "failed", told(error, cls.files()))
+        return Finding(_PAIR, other, "failed", failure_reason(error, cls.files()))
     return Finding(_PAIR, other, "passed")
 
 
 def _runs(subject: Subject) -> None:
     model = {"transformer": subject.tiny.backbone.transformer}
     before = Snapshot.of(model)
-    made = subject.draw()
+    latents = subject.draw()
     if left := before.changes(model):
         raise Broken(f"together they left behind: {', '.join(left)}")
-    if not torch.isfinite(made).all():
+    if not torch.isfinite(latents).all():
         raise Broken("together the latents hold NaN or infinite values")
 
 

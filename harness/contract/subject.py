@@ -31,7 +31,7 @@ def state_for(method: Method, tiny: Tiny) -> State | None:
         found = {one.name: state_for(one, tiny) for one in members}
         return State(parts={name: state for name, state in found.items() if state is not None})
     table = torch.full((tiny.backbone.layers, 2), method.ratio or 0.0)  # (layers, timestep regions)
-    return method.cost_state(tiny.backbone, table)
+    return method.dummy_state(tiny.backbone, table)
 
 
 @dataclass

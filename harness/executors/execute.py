@@ -148,6 +148,6 @@ def _executor(
 
     def run(folder: RunFolder) -> None:
         for here, points in work:
-            local.run(here, points, folder, hear.progress, hear.finished, run_point)
+            local.run_points(here, points, folder, hear.progress, hear.finished, run_point)
 
     yield run

@@ -53,8 +53,8 @@ def run_point(
 
 def _child(work: str, timeout: float | None) -> tuple[str, str]:
     """Run a child. Returns why it failed, "" where it did not, and what it wrote to its streams."""
-    with TemporaryFile() as said:
-        child = subprocess.Popen(_COMMAND, stdin=subprocess.PIPE, stdout=said, stderr=said, start_new_session=True)
+    with TemporaryFile() as output:
+        child = subprocess.Popen(_COMMAND, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True)
         assert child.stdin is not None
         try:
             with suppress(BrokenPipeError):  # its exit status tells
@@ -68,8 +68,8 @@ def _child(work: str, timeout: float | None) -> tuple[str, str]:
             _kill(child)
             with suppress(BrokenPipeError):
                 child.stdin.close()
-        said.seek(0)
-        words = said.read().decode("utf-8", errors="replace")
+        output.seek(0)
+        words = output.read().decode("utf-8", errors="replace")
     return why or _last_words(child.returncode, words), words
 
 
@@ -98,7 +98,7 @@ def _main() -> None:
     point = Point.from_json(work["point"])
     opened = worker.open_workload(point.workload)
     with RunFolder.reach(work["folder"]) as folder:
-        folder.put(worker.run(opened, point, folder, lambda _what, _images: None))
+        folder.put(worker.record_of(opened, point, folder, lambda _what, _images: None))
 
 
 def _watch(pipe: object) -> None:

@@ -22,12 +22,12 @@ def run_point(opened: Opened, point: Point, folder: RunFolder, progress: Progres
         record = opened.record(point, outcome="failed", reason=reason, started=started)
     else:
         with marks.marked(folder.path, point.key):
-            record = worker.run(opened, point, folder, progress)
+            record = worker.record_of(opened, point, folder, progress)
     folder.put(record)
     return record
 
 
-def run(
+def run_points(
     opened: Opened,
     points: Sequence[Point],
     folder: RunFolder,

@@ -121,7 +121,7 @@ class Owner:
         self._folder.put(record)
         self._over(attempt, record)
 
-    def died(self, attempt: Attempt, told: str) -> None:
+    def died(self, attempt: Attempt, cause: str) -> None:
         """The worker ended: another one runs its point, but not for ever."""
         key, label = attempt.task.point.key, attempt.task.point.label
         self._deaths[key] += 1
@@ -130,7 +130,7 @@ class Owner:
             self.again(attempt)
         else:
             why = f"the worker ended {marks.DEATHS} times while this point ran (perhaps because memory ran out)"
-            self.fail(attempt, f"{why}: {told}")
+            self.fail(attempt, f"{why}: {cause}")
 
     def again(self, attempt: Attempt) -> None:
         """The point is another worker's."""

@@ -53,7 +53,7 @@ def started(
     Raises UserError for a cluster that cannot be reached, has no room, or none of whose workers is fit.
     """
     request = opened[0].workload.request
-    threads, gpus = int(opened[0].workload.made["threads"]), cluster.gpus(str(request["device"]))
+    threads, gpus = int(opened[0].workload.depends_on["threads"]), cluster.gpus(str(request["device"]))
     # more workers than this machine has processors for is the user's choice: they take turns in what is timed
     processors = max(_processors(), (cluster.workers or 1) * threads)
     with ray_cluster.connected(cluster.address, processors, _gpus_here() if gpus else 0) as ray:
@@ -203,16 +203,16 @@ class Pool:
         self._refusals.append(reason)
         self._hear.say(f"a worker was refused: {reason}")
 
-    def _died(self, member: _Member, attempt: Attempt | None, owner: Owner | None, told: str) -> None:
+    def _died(self, member: _Member, attempt: Attempt | None, owner: Owner | None, cause: str) -> None:
         """Another worker takes its place, unless workers die before they are ready."""
         self._drop(member)
         if attempt is not None and owner is not None:
-            owner.died(attempt, told)
+            owner.died(attempt, cause)
             if owner.left:
                 self._add()
             return
         self._deaths += 1
-        self._refusals.append(f"a worker ended before it was ready: {told}")
+        self._refusals.append(f"a worker ended before it was ready: {cause}")
         if self._deaths < marks.DEATHS:
             self._add()
 

@@ -78,7 +78,7 @@ class Worker:
         first = self._setup.workloads[0]
         if os.path.isdir(self._setup.folder):
             os.chdir(self._setup.folder)
-        torch.set_num_threads(int(first.made["threads"]))
+        torch.set_num_threads(int(first.depends_on["threads"]))
         device = torch.device(first.request["device"])
         if device.type == "cuda" and not torch.cuda.is_available():
             return ["there is no CUDA device"]
@@ -110,7 +110,7 @@ class Worker:
         """Run a point of the workload of this number. fields: of the point, but for its workload. dense: what it is
         compared with. known: its images and costs, where they are to be judged anew."""
         opened = self._opened[number]
-        torch.set_num_threads(int(opened.workload.made["threads"]))
+        torch.set_num_threads(int(opened.workload.depends_on["threads"]))
         point = Point(workload=opened.workload, **fields)
         if reason := _not_here(opened, point):
             return Refused(reason)
@@ -122,7 +122,7 @@ class Worker:
             for parcel in (dense, known):
                 if parcel is not None and folder.store.get(parcel.record.key) is None:
                     unpacked(parcel, folder)
-            record = worker.run(opened, point, folder, self._progress)
+            record = worker.record_of(opened, point, folder, self._progress)
             parcel = packed(folder, record, without=dense.files if dense is not None else ())
             if point.reference:
                 shutil.rmtree(folder.path / "images" / point.sample_key, ignore_errors=True)

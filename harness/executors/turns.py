@@ -21,9 +21,9 @@ FOLDER = Path(tempfile.gettempdir()) / f"dit-harness-turns-{os.getuid()}"
 
 
 class Turns:
-    """name: of the device; processes that give the same one take turns. waits: told True where waiting begins, and
-    False where it ends. exclusive_s: seconds in which this process was alone. Raises UserError where the lock files
-    cannot be made."""
+    """name: of the device; processes that give the same one take turns. waits: called with True where waiting begins,
+    and with False where it ends. exclusive_s: seconds in which this process was alone. Raises UserError where the lock
+    files cannot be made."""
 
     def __init__(
         self, name: str, waits: Callable[[bool], None] = lambda _waits: None, folder: Path | None = None

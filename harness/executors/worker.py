@@ -30,8 +30,8 @@ def open_workload(workload: Workload) -> Opened:
     return plan.reopen(validated(Sweep, request), workload)
 
 
-def run(opened: Opened, point: Point, folder: RunFolder, progress: Progress) -> Record:
-    """Run a point. What would end this process (`sys.exit` in a method) costs the point alone."""
+def record_of(opened: Opened, point: Point, folder: RunFolder, progress: Progress) -> Record:
+    """Run a point; its record. What would end this process (`sys.exit` in a method) costs the point alone."""
     began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     try:
         return opened.run(point, folder, progress)

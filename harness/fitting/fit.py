@@ -30,9 +30,10 @@ from harness.fitting.objective import Objective
 from harness.fitting.options import FitOptions
 from harness.method import Method, MethodSettings
 from harness.models import Model
+from harness.renamed import CALIBRATION_PASS, old_keywords
 from harness.spec import State, Step
 from harness.training.batches import Data
-from harness.training.loop import Losses, Plan, train
+from harness.training.loop import Losses, TrainingPlan, train
 
 
 class _Trained(nn.Module):
@@ -81,7 +82,7 @@ def fit(
     }
     if fitting.calibrate is not None:
         with torch.no_grad():
-            fitting.calibrate(partial(_watch, model, objective, options, data, seed))
+            fitting.calibrate(partial(_calibration_pass, model, objective, options, data, seed))
     if not fitting.trains:
         state = fitting.state()
         path = out / f"{first.adapter()}.safetensors"
@@ -116,11 +117,11 @@ def fit(
                 with torch.no_grad(), backbone.at(Step(index - 1, steps, float(before[0]))):
                     module(objective.noised(clean, before, noise)[0], before, batch.inputs)
             with backbone.at(Step(index, steps, float(t[0]))):
-                said = module(x, t, batch.inputs).float()
-        terms = {"diffusion": F.mse_loss(said, target)}
+                prediction = module(x, t, batch.inputs).float()
+        terms = {"diffusion": F.mse_loss(prediction, target)}
         total = terms["diffusion"]
         if teacher is not None:
-            terms["distill"] = F.mse_loss(said, teacher)
+            terms["distill"] = F.mse_loss(prediction, teacher)
             total = total + options.distill * terms["distill"]
         for name, value in fitting.losses().items():
             terms[name] = value
@@ -131,7 +132,7 @@ def fit(
     def keep(method: Method, tolerance: float) -> tuple[Path, Method]:
         state = fitting.state()
         tensors = {**state.tensors, **(lora.tensors(backbone) if adapted else {})}
-        honest = _named_as_reached(method, state, tolerance) if fitting.learned else method
+        honest = _named_by_effective_ratio(method, state, tolerance) if fitting.learned else method
         path = out / f"{honest.adapter()}.safetensors"
         if accelerator.is_main_process and path not in paths:  # a by-product never takes a settled adapter's place
             settings = honest.settings.model_dump(mode="json")
@@ -156,7 +157,7 @@ def fit(
             factor = next((f for prefix, f in fitting.groups.items() if name.startswith(prefix)), 1.0)
             groups.append({"params": [parameter], "lr": options.lr * factor})
         optimizer = AdamW(groups, lr=options.lr, betas=(0.9, 0.98), weight_decay=0.0)
-        plan = Plan(
+        plan = TrainingPlan(
             steps=each, warmup=10, decay=0.4, save_seconds=options.save_seconds,
             seed=1000 * (seed + 1) + stage, log_every=5, apart=options.clip_apart,
         )  # fmt: skip
@@ -194,15 +195,16 @@ def _passed(method: Method, ratio: float) -> Method:
     return type(method)(made.settings.model_copy(update={"trajectory": True}))
 
 
-def _named_as_reached(method: Method, state: State, tolerance: float) -> Method:
+def _named_by_effective_ratio(method: Method, state: State, tolerance: float) -> Method:
     """The method with the ratio that its fit really reached, where that is further off the target than `tolerance`."""
-    reached = method.reached(state)
-    if reached is None or method.ratio is None or abs(reached - method.ratio) <= tolerance:
+    effective = method.effective_ratio(state)
+    if effective is None or method.ratio is None or abs(effective - method.ratio) <= tolerance:
         return method
-    return _at(method, round(reached, 3))
+    return _at(method, round(effective, 3))
 
 
-def _watch(
+@old_keywords(**CALIBRATION_PASS)
+def _calibration_pass(
     model: Model,
     objective: Objective,
     options: FitOptions,
@@ -210,11 +212,11 @@ def _watch(
     seed: int,
     each: Callable[[Tensor, Any], None] | None = None,
     *,
-    along: bool = False,
+    full_trajectory: bool = False,
     sampled: int = 0,
     batches: int | None = None,
 ) -> None:
-    """See `harness.method.Watch`: forward passes on a quarter of the cached scenes, at all timesteps."""
+    """See `harness.method.CalibrationPass`: forward passes on a quarter of the cached scenes, at all timesteps."""
     backbone, dense = model.backbone, _Trained(model.backbone.transformer, nn.Module())
     count = max(1, options.scenes // options.batch // 4)
 
@@ -241,7 +243,8 @@ def _watch(
                 x = sampler.step(run(scaled, times, step, drawn.inputs, None), at, x, return_dict=False)[0].detach()
             continue
         backbone.begin(objective.timesteps.tolist())
-        visited = [(objective.at(i, len(clean)).to(t), i) for i in range(objective.steps)] if along else [(t, index)]
+        steps = range(objective.steps) if full_trajectory else ()
+        visited = [(objective.at(i, len(clean)).to(t), i) for i in steps] or [(t, index)]
         for times, place in visited:
             x, target = objective.noised(clean, times, noise)
             run(x, times, Step(place, objective.steps, float(times[0])), drawn.inputs, target)

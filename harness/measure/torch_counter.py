@@ -96,7 +96,7 @@ class Executed:
     """Elements that layer and group norms were given, by whether they have factors of their own."""
     transposed: int = 0
     """Elements that torch.einsum only moved, with a single operand."""
-    so_far: Callable[[], int] = lambda: 0
+    running_total: Callable[[], int] = lambda: 0
     """MACs up to now, while counting."""
 
     @property
@@ -136,15 +136,15 @@ class _Functions(TorchFunctionMode):
     """Adds up what is done inside fused attention, which on some devices is made of plain products, and what einsum
     only moves."""
 
-    def __init__(self, so_far: Callable[[], int]) -> None:
+    def __init__(self, running_total: Callable[[], int]) -> None:
         super().__init__()
-        self.fused, self.transposed, self._so_far = 0, 0, so_far
+        self.fused, self.transposed, self._running_total = 0, 0, running_total
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        before = self._so_far() if func is scaled_dot_product_attention else 0
+        before = self._running_total() if func is scaled_dot_product_attention else 0
         out = func(*args, **(kwargs or {}))
         if func is scaled_dot_product_attention:
-            self.fused += self._so_far() - before
+            self.fused += self._running_total() - before
         elif func is torch.einsum and len(args) == 2 and isinstance(args[1], torch.Tensor):
             self.transposed += args[1].numel()
         return out
@@ -154,11 +154,11 @@ class _Functions(TorchFunctionMode):
 def _count() -> Iterator[Executed]:
     result, recorder = Executed(), _Recorder()
     counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
-    result.so_far = lambda: counter.get_total_flops() // _FLOPS_PER_MAC
-    functions = _Functions(result.so_far)
+    result.running_total = lambda: counter.get_total_flops() // _FLOPS_PER_MAC
+    functions = _Functions(result.running_total)
     with recorder, counter, functions:
         yield result
-    result.so_far = lambda: 0
+    result.running_total = lambda: 0
     result.fused, result.transposed, result.norms = functions.fused, functions.transposed, recorder.norms
     result.macs = {str(k): v // _FLOPS_PER_MAC for k, v in counter.get_flop_counts().get("Global", {}).items()}
     result.layers = sum(result.macs.get(name, 0) for name in _WEIGHTS)

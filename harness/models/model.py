@@ -120,11 +120,11 @@ class Model:
         """The digest of an adapter state, whose tensors are not read. Raises UserError as `adapter` does."""
         path = self._adapter_path(name)
         status = path.stat()
-        told = (path, status.st_mtime_ns, status.st_size)
-        if told not in self._digests:
+        stamp = (path, status.st_mtime_ns, status.st_size)
+        if stamp not in self._digests:
             self._check(path, self._facts(path))
-            self._digests[told] = hashlib.sha256(path.read_bytes()).hexdigest()
-        return self._digests[told]
+            self._digests[stamp] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return self._digests[stamp]
 
     def adapter(self, name: str) -> State:
         """An adapter state. Raises UserError where there is none, or where it was fitted on another model."""

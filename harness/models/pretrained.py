@@ -31,7 +31,7 @@ def pipeline(folder: Path, device: str, dtype: torch.dtype, variant: str | None 
     transformers_logging.set_verbosity_error()
     try:
         parts = {name: _part(folder / name, *entry, variant, options) for name, entry in _modules(index).items()}
-        made = kind.from_pretrained(folder, **options, **parts)
+        pipeline = kind.from_pretrained(folder, **options, **parts)
     except SafetensorError as error:
         raise UserError(f"a weights file of {folder} is damaged ({error}); restore the folder") from error
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
@@ -40,9 +40,9 @@ def pipeline(folder: Path, device: str, dtype: torch.dtype, variant: str | None 
     finally:
         diffusers_logging.set_verbosity(levels[0])
         transformers_logging.set_verbosity(levels[1])
-    made.to(device)
-    made.set_progress_bar_config(disable=True)
-    return made
+    pipeline.to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def _modules(index: dict[str, Any]) -> dict[str, tuple[Any]]:
@@ -60,16 +60,16 @@ def _modules(index: dict[str, Any]) -> dict[str, tuple[Any]]:
 def _part(folder: Path, cls: Any, variant: str | None, options: dict[str, Any]) -> Any:
     """One network. Raises UserError where weights are missing, left over or of other shapes than its config says."""
     own = variant if variant and any(folder.glob(f"*.{variant}*.safetensors")) else None
-    module, told = cls.from_pretrained(folder, variant=own, output_loading_info=True, **options)
+    module, loading_info = cls.from_pretrained(folder, variant=own, output_loading_info=True, **options)
     problems = []
     for what, name in (("missing_keys", "lacks"), ("unexpected_keys", "has, but should not have,")):
-        if keys := sorted(told.get(what) or ()):
+        if keys := sorted(loading_info.get(what) or ()):
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             problems.append(f"{name} {keys[0]}{more}")
-    if told.get("mismatched_keys"):
-        problems.append(f"has other shapes than its config: {sorted(map(str, told['mismatched_keys']))[0]}")
-    if told.get("error_msgs"):
-        problems.append(str(told["error_msgs"]).splitlines()[0])
+    if loading_info.get("mismatched_keys"):
+        problems.append(f"has other shapes than its config: {sorted(map(str, loading_info['mismatched_keys']))[0]}")
+    if loading_info.get("error_msgs"):
+        problems.append(str(loading_info["error_msgs"]).splitlines()[0])
     if problems:
         raise UserError(
             f"the weights in {folder} do not fit its config.json: the file {'; '.join(problems)}; restore the folder"

@@ -1,4 +1,4 @@
-"""How each diffusers pipeline is told its prompts: what its `encode_prompt` gives becomes arguments of its call.
+"""How each diffusers pipeline is given its prompts: what its `encode_prompt` gives becomes arguments of its call.
 
 Letters: B prompts, L text tokens, D text width.
 """
@@ -21,55 +21,59 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Way:
-    """states: what `encode_prompt` gives, by the names of the call's arguments; "" is something that the call makes
-    anew. halves: its batches hold both halves of classifier-free guidance, the unconditional one first, where guidance
-    is above 1; otherwise the guidance scale goes into the denoiser as a number. fixed: further arguments of the call,
-    whose defaults contradict given states. learns: arguments of the denoiser by the states that they are, for fits;
-    none where fits do not know the family. sizes: a fit also tells the denoiser that there are no image sizes.
+class PromptSpec:
+    """How a pipeline class is given its prompts.
+
+    states: what `encode_prompt` gives, by the names of the call's arguments; "" is something that the call makes anew.
+    batched_cfg: its batches hold both halves of classifier-free guidance, the unconditional one first, where guidance
+        is above 1; otherwise the guidance scale goes into the denoiser as a number.
+    fixed: further arguments of the call, whose defaults contradict given states.
+    denoiser_kwargs: arguments of the denoiser by the states that they are, for fits; none where fits do not know the
+        family.
+    sizes: a fit also tells the denoiser that there are no image sizes.
     """
 
     states: tuple[str, ...]
-    halves: bool = True
+    batched_cfg: bool = True
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    learns: Mapping[str, str] = field(default_factory=dict)
+    denoiser_kwargs: Mapping[str, str] = field(default_factory=dict)
     sizes: bool = False
 
 
 _MASKED = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
 _TEXT = {"encoder_hidden_states": "prompt_embeds", "encoder_attention_mask": "prompt_attention_mask"}
-_PIXART = Way(_MASKED, fixed={"negative_prompt": None}, learns=_TEXT, sizes=True)
-_WAYS = {
+_PIXART = PromptSpec(_MASKED, fixed={"negative_prompt": None}, denoiser_kwargs=_TEXT, sizes=True)
+_SPECS = {
     "PixArtAlphaPipeline": _PIXART,
     "PixArtSigmaPipeline": _PIXART,
     "LazyInpaintPipeline": _PIXART,
-    "SanaPipeline": Way(_MASKED, fixed={"negative_prompt": None}, learns=_TEXT),
-    "StableDiffusion3Pipeline": Way(
+    "SanaPipeline": PromptSpec(_MASKED, fixed={"negative_prompt": None}, denoiser_kwargs=_TEXT),
+    "StableDiffusion3Pipeline": PromptSpec(
         ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds"),
-        learns={"encoder_hidden_states": "prompt_embeds", "pooled_projections": "pooled_prompt_embeds"},
+        denoiser_kwargs={"encoder_hidden_states": "prompt_embeds", "pooled_projections": "pooled_prompt_embeds"},
     ),
-    "FluxPipeline": Way(("prompt_embeds", "pooled_prompt_embeds", ""), halves=False),
+    "FluxPipeline": PromptSpec(("prompt_embeds", "pooled_prompt_embeds", ""), batched_cfg=False),
 }
 
 
-def way_of(pipeline: Any) -> Way:
-    """How this pipeline, or the one that it derives from, is told its prompts. Raises UserError."""
+def prompt_spec(pipeline: Any) -> PromptSpec:
+    """How this pipeline, or the one that it derives from, is given its prompts. Raises UserError."""
     for kind in type(pipeline).__mro__:
-        if kind.__name__ in _WAYS:
-            return _WAYS[kind.__name__]
+        if kind.__name__ in _SPECS:
+            return _SPECS[kind.__name__]
     raise _refused(type(pipeline).__name__)
 
 
 def known(kind: str) -> None:
     """Raises UserError for the name of a pipeline class that nobody here knows; "" is unknown yet, and passes."""
-    if kind and kind not in _WAYS:
+    if kind and kind not in _SPECS:
         raise _refused(kind)
 
 
 def _refused(kind: str) -> UserError:
     hint = "; it is conditioned on classes: use --task class-conditional" if kind == "DiTPipeline" else ""
     return UserError(
-        f"{kind} is no text-to-image pipeline that this harness can prompt; known: {', '.join(sorted(_WAYS))}{hint}"
+        f"{kind} is no text-to-image pipeline that this harness can prompt; known: {', '.join(sorted(_SPECS))}{hint}"
     )
 
 
@@ -81,8 +85,8 @@ def encode(
     about prompts. Raises UserError for a pipeline that nobody here knows, for guidance in two passes per step, and for
     a negative prompt where the pipeline has no use for one.
     """
-    way = way_of(pipeline)
-    if not way.halves and float(call.get("true_cfg_scale", 1.0)) > 1:
+    spec = prompt_spec(pipeline)
+    if not spec.batched_cfg and float(call.get("true_cfg_scale", 1.0)) > 1:
         raise UserError(
             f"{type(pipeline).__name__} with true_cfg_scale needs a negative prompt, and this harness gives it none; "
             "leave true_cfg_scale out"
@@ -94,7 +98,7 @@ def encode(
             f"{type(pipeline).__name__} takes no negative prompt; leave negative_prompt out of harness.json"
         )
     options |= {"negative_prompt": negative} if negative else {}
-    instruction = "complex_human_instruction"  # encode_prompt leaves it out unless told, and the call tells it
+    instruction = "complex_human_instruction"  # encode_prompt leaves it out unless given, and the call gives it
     if instruction in known:
         default = inspect.signature(type(pipeline).__call__).parameters[instruction].default
         options[instruction] = call.get(instruction, default)
@@ -103,7 +107,7 @@ def encode(
     options |= {name: None for name in ("prompt_2", "prompt_3") if name in known}
     with _without_notices():
         found = pipeline.encode_prompt(prompts, device=pipeline.device, **options)
-    return {name: x for name, x in zip(way.states, found, strict=True) if name and x is not None}
+    return {name: x for name, x in zip(spec.states, found, strict=True) if name and x is not None}
 
 
 @contextmanager
@@ -172,9 +176,9 @@ def sample(
 ) -> Tensor:
     """Images (B, 3, H, W) in 0..1 for prompt states that `encode` gave; with output "latent", what the denoiser ends
     with. seeds: one for each."""
-    made: Tensor = pipeline(
+    images: Tensor = pipeline(
         **states,
-        **way_of(pipeline).fixed,
+        **prompt_spec(pipeline).fixed,
         num_inference_steps=steps,
         guidance_scale=guidance,
         # seeds on the CPU: the same noise on every device
@@ -182,20 +186,20 @@ def sample(
         output_type=output,
         **call,
     ).images
-    return made
+    return images
 
 
 def guided(pipeline: Any, guidance: float) -> bool:
     """Whether the denoiser's batches hold both halves of classifier-free guidance."""
-    return way_of(pipeline).halves and guidance > 1
+    return prompt_spec(pipeline).batched_cfg and guidance > 1
 
 
 def refusal(pipeline: Any) -> str:
     """Why fits cannot train this pipeline's denoiser; "" where they can."""
     kind = type(pipeline).__name__
-    learns = any(base.__name__ in _WAYS and _WAYS[base.__name__].learns for base in type(pipeline).__mro__)
-    if not learns:
-        known = sorted(name for name, way in _WAYS.items() if way.learns)
+    specs = [_SPECS[base.__name__] for base in type(pipeline).__mro__ if base.__name__ in _SPECS]
+    if not any(spec.denoiser_kwargs for spec in specs):
+        known = sorted(name for name, spec in _SPECS.items() if spec.denoiser_kwargs)
         return f"fits do not know how {kind} conditions its denoiser; they know {', '.join(known)}"
     if getattr(pipeline.transformer, "use_additional_conditions", False):
         return f"fits do not know the image sizes that this {kind} conditions its denoiser on"

@@ -127,13 +127,13 @@ def build(
     path, config = architecture(name).parts[part]
     config = config | changes
     module, _, kind = path.rpartition(".")
-    made = getattr(importlib.import_module(module), kind)
+    cls = getattr(importlib.import_module(module), kind)
     where = torch.device(device)
     with _quiet(dtype):
         if where.type == "meta":
             with where:
-                return made(**config).eval()
-        return _filled(made, config, where, dtype, name)
+                return cls(**config).eval()
+        return _filled(cls, config, where, dtype, name)
 
 
 @contextmanager
@@ -148,12 +148,12 @@ def _quiet(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _filled(made: Any, config: dict[str, Any], device: torch.device, dtype: torch.dtype, name: str) -> nn.Module:
+def _filled(cls: Any, config: dict[str, Any], device: torch.device, dtype: torch.dtype, name: str) -> nn.Module:
     """Parameters skip their own initialisation, which takes minutes for the large models."""
     from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=False):
-        model: nn.Module = made(**config).eval()
+        model: nn.Module = cls(**config).eval()
     size = sum(p.numel() for p in model.parameters()) * dtype.itemsize
     if size > (room := _room(device)):
         raise UserError(

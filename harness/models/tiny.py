@@ -18,7 +18,7 @@ from torch import Tensor
 
 from harness import registry
 from harness.backbones.base import Backbone
-from harness.backbones.following import follow
+from harness.backbones.following import track_sampler
 from harness.errors import unknown
 from harness.models import random_init
 
@@ -80,13 +80,13 @@ class Tiny:
         both halves, classifier-free guidance. size: one of `sizes`, by default the first. The global random state
         stays as it is."""
         scheduler: Any = FlowMatchEulerDiscreteScheduler() if self.name in _FLOW else DPMSolverMultistepScheduler()
-        backbone, guided = self.backbone, self.backbone.halves
+        backbone, guided = self.backbone, self.backbone.batched_cfg
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             given = backbone.inputs(images * (1 + guided), text_tokens=_TEXT, size=size or self.sizes[0])
         x = given.pop("hidden_states")[:images]
         timestep = given.pop("timestep")
-        with torch.no_grad(), follow(backbone, SimpleNamespace(scheduler=scheduler), guided=guided):
+        with torch.no_grad(), track_sampler(backbone, SimpleNamespace(scheduler=scheduler), guided=guided):
             scheduler.set_timesteps(steps)
             for t in scheduler.timesteps:
                 rows = torch.cat([x, x]) if guided else x

@@ -15,7 +15,7 @@ METHOD, REST = "routing", "rest"
 NAMES = (*SHARES.values(), METHOD, REST)
 
 
-def divided(
+def attribute_cost(
     backbone: Backbone,
     on: AbstractContextManager[object],
     read: Callable[[], float],

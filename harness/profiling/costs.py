@@ -17,7 +17,7 @@ from harness.cost import timed, worked
 from harness.measure import energy, latency, memory
 from harness.measure.torch_counter import Executed, counting
 from harness.profiling import modes
-from harness.profiling.breakdown import divided
+from harness.profiling.breakdown import attribute_cost
 from harness.profiling.subject import Candidate, Setup, Subject, inputs
 from harness.spec import Step
 from harness.sweep import META
@@ -69,7 +69,7 @@ def count(on: Subject, candidate: Candidate, setup: Setup) -> tuple[Executed, di
     run = stepper(backbone, candidate, inputs(backbone, setup))
     put_on = attach.stepping(backbone, candidate.method, candidate.state)
     with torch.compiler.set_stance("force_eager"), counting() as found:
-        shares = divided(backbone, put_on, lambda: float(found.so_far()), run)
+        shares = attribute_cost(backbone, put_on, lambda: float(found.running_total()), run)
     return found, shares
 
 
@@ -108,7 +108,7 @@ def measured(
 @contextmanager
 def _place(on: Subject, candidate: Candidate) -> Iterator[Backbone]:
     """The backbone that carries the method: a copy for one that takes long to put on."""
-    yield type(on.backbone)(copy.deepcopy(on.backbone.transformer)) if candidate.method.lasting else on.backbone
+    yield type(on.backbone)(copy.deepcopy(on.backbone.transformer)) if candidate.method.slow_to_attach else on.backbone
 
 
 def _timed(
@@ -119,17 +119,17 @@ def _timed(
     dense, method = stepper(on.backbone, candidate, given), stepper(own, candidate, given)
     clock = latency.clock(device)
     about = f"a denoiser step at batch {setup.batch}, {clock}" + (f", mode {mode}" if mode != "eager" else "")
-    lasting = candidate.method.lasting
+    slow_to_attach = candidate.method.slow_to_attach
     found: dict[str, Estimate] = {}
 
     def on_own() -> Any:
         return attach.stepping(own, candidate.method, candidate.state)
 
     seen = limit.Seen()
-    if not lasting:
+    if not slow_to_attach:
         with on_own(), seen.on(own):
             method()
-    with modes.compiling(mode, {on.backbone, own}), attach.kept_on(on_own, lasting) as inside:
+    with modes.compiling(mode, {on.backbone, own}), attach.kept_on(on_own, slow_to_attach) as inside:
         with inside():
             peak = memory.peak(method, device)
             if device.type == "cpu":
@@ -155,13 +155,13 @@ def _timed(
             )  # fmt: skip
         with contexts[1]():
             found |= worked(runs[1], device, about)
-    if mode == "eager" and not lasting:  # what torch.compile or a graph has made cannot be looked into
+    if mode == "eager" and not slow_to_attach:  # what torch.compile or a graph has made cannot be looked into
 
         def read() -> float:
             latency.synchronize(device)
             return time.perf_counter()
 
-        for name, seconds in divided(own, on_own(), read, method).items():
+        for name, seconds in attribute_cost(own, on_own(), read, method).items():
             found[f"latency_{name}_s"] = Estimate(
                 value=seconds / steps, n=1, unit="s",
                 convention=f"one step at batch {setup.batch}, the device waited for at every part",

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from harness.errors import first_line, told
+from harness.errors import failure_reason, first_line
 from harness.measure import memory
 from harness.process_state import ProcessState
 from harness.profiling import modes
@@ -64,7 +64,7 @@ class OpenStep:
             reason, trace = str(error), traceback.format_exc()
         except Exception as error:
             own = set[str]().union(*(one.files() for one in candidate.method.members()))
-            reason, trace = _told(error, self.on.device, own), traceback.format_exc()
+            reason, trace = _reason(error, self.on.device, own), traceback.format_exc()
         if left := [*process.restore(), *self.on.left_behind()]:
             reason = "; ".join([*([reason] if reason else []), f"it left behind: {', '.join(left)}"])
         if reason:
@@ -74,7 +74,7 @@ class OpenStep:
         ran = outcome == "ok" and method.ratio is not None
         return self.record(
             point, outcome=outcome, reason=reason, traceback=trace, estimates=estimates, samples=samples,
-            ratio_reached=method.reached(candidate.state) if ran else None, started=started,
+            ratio_reached=method.effective_ratio(candidate.state) if ran else None, started=started,
             seconds=time.monotonic() - began,
         )  # fmt: skip
 
@@ -103,7 +103,7 @@ def _idle(candidate: Candidate, estimates: Mapping[str, Estimate], dense: Record
     return f"changed no cost: {own:.6g} GMACs per image and step, the same as dense (a silent no-op)"
 
 
-def _told(error: Exception, device: torch.device, own: Collection[str]) -> str:
+def _reason(error: Exception, device: torch.device, own: Collection[str]) -> str:
     full = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
     if full:
         peak = f" at a peak of {_peak(device) / _MIB:,.0f} MiB"
@@ -112,7 +112,7 @@ def _told(error: Exception, device: torch.device, own: Collection[str]) -> str:
         return f"out of memory{peak} on {device}: take a smaller --batch or --size, or --dtype bfloat16"
     if device.type == META and isinstance(error, (NotImplementedError, RuntimeError)):
         return f"cannot be counted on meta, since its work depends on values; use --device cpu ({first_line(error)})"
-    return told(error, own)
+    return failure_reason(error, own)
 
 
 def _peak(device: torch.device) -> int:

@@ -52,12 +52,16 @@ class Subject:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A method and its state. told: where the state comes from. steps: how many sampling steps have a cost of their
-    own. digest: of an adapter or a table of ratios that the state comes from."""
+    """A method and its state.
+
+    state_source: where the state comes from, in words.
+    steps: how many sampling steps have a cost of their own.
+    digest: of an adapter or a table of ratios that the state comes from.
+    """
 
     method: Method
     state: State | None
-    told: str
+    state_source: str
     steps: int = 1
     digest: str = ""
 

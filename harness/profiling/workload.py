@@ -48,8 +48,8 @@ def plans(profile: Profile) -> list[tuple[OpenStep, tuple[Point, ...]]]:
         workload = _workload(profile, on, setup, facts)
         points: list[Point] = []
         for candidate in chosen:
-            made = _point(candidate, workload, points[0].key if points else "")
-            points.append(made)
+            point = _point(candidate, workload, points[0].key if points else "")
+            points.append(point)
         out.append((OpenStep(workload, on, setup, profile.rounds, _by_key(points, chosen)), tuple(points)))
     return out
 
@@ -69,7 +69,7 @@ def _workload(profile: Profile, on: Subject, setup: Setup, facts: dict[str, str]
         task_settings=settings_of(setup),
         weights=on.digest,
         steps=1,
-        made={
+        depends_on={
             "model": profile.model, "dtype": profile.dtype, "rounds": str(profile.rounds), "device": on.device.type,
             "hardware": facts["device"], "threads": facts["threads"],
             **routing.fingerprint(on.device),
@@ -90,7 +90,7 @@ def _point(candidate: Candidate, workload: Workload, reference: str) -> Point:
         strength=method.strength, adapter=candidate.digest,
         source="".join(versions.of_source(type(one)) for one in method.members()), reference=reference,
         label=f"{method.name} {100 * method.ratio:g} %" if method.ratio is not None else method.name,
-        facts={"state": candidate.told},
+        facts={"state": candidate.state_source},
     )  # fmt: skip
 
 
@@ -102,7 +102,7 @@ def _by_key(points: Sequence[Point], chosen: Sequence[Candidate]) -> Callable[[P
 def _of_point(point: Point, profile: Profile, on: Subject) -> Candidate:
     cls = method_class(point.method)
     ratios = None
-    if cls.tabled and profile.ratio_table is not None:
+    if cls.per_layer_ratios and profile.ratio_table is not None:
         ratios = ratio_table.read(profile.ratio_table, on.backbone.layers)
     return _candidate(cls(cls.Settings.model_validate(point.settings)), on, ratios, profile.ratio_table)
 
@@ -153,18 +153,18 @@ def candidates(profile: Profile, on: Subject) -> list[Candidate]:
     classes = [method_class(spec.name) for spec in specs]
     ratios = None
     if profile.ratio_table is not None:
-        if not any(cls.tabled for cls in classes):
+        if not any(cls.per_layer_ratios for cls in classes):
             raise UserError("--ratio-table was given, and no method of this profile takes one; add diffcr to --methods")
         ratios = ratio_table.read(profile.ratio_table, on.backbone.layers)
     found = []
     for spec, cls in zip(specs, classes, strict=True):
-        if ratios is not None and cls.tabled:
+        if ratios is not None and cls.per_layer_ratios:
             mean = round(float(ratios.mean()), 6)
             spec = spec.model_copy(update={"settings": spec.settings | {"ratio": mean}})
         for method in config.settings_of(spec, profile.ratios):
             if refusal := _refusal(method, on.backbone):
                 raise UserError(f"method {method.name!r} cannot be profiled on {profile.model}: {refusal}")
-            found.append(_candidate(method, on, ratios if method.tabled else None, profile.ratio_table))
+            found.append(_candidate(method, on, ratios if method.per_layer_ratios else None, profile.ratio_table))
     return found
 
 
@@ -180,14 +180,14 @@ def _refusal(method: Method, backbone: Backbone) -> str:
 
 def _candidate(method: Method, on: Subject, ratios: Any, path: Path | None) -> Candidate:
     if len(method.members()) > 1:
-        made = {one.name: _candidate(one, on, None, None) for one in method.members()}
-        states = {name: one.state for name, one in made.items() if one.state is not None}
-        told = "; ".join(f"{name}: {one.told}" for name, one in made.items() if one.told)
-        return Candidate(method, State(parts=states) if states else None, told)
+        candidates = {one.name: _candidate(one, on, None, None) for one in method.members()}
+        states = {name: one.state for name, one in candidates.items() if one.state is not None}
+        state_source = "; ".join(f"{name}: {one.state_source}" for name, one in candidates.items() if one.state_source)
+        return Candidate(method, State(parts=states) if states else None, state_source)
     if ratios is not None:
         return Candidate(
             method,
-            method.cost_state(on.backbone, ratios),
+            method.dummy_state(on.backbone, ratios),
             f"random routers, ratios of {path}",
             ratios.shape[1],
             hashlib.sha256(ratios.numpy().tobytes()).hexdigest(),
@@ -201,8 +201,8 @@ def _candidate(method: Method, on: Subject, ratios: Any, path: Path | None) -> C
             return Candidate(method, state, f"adapter {method.adapter()}", _regions(method, state), digest)
         except UserError:
             pass  # cost needs no training
-    told = f"random, ratio {method.ratio:g} in all layers" if method.tabled else "random"
-    return Candidate(method, method.cost_state(on.backbone), told)
+    state_source = f"random, ratio {method.ratio:g} in all layers" if method.per_layer_ratios else "random"
+    return Candidate(method, method.dummy_state(on.backbone), state_source)
 
 
 def _regions(method: Method, state: State | None) -> int:

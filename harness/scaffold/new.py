@@ -43,9 +43,9 @@ def new(kind: str, name: str, out: Path | None = None) -> Made:
         f"test_{names.module}.py": (_TEMPLATES / f"{kind}_test.py.jinja").read_text(encoding="utf-8"),
         "pyproject.toml": (_TEMPLATES / "pyproject.toml.jinja").read_text(encoding="utf-8"),
     }
-    made = {file: _render(text, kind, names) for file, text in texts.items()}
+    rendered = {file: _render(text, kind, names) for file, text in texts.items()}
     folder.mkdir(parents=True)
-    for file, text in made.items():
+    for file, text in rendered.items():
         (folder / file).write_text(text, encoding="utf-8")
     return Made(path, folder / f"test_{names.module}.py", folder / "pyproject.toml", commands)
 

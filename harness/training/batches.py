@@ -48,7 +48,7 @@ def encode(model: Any, images: Tensor, captions: list[str]) -> dict[str, Tensor]
 def texts(model: Any, captions: list[str]) -> dict[str, Tensor]:
     """What captions are to the denoiser, by its arguments' names: states (M, L, D), masks (M, L), pooled (M, D)."""
     states = model.encode(captions)
-    return {name: states[state] for name, state in prompting.way_of(model.pipeline).learns.items()}
+    return {name: states[state] for name, state in prompting.prompt_spec(model.pipeline).denoiser_kwargs.items()}
 
 
 def prompts(rows: Mapping[str, Tensor], empty: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
@@ -66,5 +66,5 @@ def prompts(rows: Mapping[str, Tensor], empty: Mapping[str, Tensor], generator: 
 def drawn(model: Any, rows: Mapping[str, Tensor], empty: Mapping[str, Tensor], generator: torch.Generator) -> Batch:
     """A batch of whole images from encoded rows."""
     sizes = {"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}}
-    fixed = sizes if prompting.way_of(model.pipeline).sizes else {}
+    fixed = sizes if prompting.prompt_spec(model.pipeline).sizes else {}
     return Batch(rows["latents"].to(generator.device), {**prompts(rows, empty, generator), **fixed})

@@ -28,7 +28,7 @@ Losses = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class TrainingPlan:
     """How long and how fast.
 
     steps: optimizer steps. warmup: steps of linear warm-up. decay: the last share of the steps, over which the
@@ -64,7 +64,7 @@ def train(
     module: nn.Module,
     loss: Callable[[nn.Module, int, torch.Generator], Losses],
     optimizers: Sequence[Optimizer],
-    plan: Plan,
+    plan: TrainingPlan,
     folder: Path,
     *,
     accelerator: Accelerator,

@@ -123,7 +123,7 @@ class Cache(Method):
     """What all caches here share: hooks, outside of any part's advice."""
 
     parts = frozenset()
-    rank = 1
+    attach_order = 1
     least_steps = 2
     refuses: ClassVar[Mapping[str, str]] = {
         "compile": "diffusers' caches count steps and decide in Python, and each image gets fresh ones: torch.compile "

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness.backbones.base import Backbone
-from harness.method import Fitting, MethodSettings, Watch
+from harness.method import CalibrationPass, Fitting, MethodSettings
 from harness.spec import Call, State
 from methods.caching.hooks import Cache, fresh_hooks, parts_of
 
@@ -90,9 +90,9 @@ class MagCache(Cache):
             before[:] = [norms]
             return out
 
-        def calibrate(watch: Watch) -> None:
+        def calibrate(watch: CalibrationPass) -> None:
             with backbone.advise("block", first, [0]), backbone.advise("block", last, [backbone.layers - 1]):
-                watch(along=True, batches=_CALIBRATION_BATCHES)
+                watch(full_trajectory=True, batches=_CALIBRATION_BATCHES)
             entered.clear()
             before.clear()
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from harness.backbones.base import Backbone
 from harness.kernels.routing import select
-from harness.method import Control, FittedSettings, MethodSettings, Watch
+from harness.method import CalibrationPass, Control, FittedSettings, MethodSettings
 from harness.spec import Call, RunRows, State
 from harness.tokens import Rows, fused
 from methods.common.noise import FreshNoise, SeededNoise, Source
@@ -142,7 +142,7 @@ class Routers(nn.Module):
         self.weight = nn.Parameter(torch.randn(layers, width, generator=generator) * std)
 
     def warm_start(
-        self, backbone: Backbone, watch: Watch, kind: WarmStart = "sensitivity", spread: float = 0.3
+        self, backbone: Backbone, watch: CalibrationPass, kind: WarmStart = "sensitivity", spread: float = 0.3
     ) -> None:
         """Set the routers from dense forward passes, see `methods.common.sensitivity`.
 
@@ -157,7 +157,7 @@ class Routers(nn.Module):
             self.weight.copy_(weights * (spread / found.clamp(min=1e-12))[:, None])
 
 
-def calibration(routers: Routers, backbone: Backbone, options: RoutingFit) -> Callable[[Watch], None] | None:
+def calibration(routers: Routers, backbone: Backbone, options: RoutingFit) -> Callable[[CalibrationPass], None] | None:
     """How a fit's routers start; None: as they are."""
     if options.warm_start == "random":
         return None

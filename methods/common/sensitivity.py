@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.backbones.base import Backbone
-from harness.method import Watch
+from harness.method import CalibrationPass
 from harness.spec import Call
 
 STEPS, BATCHES, DRAWS = 8, 2, 4
@@ -55,7 +55,7 @@ class Ridge:
         return torch.linalg.solve(gram + ridge, self.moment[layer])
 
 
-def read_updates(backbone: Backbone, watch: Watch) -> Ridge:
+def read_updates(backbone: Backbone, watch: CalibrationPass) -> Ridge:
     """Readings of the norm of what a block adds to a token."""
     ridge = _ridge(backbone)
 
@@ -69,7 +69,7 @@ def read_updates(backbone: Backbone, watch: Watch) -> Ridge:
     return ridge
 
 
-def read_sensitivity(backbone: Backbone, watch: Watch, draws: int = DRAWS) -> Ridge:
+def read_sensitivity(backbone: Backbone, watch: CalibrationPass, draws: int = DRAWS) -> Ridge:
     """Readings of the logarithm of the sensitivity, along the model's own sampling trajectories."""
     ridge = _ridge(backbone)
     found: dict[int, tuple[Tensor, Tensor]] = {}

@@ -64,8 +64,8 @@ class DiffCR(Method):
     source = "You et al., 2025, Layer- and Timestep-Adaptive Differentiable Token Compression Ratios (DiffCR)"
     training = "trained"
     selects = "changing"
-    tabled = True
-    host = frozenset({"ratios"})
+    per_layer_ratios = True
+    cpu_tensors = frozenset({"ratios"})
     settings: DiffCRSettings
 
     @property
@@ -142,14 +142,14 @@ class DiffCR(Method):
         with backbone.on_step(enter), routed.on(backbone, block, layers):
             yield
 
-    def reached(self, state: State | None) -> float | None:
+    def effective_ratio(self, state: State | None) -> float | None:
         """Mean of the frozen ratios over layers and sampling steps."""
         if state is None:
             return None
         table = state.tensors["ratios"]
         return float((table.mean(0) * step_shares(state.facts["steps"], table.shape[1])).sum())
 
-    def cost_state(self, backbone: Backbone, table: Tensor | None = None) -> State:
+    def dummy_state(self, backbone: Backbone, table: Tensor | None = None) -> State:
         """Without a table, every layer has the ratio that is asked for."""
         ratios = torch.full((backbone.layers, 1), self.ratio or 0.0) if table is None else table
         made = random_routers(backbone)

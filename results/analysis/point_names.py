@@ -43,9 +43,9 @@ def variants(records: Iterable[Named], *, seeds: bool = True, strengths: bool = 
     names = {}
     for method, members in by_method.items():
         left_out = {RATIO, *(() if seeds else (SEED,)), *(() if strengths else (one.strength for one in members))}
-        told = [name for name in _differing([record.settings for record in members]) if name not in left_out]
+        differing = [name for name in _differing([record.settings for record in members]) if name not in left_out]
         for record in members:
-            parts = [f"{name}={_short(value)}" for name in told if (value := record.settings.get(name)) != ""]
+            parts = [f"{name}={_short(value)}" for name in differing if (value := record.settings.get(name)) != ""]
             parts += [_short(record.task_settings.get(name)) for name in of_task]
             names[record.key] = " ".join([method, *parts])
     return names

@@ -138,8 +138,8 @@ def pooled(records: Sequence[Record]) -> pd.DataFrame:
             groups.setdefault(fixed, []).append(record)
     rows = []
     for (method, settings, ratio, *_), members in groups.items():
-        told = [one.ratio_reached for one in members if one.ratio_reached is not None]
-        reached = sum(told) / len(told) if told else None
+        ratios = [one.ratio_reached for one in members if one.ratio_reached is not None]
+        reached = sum(ratios) / len(ratios) if ratios else None
         name = f"{names[members[0].key]} {asked_and_reached(ratio, reached)}".strip()
         row: dict[str, Any] = {"point": name, "method": method, "settings": settings, "ratio": ratio}
         row["seeds"] = len(members)

@@ -96,11 +96,11 @@ def write_plots(table: Table, folder: str | Path, *, everything: bool = True) ->
     """
     if sum(1 for _ in _figures(table, everything)) < MANY or (os.cpu_count() or 1) < 2:
         return write_share(table, folder, 0, 1, everything)
-    told = pickle.dumps((table.records, str(folder)))
+    payload = pickle.dumps((table.records, str(folder)))
     with subprocess.Popen([sys.executable, "-c", _CHILD], stdin=subprocess.PIPE) as child:
         assert child.stdin is not None
         with suppress(BrokenPipeError), child.stdin as pipe:  # its exit status tells
-            pipe.write(told)
+            pipe.write(payload)
         own = write_share(table, folder, 0, 2, everything)
     if child.returncode:  # a lost child's share is drawn here
         return own + write_share(table, folder, 1, 2, everything)

@@ -276,10 +276,10 @@ class _Group:
 
     def _warnings(self, points: Sequence[Mapping[str, Any]]) -> list[str]:
         notes = [note[:1].upper() + note[1:] + "." for note in self.section.notes]
-        for outcome, said in (("failed", "failed"), ("incomplete", "lack a metric that failed")):
+        for outcome, words in (("failed", "failed"), ("incomplete", "lack a metric that failed")):
             bad = [f"{point['name']} ({point['reason']})" for point in points if point["outcome"] == outcome]
             if bad:
-                notes.append(f"{len(bad)} of {len(points)} points {said}: {'; '.join(bad[:5])}{_more(bad[5:])}.")
+                notes.append(f"{len(bad)} of {len(points)} points {words}: {'; '.join(bad[:5])}{_more(bad[5:])}.")
         n = self.records[0].n_cases
         sets = [name for name, e in self.known.items() if e.set_distance]
         if sets and n < RANKING_NEEDS:

@@ -16,7 +16,7 @@ RELOAD_S = 15
 
 
 class Watch:
-    """A report in the making. runs, out: as of `results.report.write.write_report`. say: is told each line."""
+    """A report in the making. runs, out: as of `results.report.write.write_report`. say: called with each line."""
 
     def __init__(self, runs: Sequence[Path], out: Path | None, say: Callable[[str], None]) -> None:
         self._runs, self._out, self._say = list(runs), out, say

@@ -48,9 +48,9 @@ def _estimates(record: Record) -> dict[str, Any]:
 
 def _document(records: Sequence[Record], frame: pd.DataFrame) -> str:
     dense = next(r for r in records if r.method == DENSE)
-    told = {name: e for name, e in dense.estimates.items() if e.role == "quality" and e.better}
-    told |= {n: e for r in records for n, e in r.estimates.items() if e.role == "quality" and e.better}
-    names = [name for name in (*_SHOWN, *told) if name in frame.columns]
+    quality = {name: e for name, e in dense.estimates.items() if e.role == "quality" and e.better}
+    quality |= {n: e for r in records for n, e in r.estimates.items() if e.role == "quality" and e.better}
+    names = [name for name in (*_SHOWN, *quality) if name in frame.columns]
     axis = frame["axis"].iloc[0]
     parts = [
         f"# Methods at equal {axis}",
@@ -73,7 +73,7 @@ def _document(records: Sequence[Record], frame: pd.DataFrame) -> str:
             lines.append([name, strength, f"{row['cost']:.3f}{note}", *cells])
         parts += [f"## {axis} {budget:g}", rows(["method", "setting", "tuned", *names], lines)]
     legend = [f"- `{name}`: {e.unit}, {e.convention}; n = {e.sample_size}; {DIRECTIONS[e.better or 'lower']}"
-              for name, e in told.items()]  # fmt: skip
+              for name, e in quality.items()]  # fmt: skip
     return "\n\n".join([*parts, "\n".join(legend)]) + "\n"
 
 

@@ -39,10 +39,10 @@ def percent(ratio: float | None) -> str:
 def asked_and_reached(ratio: float | None, reached: float | None) -> str:
     """The ratio asked for, and the one that really runs where a method has no such ratio: "30 % (reaches 25 %)", as
     pruning 2 of 8 blocks does."""
-    told = percent(ratio)
+    asked = percent(ratio)
     if ratio is None or reached is None or abs(reached - ratio) <= _AS_ASKED:
-        return told
-    return f"{told} (reaches {percent(reached)})"
+        return asked
+    return f"{asked} (reaches {percent(reached)})"
 
 
 def change(share: float | None) -> str:

@@ -54,14 +54,14 @@ def summary(table: Table) -> str:
     """One row per operating point, training seeds taken together, and what each column means."""
     pooled = seeds.pooled(table.records)
     columns = [name for name in (*_COSTS, *table.qualities) if name in pooled]
-    told = {name: estimate for record in table.records for name, estimate in record.estimates.items()}
+    known = {name: estimate for record in table.records for name, estimate in record.estimates.items()}
     head = ["point", *(["seeds"] if (many := seeds.several(table.records)) else []), *columns]
     cells = (
         [plain(row["point"]), *([str(row["seeds"])] if many else []), *(_bounded(row, name) for name in columns)]
         for row in pooled.to_dict("records")
     )
     groups = "\n".join(f"- {plain(setup(group[0]))}" for group in table.groups)
-    legend = [f"- {code(name)}: {_axis(told[name])}; {DIRECTIONS[told[name].better or 'lower']}" for name in columns]
+    legend = [f"- {code(name)}: {_axis(known[name])}; {DIRECTIONS[known[name].better or 'lower']}" for name in columns]
     note = "[low, high]: 95 % interval: bootstrap over cases for quality; for latency, over blocks of interleaved pairs"
     note += "; where there are several training seeds, the t-interval over their values instead." if many else "."
     failed = [_failed(table.failed())] if table.failed() else []

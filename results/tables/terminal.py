@@ -42,8 +42,8 @@ def show(table: Table, console: Console) -> None:
         console.print(Text(f"On the Pareto front by cost axis: {letters}. [low, high]: 95 % interval."), width=width)
     if dropped:
         names = ", ".join(map(title, dropped))
-        said = f"Too wide for {width} columns: {names}; every figure is in tables/results.csv."
-        console.print(Text(said), width=width)
+        note = f"Too wide for {width} columns: {names}; every figure is in tables/results.csv."
+        console.print(Text(note), width=width)
     for record in table.failed():
         console.print(Text(f"failed: {point(record.method, record.ratio)}: {record.reason}", "red"), width=width)
 

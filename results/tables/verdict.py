@@ -219,8 +219,8 @@ def _short_line(one: Compared, gap: str) -> list[Text]:
     difference = f"{change(one.relative)} {_bounds(one)}" if one.relative is not None else _difference(one)
     gmacs, latency = _cost(one.cost)
     figures = (difference.replace(" [", f"{gap}["), gmacs, latency.replace(" [", f"{gap}[").replace("] ", f"]{gap}"))
-    said = Text(one.text + mark, _STYLES[one.word])
-    return [Text(one.method), Text(one.comparator), said, *map(Text, figures)]
+    verdict = Text(one.text + mark, _STYLES[one.word])
+    return [Text(one.method), Text(one.comparator), verdict, *map(Text, figures)]
 
 
 _STYLES = {"better": "green", "no worse than margin": "green", "worse": "red", "not distinguishable": "dim"}

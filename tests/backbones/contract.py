@@ -25,7 +25,7 @@ from harness import registry
 from harness.attach import attached, check
 from harness.backbones import lora
 from harness.backbones.base import Backbone
-from harness.backbones.following import follow
+from harness.backbones.following import track_sampler
 from harness.errors import UserError
 from harness.limit import Seen, dense_on
 from harness.measure.torch_counter import counting
@@ -88,7 +88,7 @@ class Family:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             x = self.noise(model, batch, self.grid)
-        with torch.no_grad(), follow(backbone, SimpleNamespace(scheduler=scheduler), guided=self.guided):
+        with torch.no_grad(), track_sampler(backbone, SimpleNamespace(scheduler=scheduler), guided=self.guided):
             scheduler.set_timesteps(**self.timesteps(steps))
             for t in scheduler.timesteps:
                 given = torch.cat([x, x]) if self.guided else x

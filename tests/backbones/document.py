@@ -43,7 +43,8 @@ def markdown() -> str:
         (
             f"`{family.name}`", family.about, ", ".join(f"`{name}`" for name in sorted(classes[family.name].classes)),
             "square" if family.grid[0] == family.grid[1] else "any",
-            ", ".join(sorted(classes[family.name].parts)), ", ".join(sorted(classes[family.name].offers)) or "none",
+            ", ".join(sorted(classes[family.name].parts)),
+            ", ".join(sorted(classes[family.name].capabilities)) or "none",
         )
         for family in shown
     ]  # fmt: skip
@@ -58,9 +59,9 @@ def markdown() -> str:
             "# Backbones",
             "Written by `python tests/backbones/document.py` from the families that the contract in "
             "`tests/backbones/contract.py` runs on, each as a shrunken random instance of the true class. *Parts* are "
-            "those that every layer has; *offers* is what some methods need beside them; *grids* are square where the "
-            "model itself takes no others.",
-            table(("name", "what it is", "classes", "grids", "parts", "offers"), support),
+            "those that every layer has; *capabilities* are what some methods need beside them; *grids* are square "
+            "where the model itself takes no others.",
+            table(("name", "what it is", "classes", "grids", "parts", "capabilities"), support),
             "Tested on their own: " + ", ".join(f"`{name}` in `{where}`" for name, where in ELSEWHERE.items()) + ".",
             "## What every family passes",
             table(("check", *names), passed),

@@ -55,11 +55,11 @@ class TestDiT(Contract):
         """DiTPipeline has them the other way round."""
         from types import SimpleNamespace
 
-        from harness.backbones.following import follow
+        from harness.backbones.following import track_sampler
 
         backbone = self.family.backbone()
         for told in (True, None, False):
-            with follow(backbone, SimpleNamespace(scheduler=self.family.scheduler()), guided=told):
+            with track_sampler(backbone, SimpleNamespace(scheduler=self.family.scheduler()), guided=told):
                 assert backbone.guided is False
 
     @pytest.mark.parametrize("name", ["tgate"])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from harness.attach import attached, check
 from harness.backbones.flux import Flux
-from harness.backbones.following import follow
+from harness.backbones.following import track_sampler
 from harness.errors import UserError
 from harness.measure import flops
 from harness.measure.torch_counter import counting
@@ -95,7 +95,7 @@ def test_a_real_pipeline_is_routed_and_restored(pipeline: Any) -> None:
     guided: list[bool | None] = []
 
     def run(on: bool) -> Any:
-        with follow(backbone, pipeline, guided=True), attached(backbone, method, state) if on else nullcontext():
+        with track_sampler(backbone, pipeline, guided=True), attached(backbone, method, state) if on else nullcontext():
             guided.append(backbone.guided)
             return pipelines.draw(pipeline)
 
@@ -115,7 +115,7 @@ def test_a_real_pipeline_is_routed_and_restored(pipeline: Any) -> None:
 
 def test_fewer_steps_are_what_the_pipeline_takes_when_asked_for_them(pipeline: Any) -> None:
     backbone, method = Flux(pipeline.transformer), FewerSteps(FewerSteps.Settings(spared=0.5))
-    with follow(backbone, pipeline), attached(backbone, method, None):
+    with track_sampler(backbone, pipeline), attached(backbone, method, None):
         made = pipelines.draw(pipeline, steps=4, output_type="latent")
     assert torch.allclose(made, pipelines.draw(pipeline, steps=2, output_type="latent"), atol=1e-5)
 

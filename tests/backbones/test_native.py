@@ -21,7 +21,7 @@ from torch import Tensor
 
 import harness
 from harness import cli
-from harness.backbones.following import follow
+from harness.backbones.following import track_sampler
 from harness.errors import UserError
 from harness.measure import flops
 from harness.models import Model, load
@@ -170,7 +170,7 @@ def test_the_clock_follows_the_sampler(model: Model) -> None:
         assert call.grid.tokens == call.x.shape[1] == TOKENS
         return call.run(call.x)
 
-    with follow(backbone, model.pipeline, guided=True), backbone.advise("block", spy, [0]):
+    with track_sampler(backbone, model.pipeline, guided=True), backbone.advise("block", spy, [0]):
         here.generate([case(box(8, 8, 20))])
         assert backbone.guided is (model.kind != "FluxPipeline")
         timesteps = model.pipeline.scheduler.timesteps.tolist()

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import harness
 from harness.backbones.flux import Flux
-from harness.backbones.following import follow
+from harness.backbones.following import track_sampler
 from harness.backbones.sd3 import SD3
 from harness.errors import UserError
 from harness.models import Model
@@ -52,7 +52,7 @@ def pixart(model: Model, seed: int = 0, steps: int = STEPS) -> Tensor:
 
 def seen_by(backbone: Any, pipeline: Any, run: Callable[[], object]) -> list[Step]:
     steps: list[Step] = []
-    with follow(backbone, pipeline), backbone.on_step(steps.append):
+    with track_sampler(backbone, pipeline), backbone.on_step(steps.append):
         run()
     return steps
 

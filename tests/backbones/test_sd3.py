@@ -13,7 +13,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from torch import Tensor, nn
 
 from harness.attach import attached, check
-from harness.backbones.following import follow
+from harness.backbones.following import track_sampler
 from harness.backbones.pixart import PixArt
 from harness.backbones.sd3 import SD3
 from harness.measure import flops
@@ -80,7 +80,7 @@ def test_a_real_pipeline_is_routed_and_restored() -> None:
     method, state = routed(backbone, "mlp")
 
     def run(on: bool) -> Any:
-        with follow(backbone, pipeline, guided=True), attached(backbone, method, state) if on else nullcontext():
+        with track_sampler(backbone, pipeline, guided=True), attached(backbone, method, state) if on else nullcontext():
             return pipelines.draw(pipeline)
 
     fewer = run(True)

@@ -43,9 +43,9 @@ def inpainting(pipeline: Any) -> Any:
     import diffusers  # slow, and a finished sweep does not need it
 
     check(pipeline)
-    made = getattr(diffusers, _KINDS[type(pipeline).__name__])(**pipeline.components)
-    made.set_progress_bar_config(**getattr(pipeline, "_progress_bar_config", {}))
-    return made
+    pipe = getattr(diffusers, _KINDS[type(pipeline).__name__])(**pipeline.components)
+    pipe.set_progress_bar_config(**getattr(pipeline, "_progress_bar_config", {}))
+    return pipe
 
 
 def fill(pipeline: Any, known: Tensor, mask: Tensor, noise: Tensor, **call: Any) -> Tensor:
@@ -62,11 +62,11 @@ def fill(pipeline: Any, known: Tensor, mask: Tensor, noise: Tensor, **call: Any)
     # The pipeline reads its mask at one pixel of each latent: one that has any masked pixel is masked throughout.
     hidden = F.interpolate(F.max_pool2d(mask[:, None].float(), scale), scale_factor=float(scale))  # (B, 1, S, S)
     height, width = known.shape[-2:]
-    made = inpaint(
+    painted = inpaint(
         image=clean, masked_image_latents=clean, mask_image=hidden, latents=noise.to(**kind), strength=1.0,
         output_type="latent", **{**call, "height": height, "width": width},
     ).images  # fmt: skip
-    latents = _unpacked(made, clean) / vae.config.scaling_factor + shift  # decoded here: SD3's leaves the shift out
+    latents = _unpacked(painted, clean) / vae.config.scaling_factor + shift  # decoded here: SD3's leaves the shift out
     pixels = (vae.decode(latents.to(vae.dtype)).sample.float() / 2 + 0.5).clamp(0, 1)
     return torch.where(mask[:, None], pixels.to(known), known)
 

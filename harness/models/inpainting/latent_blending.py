@@ -34,5 +34,5 @@ def fill(pipeline: Any, known: Tensor, mask: Tensor, noise: Tensor, **call: Any)
         latents.copy_(hidden * latents + (1 - hidden) * at)
 
     height, width = known.shape[-2:]
-    made = pipeline(latents=noise, output_type="pt", callback=blend, **{**call, "height": height, "width": width})
-    return torch.where(mask[:, None], made.images.to(known), known)
+    out = pipeline(latents=noise, output_type="pt", callback=blend, **{**call, "height": height, "width": width})
+    return torch.where(mask[:, None], out.images.to(known), known)

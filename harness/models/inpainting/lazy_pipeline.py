@@ -115,16 +115,16 @@ class LazyInpaintPipeline(PixArtSigmaPipeline):
         twice = [torch.cat([part, part]) if guided else part for part in (index, context)]
         for timestep in self.scheduler.timesteps:
             inputs = self.scheduler.scale_model_input(torch.cat([x, x]) if guided else x, timestep)
-            said = self.transformer(
+            prediction = self.transformer(
                 inputs, encoder_hidden_states=text, encoder_attention_mask=text_mask,
                 timestep=timestep.expand(len(inputs)), index=twice[0], context=twice[1],
             )[0][..., : x.shape[-1]]  # fmt: skip
             if guided:
-                free, told = said.chunk(2)
-                said = free + guidance_scale * (told - free)
-            x = self.scheduler.step(said, timestep, x, return_dict=False)[0]
-        made = x if output_type == "latent" else self._paste(image, windows, known, hidden, x, seen, index)
-        return ImagePipelineOutput(images=made) if return_dict else (made,)
+                unconditional, conditional = prediction.chunk(2)
+                prediction = unconditional + guidance_scale * (conditional - unconditional)
+            x = self.scheduler.step(prediction, timestep, x, return_dict=False)[0]
+        images = x if output_type == "latent" else self._paste(image, windows, known, hidden, x, seen, index)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def regions(self, strategy: Strategy, masks: Tensor, windows: Sequence[Window]) -> tuple[Tensor, Tensor]:
         """Places of the seen tokens (B, M) and of those to generate (B, K) on the canvas. masks: (B, S, S) bool."""

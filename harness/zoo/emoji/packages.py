@@ -90,8 +90,8 @@ def _packed_by_npm(name: str, version: str, folder: Path) -> Path:
 def _npm_said(text: str) -> str:
     """npm's errors in one line, without its prefix and without where its log lies."""
     lines = [line.removeprefix("npm").strip().removeprefix("error").strip() for line in text.splitlines()]
-    told = [line for line in lines if line and "complete log" not in line and not line.endswith("-debug-0.log")]
-    return "; ".join(told)[:300] or "it gave no reason"
+    kept = [line for line in lines if line and "complete log" not in line and not line.endswith("-debug-0.log")]
+    return "; ".join(kept)[:300] or "it gave no reason"
 
 
 def _is_read(path: str, package: str) -> bool:

@@ -19,7 +19,7 @@ from torch.optim import AdamW
 from harness.models.inpainting.lazy_pipeline import LazyInpaintPipeline
 from harness.models.inpainting.regions import Strategy
 from harness.models.lazy import LazyEncoder, LazyPixArt, at, pack, pick
-from harness.training.loop import Losses, Plan, train
+from harness.training.loop import Losses, TrainingPlan, train
 from harness.zoo.shapes import networks, scene
 from harness.zoo.shapes.recipe import Count
 from harness.zoo.shapes_inpaint.data import pairs, regions
@@ -123,8 +123,8 @@ def train_lazy(recipe: Recipe, start: object, cached: dict[str, Tensor], work: P
         noise = torch.randn(clean.shape, generator=generator, device=device)
         noised = torch.lerp(clean, noise, sigma[:, None, None])
         canvas = pick(pack(torch.cat([known, share[:, None]], 1), 1), seen)  # (B, M, C + 1)
-        said = net(canvas, seen, noised, index, states, mask, sigma * 1000)
-        error = (said - (noise - clean)).square().mean(-1)  # (B, K)
+        prediction = net(canvas, seen, noised, index, states, mask, sigma * 1000)
+        error = (prediction - (noise - clean)).square().mean(-1)  # (B, K)
         hidden = masked.flatten(1).gather(1, index)
         weight = torch.where(hidden, 1.0, SEEN)
         return {
@@ -133,7 +133,7 @@ def train_lazy(recipe: Recipe, start: object, cached: dict[str, Tensor], work: P
             "tokens": torch.tensor(float(index.shape[1])),
         }
 
-    plan = Plan(steps=recipe.steps, average=0.998, seed=6, decay=0.5, warmup=100)
+    plan = TrainingPlan(steps=recipe.steps, average=0.998, seed=6, decay=0.5, warmup=100)
     old = [p for name, p in module.named_parameters() if name.startswith("decoder") and "context" not in name]
     new = [p for name, p in module.named_parameters() if not name.startswith("decoder") or "context" in name]
     optimizer = AdamW(

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from harness.training.loop import Losses, Plan, train
+from harness.training.loop import Losses, TrainingPlan, train
 from harness.zoo.emoji.recipe import Recipe
 from harness.zoo.emoji.stages.batches import Images
 
@@ -62,7 +62,7 @@ def train_dit(
             velocity = module(mixed, sigma * 1000, tokens.input_ids, tokens.attention_mask).float()
         return {"loss": F.mse_loss(velocity, noise - clean)}
 
-    plan = Plan(steps=recipe.steps, average=0.9985, seed=2, warmup=100, save_seconds=recipe.save_seconds)
+    plan = TrainingPlan(steps=recipe.steps, average=0.9985, seed=2, warmup=100, save_seconds=recipe.save_seconds)
     optimizer = AdamW(student.parameters(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.01)
     train(name, student, loss, [optimizer], plan, work, accelerator=accelerator)
     return student.eval().requires_grad_(False)

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim import AdamW
 
-from harness.training.loop import Losses, Plan, generator, train
+from harness.training.loop import Losses, TrainingPlan, generator, train
 from harness.zoo.emoji import networks
 from harness.zoo.emoji.recipe import Recipe
 from harness.zoo.emoji.stages.batches import Images
@@ -30,7 +30,7 @@ def train_vae(recipe: Recipe, images: Images, work: Path, accelerator: Accelerat
         error = distance.mean() + 4 * distance.square().mean()
         return {"loss": error + 2e-4 * kl, "l1": distance.mean(), "l2": distance.square().mean(), "kl": kl}
 
-    plan = Plan(steps=recipe.vae_steps, average=0.995, seed=1, save_seconds=recipe.save_seconds)
+    plan = TrainingPlan(steps=recipe.vae_steps, average=0.995, seed=1, save_seconds=recipe.save_seconds)
     optimizer = AdamW(vae.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.0)
     train("vae", vae, loss, [optimizer], plan, work, accelerator=accelerator)
     vae = vae.eval().requires_grad_(False)

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from harness.training.loop import Losses, Plan, train
+from harness.training.loop import Losses, TrainingPlan, train
 from harness.zoo.shapes import judge as judging
 from harness.zoo.shapes import networks, scene
 from harness.zoo.shapes.recipe import Recipe
@@ -112,7 +112,7 @@ def train_dit(recipe: Recipe, vae: nn.Module, text: nn.Module, work: Path, accel
     def optimizer(rate: float) -> AdamW:
         return AdamW(student.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
 
-    small = Plan(steps=recipe.pooled_steps, average=0.995, seed=4, decay=0.1)
+    small = TrainingPlan(steps=recipe.pooled_steps, average=0.995, seed=4, decay=0.1)
     train(
         "dit-pooled",
         student,
@@ -122,6 +122,6 @@ def train_dit(recipe: Recipe, vae: nn.Module, text: nn.Module, work: Path, accel
         work,
         accelerator=accelerator,
     )
-    full = Plan(steps=recipe.steps, average=0.998, seed=5, decay=0.4)
+    full = TrainingPlan(steps=recipe.steps, average=0.998, seed=5, decay=0.4)
     train("dit", student, loss_at(1, recipe.batch, 0.25), [optimizer(1.5e-3)], full, work, accelerator=accelerator)
     return student.dit.eval().requires_grad_(False)

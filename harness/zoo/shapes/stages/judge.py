@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from harness.training.loop import Losses, Plan, train
+from harness.training.loop import Losses, TrainingPlan, train
 from harness.zoo.shapes import judge as judging
 from harness.zoo.shapes import scene
 from harness.zoo.shapes.recipe import Recipe, rows
@@ -31,7 +31,7 @@ def train_judge(recipe: Recipe, vae: nn.Module, work: Path, accelerator: Acceler
             images = augment(images, generator)
         return {"loss": judging.loss(module(images)[0], scenes)}
 
-    plan = Plan(steps=recipe.judge_steps, average=0.99, seed=3)
+    plan = TrainingPlan(steps=recipe.judge_steps, average=0.99, seed=3)
     optimizer = AdamW(judge.parameters(), lr=2e-3, weight_decay=0.02)
     judge = train("judge", judge, loss, [optimizer], plan, work, accelerator=accelerator).eval().requires_grad_(False)
     judge.standardise(scene.render(scene.sample("train", range(2048)))[0].to(accelerator.device))

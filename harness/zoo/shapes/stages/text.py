@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from harness.training.loop import Losses, Plan, train
+from harness.training.loop import Losses, TrainingPlan, train
 from harness.zoo.shapes import judge as judging
 from harness.zoo.shapes import networks, scene
 from harness.zoo.shapes.recipe import Recipe, rows
@@ -55,7 +55,7 @@ def train_text(recipe: Recipe, work: Path, accelerator: Accelerator) -> nn.Modul
         logits = module(*tokens(scenes.captions(), accelerator.device))
         return {"loss": judging.loss(logits, scenes)}
 
-    plan = Plan(steps=recipe.text_steps, average=0.99, seed=2)
+    plan = TrainingPlan(steps=recipe.text_steps, average=0.99, seed=2)
     optimizer = AdamW(reader.parameters(), lr=2e-3, weight_decay=0.01)
     reader = train("text", reader, loss, [optimizer], plan, work, accelerator=accelerator)
     return reader.encoder.eval().requires_grad_(False)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from harness import checkpoints
-from harness.training.loop import Losses, Plan, train
+from harness.training.loop import Losses, TrainingPlan, train
 from harness.zoo.shapes import networks, scene
 from harness.zoo.shapes.recipe import Recipe, rows
 
@@ -33,7 +33,7 @@ def train_vae(recipe: Recipe, work: Path, accelerator: Accelerator) -> nn.Module
         return {"loss": error + 2e-4 * kl, "l1": distance.mean(), "l2": (distance**2).mean(), "kl": kl}
 
     vae = vae.to(memory_format=torch.channels_last)
-    plan = Plan(steps=recipe.vae_steps, average=0.995, seed=1)
+    plan = TrainingPlan(steps=recipe.vae_steps, average=0.995, seed=1)
     optimizer = AdamW(vae.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.0)
     vae = train("vae", vae, loss, [optimizer], plan, work, accelerator=accelerator)
     vae = vae.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
