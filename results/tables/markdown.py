@@ -55,12 +55,17 @@ def summary(table: Table) -> str:
     pooled = seeds.pooled(table.records)
     columns = [name for name in (*_COSTS, *table.qualities) if name in pooled]
     told = {name: estimate for record in table.records for name, estimate in record.estimates.items()}
-    head = ["point", *(["seeds"] if (many := seeds.several(table.records)) else []), *columns]
+    many, apart = seeds.several(table.records), len(table.groups) > 1
+    beside = [name for name, shown in (("group", apart), ("seeds", many)) if shown]
+    head = ["point", *beside, *columns]
     cells = (
-        [plain(row["point"]), *([str(row["seeds"])] if many else []), *(_bounded(row, name) for name in columns)]
+        [plain(row["point"]), *(str(row[name]) for name in beside), *(_bounded(row, name) for name in columns)]
         for row in pooled.to_dict("records")
     )
-    groups = "\n".join(f"- {plain(setup(group[0]))}" for group in table.groups)
+    numbered = (f"**Group {number}**: " if apart else "" for number in range(1, len(table.groups) + 1))
+    groups = "\n".join(
+        f"- {number}{plain(setup(group[0]))}" for number, group in zip(numbered, table.groups, strict=True)
+    )
     legend = [f"- {code(name)}: {_axis(told[name])}; {DIRECTIONS[told[name].better or 'lower']}" for name in columns]
     note = "[low, high]: 95 % interval: bootstrap over cases for quality; for latency, over blocks of interleaved pairs"
     note += "; where there are several training seeds, the t-interval over their values instead." if many else "."

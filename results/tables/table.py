@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from results.analysis.differences import difference, seed_difference
+from results.analysis.differences import NotComparable, difference, seed_difference
 from results.analysis.paired import Difference
 from results.analysis.pareto import Better, comparable, front, front_share
 from results.analysis.point_names import point_names, variants
@@ -148,6 +148,8 @@ class Table:
                 raise KeyError(f"no point of the name {name!r}; there are: {', '.join(known)}")
         return seed_difference(found[0], found[1], metric)
 
+            if len(comparable(some)) > 1:
+                raise NotComparable(f"the training seeds of {name!r} were not judged alike: other cases or versions")
     def features(self, record: Record, extractor: str) -> np.ndarray | None:
         """A table alone holds no features; a run does."""
         return None
