@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _HOW_TO_READ = """\
 - **front** ●: no other point is at least as good on both axes and better on one. A lower cost is always better.
 - **front share**: the share of bootstrap resamples of the cases in which the point is on the front.
+- Distances between sets (FID, KID, CMMD) of fewer than 1,000 images rank nothing, and have no front.
 - **[low, high]**: 95 % bootstrap interval of the quality metric.
 - **ratio**: the compression ratio asked for. A cell without a number is empty.
 - Only points of one group share a front: same task, model, device, dtype, steps, cases and fingerprint."""
