@@ -19,6 +19,8 @@ from harness.profiling.workload import plans as profile_plans
 from harness.shards import Shard
 from harness.sweep import Profile, Sweep, validated
 from results.run import Run
+from results.run_folder import STORE, RunFolder
+from results.store import StoreError
 
 RUNS = Path("results") / "runs"
 Methods = str | Sequence[str | Mapping[str, Any]]
@@ -277,6 +279,7 @@ def planned(
     model: Model = plan.load_model(sweep)
     if not sweep.match:
         return plan.make(sweep, model), []
+    held_by_another(folder, sweep.shared())
     made_folder(folder)
     sweep, matches = resolved(sweep, folder, model, say)
     return plan.make(sweep, model), matches
@@ -285,6 +288,16 @@ def planned(
 def matchable(sweep: Sweep) -> None:
     """Raises UserError where the methods of a sweep cannot be tuned to its budgets: no adapters, or no strength."""
     ladders(sweep, plan.load_model(sweep))
+
+
+def held_by_another(folder: Path, shared: Mapping[str, Any]) -> None:
+    """Raises UserError, before anything is written, for a run folder of another workload than `shared`."""
+    if not (folder / STORE).is_file():
+        return
+    try:
+        RunFolder.check(folder, shared)
+    except StoreError as error:
+        raise UserError(str(error)) from error
 
 
 def made_folder(folder: Path) -> None:

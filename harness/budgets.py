@@ -3,13 +3,15 @@
 The cost is measured on calibration cases, which the evaluation never sees, relative to dense. A setting that grows
 makes its method cheaper, so the search is a bisection, guided by the costs that it has met. A method with an adapter
 per ratio can only take the ratios that it is fitted for.
+
+What was found is kept in the run folder with a digest of all that it rests on, and searched again where that differs.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +19,18 @@ import annotated_types
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from harness import config, cost, plan, text
+from harness import config, cost, plan, text, versions
 from harness.compose import method_class
 from harness.errors import UserError
 from harness.method import Method
 from harness.models import Model, adapters
 from harness.process_state import ProcessState
 from harness.sweep import DENSE, MethodSpec, Sweep
+from harness.workload import Workload, digest
 from results.analysis.statistics import paired_ratio
 from results.files import write_atomic
 from results.outputs import MATCHES
+from results.run_folder import STORE
 
 TOLERANCE = 0.01
 """Relative distance to the budget that counts as met."""
@@ -35,12 +39,15 @@ NEAR = 0.05
 _TRIES = 9
 _CASES = 16
 _ROUNDS = 6
+_FITTED = 72
+"""Ratios that a method with an adapter for each may be fitted for."""
 
 
 @dataclass(frozen=True)
 class Match:
     """What the search found for one method and budget. settings: those given; chosen: all of them, with the strength
-    that was found. cost: relative to dense, on calibration cases; strength: None where the method was left out."""
+    that was found. cost: relative to dense, on calibration cases; strength: None where the method was left out.
+    rests_on: digest of what could change the answer; "" in files that older versions wrote."""
 
     method: str
     settings: dict[str, Any]
@@ -51,10 +58,16 @@ class Match:
     strength: float | int | None
     cost: float
     tried: int
+    rests_on: str = ""
 
     @property
     def met(self) -> bool:
         return abs(self.cost - self.budget) <= TOLERANCE * self.budget
+
+    @property
+    def asked(self) -> str:
+        """What was asked for: matches that agree in it answer one question."""
+        return _asked(self.method, self.settings, self.axis, self.budget)
 
     def __str__(self) -> str:
         where = f"{self.method}: {self.axis} {self.cost:.3f} of dense"
@@ -69,12 +82,17 @@ def resolved(
     sweep: Sweep, folder: Path, model: Model, say: Callable[[str], None] = lambda _line: None
 ) -> tuple[Sweep, list[Match]]:
     """The sweep with every method at the settings that meet its budgets. What was found lies in `folder`, and is not
-    searched again. Raises UserError for a sweep that cannot be matched."""
+    searched again unless something that it rests on has changed. Raises UserError for a sweep that cannot be
+    matched."""
     kept = folder / MATCHES
     known = _known(kept) if kept.exists() else []
+    if not (folder / STORE).is_file():  # no record stands there yet, so what others sought here is nobody's
+        here = {_asked(one.name, _fixed(one), sweep.match or "", x) for one in sweep.methods for x in sweep.budgets}
+        known = [one for one in known if one.asked in here]
 
     def keep(found: Sequence[Match]) -> None:
-        others = [one for one in known if one not in found]
+        again = {one.asked for one in found}
+        others = [one for one in known if one.asked not in again]
         write_atomic(kept, json.dumps([asdict(one) | {"met": one.met} for one in (*others, *found)], indent=1))
 
     matches = _search(sweep, model, known, keep, say)
@@ -94,31 +112,33 @@ def _search(
     say: Callable[[str], None],
 ) -> list[Match]:
     """Every method's matches. keep: called with those found so far after each method that was searched."""
+    at_hand = {(one.asked, one.rests_on): one for one in known}
     climbs = ladders(sweep, model)
-    at_hand = {_asked(one.method, one.settings, one.axis, one.budget): one for one in known}
-    on: cost.Subject | None = None
+    on, workload = _calibration(sweep, model)
+    setting = _setting(workload, on, sweep.match or "")
     dense_gmacs: float | None = None
     dense = method_class(DENSE)()
     found: list[Match] = []
+    searched = False
     for spec, ladder in climbs:
-        settings = _fixed(spec)
-        old = [at_hand.get(_asked(spec.name, settings, sweep.match or "", budget)) for budget in sweep.budgets]
+        settings, rests_on = _fixed(spec), digest([setting, _own(spec, ladder, model)])
+        asked = [_asked(spec.name, settings, sweep.match or "", budget) for budget in sweep.budgets]
+        old = [at_hand.get((one, rests_on)) for one in asked]
         if all(old):
             found += [one for one in old if one is not None]
             continue
-        if on is None:
-            on = _calibration(sweep, model)
+        if not searched:
+            searched = True
             model.remember()
             dense_gmacs = cost.counted(on, dense, None).gmacs if sweep.match == "gmacs" else None
-        subject, gmacs = on, dense_gmacs
 
-        def measure(method: Method, subject: cost.Subject = subject, gmacs: float | None = gmacs) -> float:
-            return relative_cost(subject, method, dense, gmacs)
+        def measure(method: Method, gmacs: float | None = dense_gmacs) -> float:
+            return relative_cost(on, method, dense, gmacs)
 
         costs: dict[float, float] = {}  # a method's budgets share what was measured
         for budget in sweep.budgets:
             process = ProcessState.now()
-            match = _match(spec, sweep.match or "", budget, ladder, costs, measure)
+            match = replace(_match(spec, sweep.match or "", budget, ladder, costs, measure), rests_on=rests_on)
             process.restore()
             model.left_behind()  # its point will say so; the other methods are not to suffer
             say(str(match))
@@ -169,17 +189,45 @@ def _known(path: Path) -> list[Match]:
         raise UserError(f"{path} does not hold what a search for budgets found; delete it and start again") from error
 
 
-def _calibration(sweep: Sweep, model: Model) -> cost.Subject:
-    """The model and task on calibration cases. Raises UserError where the task has several settings."""
+def _calibration(sweep: Sweep, model: Model) -> tuple[cost.Subject, Workload]:
+    """The model and task on calibration cases, and the workload of the evaluation. Raises UserError where the task has
+    several settings."""
     plans = plan.make(sweep.model_copy(update={"methods": (MethodSpec(name=DENSE),)}), model)
     if len(plans) > 1:
         raise UserError(
             "budgets are matched for one setting of the task at a time; choose one, for instance with "
             "--task-set strategy=lazy --mask-area 0.25"
         )
-    task = plans[0].opened.task
-    cases = task.calibration(_CASES, sweep.cases, sweep.prompts, sweep.data)
-    return cost.Subject(model, task, cases)
+    opened = plans[0].opened
+    cases = opened.task.calibration(_CASES, sweep.cases, sweep.prompts, sweep.data)
+    return cost.Subject(model, opened.task, cases), opened.workload
+
+
+def _setting(workload: Workload, on: cost.Subject, axis: str) -> dict[str, Any]:
+    """What the costs of all methods rest on. Products are counted alike on every machine of a kind, by any number of
+    threads; seconds are not."""
+    no_part = {"cases", "split", "batch"}  # of the evaluation
+    made_by = {"rounds"} | ({"hardware", "threads"} if axis == "gmacs" else set())
+    return {
+        "weights": workload.weights,
+        "task": workload.task_settings,
+        "compares": {name: value for name, value in workload.compares.items() if name not in no_part},
+        "made": {name: value for name, value in workload.depends_on.items() if name not in made_by},
+        "cases": [(case.prompt, case.seed, case.digest) for case in on.cases],
+        "search": [TOLERANCE, NEAR, _TRIES, _ROUNDS],
+    }
+
+
+def _own(spec: MethodSpec, ladder: Sequence[float | int], model: Model) -> dict[str, Any]:
+    """What a method's costs rest on beside that: its source, the values that it may take, and what was fitted for them.
+    Raises UserError for a missing adapter."""
+    ends = (ladder[min(1, len(ladder) - 1)], ladder[-1])  # one adapter serves all values of a long ladder
+    methods = [_method(spec, value) for value in (ladder if len(ladder) <= _FITTED else ends)]
+    return {
+        "source": [versions.of_source(type(one)) for one in methods[-1].members()],
+        "ladder": list(ladder),
+        "adapters": [adapters.digest_of(method, model) for method in methods],
+    }
 
 
 def _fixed(spec: MethodSpec) -> dict[str, Any]:
@@ -206,11 +254,11 @@ def _ladder(spec: MethodSpec, model: Model) -> Sequence[float | int]:
     ladder = [round(float(value), 5) for value in steps]
     while not _valid(spec, ladder[-1]):  # other settings may forbid the highest values
         ladder.pop()
-    adapters = {_method(spec, value).adapter() for value in (ladder[1], ladder[-1])}
-    if not cls.needs_state or len(adapters) == 1:
+    ends = {_method(spec, value).adapter() for value in (ladder[1], ladder[-1])}
+    if not cls.needs_state or len(ends) == 1:
         return ladder
     known = set(model.adapter_files())
-    fitted = sorted(round(0.0125 * i, 4) for i in range(1, 73))
+    fitted = sorted(round(0.0125 * i, 4) for i in range(1, _FITTED + 1))
     return [value for value in fitted if value <= ladder[-1] and _names(_method(spec, value)) <= known]
 
 

@@ -90,24 +90,23 @@ class RunFolder:
             ) from error
         store = Store(path / STORE)
         try:
-            found, mine = store.get_meta("workload"), json.loads(json.dumps(workload))
-            if found is None:
-                store.set_meta("workload", json.dumps(mine, sort_keys=True))
-            elif (other := _workload(found, path)) != mine:
-                changed = [
-                    f"{name}: {json.dumps(other.get(name))} there, {json.dumps(mine.get(name))} asked for"
-                    for name in sorted({*mine, *other})
-                    if other.get(name) != mine.get(name)
-                ]
-                raise RunError(
-                    f"run folder {path} holds another workload ({'; '.join(changed)}); give another --out, or none"
-                )
+            if (found := store.get_meta("workload")) is None:
+                store.set_meta("workload", json.dumps(workload, sort_keys=True))
+            else:
+                _same(found, workload, path)
             folder = cls(path, store)
             folder._tidy()
         except BaseException:
             store.close()
             raise
         return folder
+
+    @classmethod
+    def check(cls, path: str | Path, workload: Mapping[str, Any]) -> None:
+        """An existing run, whose workload has to be this one; nothing is written. Raises RunError as `grow` does."""
+        with cls.open(path) as folder:
+            if (found := folder.store.get_meta("workload")) is not None:
+                _same(found, workload, folder.path)
 
     def _tidy(self) -> None:
         """Remove what a killed process left half written, and its mark; log the records that it had no time to."""
@@ -307,6 +306,18 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _same(text: str, workload: Mapping[str, Any], path: Path) -> None:
+    """Raises RunError where the workload that a store names is another one."""
+    other, mine = _workload(text, path), json.loads(json.dumps(workload))
+    changed = [
+        f"{name}: {json.dumps(other.get(name))} there, {json.dumps(mine.get(name))} asked for"
+        for name in sorted({*mine, *other})
+        if other.get(name) != mine.get(name)
+    ]
+    if changed:
+        raise RunError(f"run folder {path} holds another workload ({'; '.join(changed)}); give another --out, or none")
 
 
 def _workload(text: str, path: Path) -> dict[str, Any]:

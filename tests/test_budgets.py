@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness import api, budgets, config, cost, plan
+from harness import api, budgets, config, cost, plan, registry, versions
 from harness.errors import UserError
 from harness.method import Method
 from harness.metric import Sample, images_to_uint8
-from harness.models import load
+from harness.models import Model, load
 from harness.sweep import MethodSpec
 from harness.task import Task
 from harness.zoo.shapes import scene
@@ -89,6 +89,115 @@ def test_what_an_interrupted_search_found_is_not_searched_again(
     _, matches = budgets.resolved(sweep, tmp_path, plan.load_model(sweep))
     assert "tome" not in searched
     assert [(one.method, one.budget) for one in matches] == [(m, b) for m in ("tome", "random") for b in (0.9, 0.8)]
+
+
+@pytest.fixture
+def searched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The methods whose cost was measured, which is a known function of the ratio."""
+    names: list[str] = []
+
+    def relative(_on: cost.Subject, method: Method, _dense: Method, _gmacs: float | None) -> float:
+        names.append(method.name)
+        return 1 - (method.ratio or 0.0)
+
+    monkeypatch.setattr(budgets, "relative_cost", relative)
+    return names
+
+
+def _resolve(small: dict[str, Any], folder: Path, **values: Any) -> list[budgets.Match]:
+    sweep = config.build({**small, "methods": "tome,random", "match": "gmacs", "budgets": [0.8], **values})
+    return budgets.resolved(sweep, folder, plan.load_model(sweep))[1]
+
+
+def _kept(folder: Path) -> list[dict[str, Any]]:
+    return json.loads((folder / "matched.json").read_text())  # type: ignore[no-any-return]
+
+
+def test_a_changed_method_is_searched_again_alone(
+    monkeypatch: pytest.MonkeyPatch, small: dict[str, Any], searched: list[str], tmp_path: Path
+) -> None:
+    _resolve(small, tmp_path)
+    searched.clear()
+    tome, own = registry.methods.get("tome"), versions.of_source
+    monkeypatch.setattr(versions, "of_source", lambda cls: "changed" if cls is tome else own(cls))
+    _resolve(small, tmp_path)
+    assert set(searched) == {"tome"}
+    assert sorted(one["method"] for one in _kept(tmp_path)) == ["random", "tome"]  # the old answer is gone
+
+
+def test_other_machines_and_threads_are_searched_again_where_seconds_count(
+    monkeypatch: pytest.MonkeyPatch, small: dict[str, Any], searched: list[str], tmp_path: Path
+) -> None:
+    for axis in ("gmacs", "latency"):
+        _resolve(small, tmp_path / axis, match=axis)
+    describe = plan.environment.describe
+    for fact in ("threads", "device"):
+        with monkeypatch.context() as patch:
+            patch.setattr(plan.environment, "describe", lambda device, fact=fact: describe(device) | {fact: "other"})
+            searched.clear()
+            _resolve(small, tmp_path / "gmacs", match="gmacs")
+            assert not searched  # products are counted alike everywhere
+            _resolve(small, tmp_path / "latency", match="latency")
+            assert set(searched) == {"tome", "random"}
+            assert len(_kept(tmp_path / "latency")) == 2
+
+
+@pytest.mark.parametrize("change", [{"steps": 3}, {"guidance": 1.5}, {"model": "shapes"}])
+def test_another_workload_is_searched_again(
+    small: dict[str, Any], searched: list[str], tmp_path: Path, change: dict[str, Any]
+) -> None:
+    _resolve(small, tmp_path)
+    searched.clear()
+    _resolve({**small, **change}, tmp_path)
+    assert set(searched) == {"tome", "random"}
+    assert len(_kept(tmp_path)) == 2
+
+
+def test_more_images_leave_the_answer_as_it_is(small: dict[str, Any], searched: list[str], tmp_path: Path) -> None:
+    _resolve(small, tmp_path, cases=4)
+    searched.clear()
+    _resolve(small, tmp_path, cases=6, rounds=3, batch=3)
+    assert not searched
+
+
+def test_a_refit_is_searched_again(
+    monkeypatch: pytest.MonkeyPatch, small: dict[str, Any], searched: list[str], tmp_path: Path
+) -> None:
+    fitted = {**small, "model": "shapes"}
+    _resolve(fitted, tmp_path, methods="uniform,tome")
+    searched.clear()
+    _resolve(fitted, tmp_path, methods="uniform,tome")
+    assert not searched
+    own = Model.adapter_digest
+    monkeypatch.setattr(Model, "adapter_digest", lambda self, name: own(self, name) + "anew")
+    _resolve(fitted, tmp_path, methods="uniform,tome")
+    assert set(searched) == {"uniform"}
+    monkeypatch.undo()
+    monkeypatch.setattr(budgets, "relative_cost", lambda _on, method, *_: searched.append(method.name) or 0.8)
+    searched.clear()
+    monkeypatch.setattr(budgets, "_ladder", lambda spec, model: [0.1, 0.2] if spec.name == "uniform" else [0.1, 0.3])
+    _resolve(fitted, tmp_path, methods="uniform")
+    assert set(searched) == {"uniform"}  # other adapters are there
+
+
+def test_a_file_without_digests_loads_and_is_not_believed(
+    small: dict[str, Any], searched: list[str], tmp_path: Path
+) -> None:
+    (first, second) = _resolve(small, tmp_path)
+    old = [{k: v for k, v in one.items() if k != "rests_on"} | {"cost": 0.5} for one in _kept(tmp_path)]
+    (tmp_path / "matched.json").write_text(json.dumps(old))
+    assert [one.cost for one in budgets._known(tmp_path / "matched.json")] == [0.5, 0.5]
+    searched.clear()
+    assert _resolve(small, tmp_path) == [first, second]
+    assert set(searched) == {"tome", "random"} and len(_kept(tmp_path)) == 2
+
+
+def test_a_refused_run_leaves_no_match_behind(small: dict[str, Any], searched: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    api.run(out=out, **{**small, "methods": "tome"})
+    with pytest.raises(UserError, match="holds another workload .*steps"):
+        api.run(out=out, **{**small, "methods": "tome", "match": "gmacs", "budgets": [0.8], "steps": 3})
+    assert not (out / "matched.json").exists() and not searched
 
 
 def test_calibration_cases_are_not_the_evaluation_s(small: dict[str, Any], tmp_path: Path) -> None:

@@ -24,10 +24,12 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from results.analysis.paired import cluster_index, standard_errors
+from results.analysis.pareto import comparable
 from results.analysis.point_names import SEED, variants
 from results.record import Estimate, Record
 from results.tables.formatting import asked_and_reached, compact_json
 
+_TIMES = ("latency", "throughput", "energy", "device_busy")
 FEWEST = 3  # seeds, below which a t-test has next to no power
 
 
@@ -122,28 +124,33 @@ def _level(half: Callable[[float], float], distance: float) -> float:
 
 
 def pooled(records: Sequence[Record]) -> pd.DataFrame:
-    """One row per method, settings without the seed, and everything else that a comparison holds fixed.
+    """One row per method, settings without the seed, and everything else that a comparison holds fixed: records of
+    other cases, metrics' versions, steps or precision are points of their own.
 
-    Columns: point (its short name), method, settings, ratio, seeds (how many), and for every estimate its mean over the
-    seeds with a 95 % interval: Student's over the seeds' values where there are several, so that an exact figure
-    (FLOPs) varies with the seed, too; with one seed (`seeds` is 1) that of the cases.
+    Columns: group (of comparable records, counted from 1 as in `Table.pareto`), point (its short name), method,
+    settings, ratio, seeds (how many), and for every estimate its mean over the seeds with a 95 % interval: Student's
+    over the seeds' values where there are several, so that an exact figure (FLOPs) varies with the seed, too; with one
+    seed (`seeds` is 1) that of the cases. Times that several machines took have no mean.
     """
     names = variants(records, seeds=False)
     groups: dict[tuple[Any, ...], list[Record]] = {}
-    for record in records:
-        if record.usable:
-            settings = {name: value for name, value in record.settings.items() if name != SEED}
-            task = (record.task, compact_json(record.task_settings))
-            fixed = (record.method, compact_json(settings), record.ratio, record.model, task, record.device)
-            groups.setdefault(fixed, []).append(record)
+    for number, some in enumerate(comparable(records), start=1):
+        for record in some:
+            if record.usable:
+                settings = {name: value for name, value in record.settings.items() if name != SEED}
+                task = compact_json(record.task_settings)
+                fixed = (number, record.method, compact_json(settings), record.ratio, record.model, task, record.device)
+                groups.setdefault(fixed, []).append(record)
     rows = []
-    for (method, settings, ratio, *_), members in groups.items():
+    for (number, method, settings, ratio, *_), members in groups.items():
         ratios = [one.ratio_reached for one in members if one.ratio_reached is not None]
         reached = sum(ratios) / len(ratios) if ratios else None
         name = f"{names[members[0].key]} {asked_and_reached(ratio, reached)}".strip()
-        row: dict[str, Any] = {"point": name, "method": method, "settings": settings, "ratio": ratio}
+        row: dict[str, Any] = {"group": number, "point": name, "method": method, "settings": settings, "ratio": ratio}
         row["seeds"] = len(members)
         shared = [name for name in members[0].estimates if all(name in other.estimates for other in members)]
+        if len({member.hardware for member in members}) > 1:
+            shared = [name for name in shared if not name.startswith(_TIMES)]
         for name in shared:
             row |= _estimate(name, [member.estimates[name] for member in members])
         rows.append(row)

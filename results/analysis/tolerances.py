@@ -7,14 +7,15 @@ fewer than 1,000 images mostly measures their number, and passes nothing.
 
 from __future__ import annotations
 
+from results.analysis.sets import RANKING_NEEDS
+
 _FID, _CLIP = 0.02, 0.002
-_FEWEST = 1000
 
 
 def within(metric: str, value: float, dense: float, n: int | None = None) -> bool | None:
     """Whether a figure of n images (None: not known) passes; None where there is no tolerance, or too few images."""
     kind = metric.partition("[")[0]
-    if kind == "fid" and (n is None or n >= _FEWEST):
+    if kind == "fid" and (n is None or n >= RANKING_NEEDS):
         return value <= (1 + _FID) * dense
     if kind == "clip_score":
         return value >= (1 - _CLIP) * dense

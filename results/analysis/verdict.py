@@ -173,7 +173,7 @@ class _Sweep:
         if len({pair.method.shape[1] for pair in each}) > 1:
             return []
         better = self.on.estimate.better or "lower"
-        share = probability_best([pair.method.mean(0) for pair in each], better, each[0].clusters)
+        share = probability_best([pair.method for pair in each], better, each[0].clusters)
         won = {}
         for a, one in enumerate(members):
             for b, other in enumerate(members):

@@ -74,7 +74,8 @@ class Compared(Plain):
 
 
 class Rank(Plain):
-    """best: the probability of the best mean under resampling of the images. low, high: of the ranks that the point may
+    """best: the probability of the best mean under resampling of the images, and of training seeds where a point has
+    several; with one it is of images alone. low, high: of the ranks that the point may
     have; points with low = 1 share the first place."""
 
     point: str

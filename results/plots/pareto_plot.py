@@ -30,6 +30,7 @@ from matplotlib.patheffects import withStroke
 
 from results.analysis.headline import headline
 from results.analysis.point_names import strength, variants
+from results.analysis.sets import RANKING_NEEDS
 from results.files import slug, write_atomic
 from results.plots import label_placement
 from results.plots.png import any_letters
@@ -157,15 +158,17 @@ def pareto_figure(table: Table, cost: str, quality: str, points: pd.DataFrame) -
     bounds = [records[key].estimates[cost] for key in points["key"]]
     across = window(points["cost"].tolist(), [e.low for e in bounds], [e.high for e in bounds])
     up = window(*(points[name].tolist() for name in ("quality", "low", "high")))
+    ranked = bool(points["on_front"].any())  # sets of few images have no front
     for _, rows in parts(points, "line"):  # a training seed has a line of its own in its variant's look
         rows, look = rows.sort_values(["ratio", "cost"]), chosen[rows["variant"].iloc[0]]
-        _draw_method(axes, rows, look)
+        _draw_method(axes, rows, look, ranked)
         _draw_intervals(axes, rows, records, cost, look.colour, across, up)
-    _draw_front(axes, points[points["on_front"]], table.qualities[quality].better == "higher")
+    if ranked:
+        _draw_front(axes, points[points["on_front"]], table.qualities[quality].better == "higher")
     _draw_dense(axes, points[points["method"] == DENSE])
     about = records[points["key"].iloc[0]], int(points["group"].iloc[0])
-    _draw_texts(figure, axes, table, cost, quality, *about, cut=bool(across or up))
-    _draw_legend(figure, {name: look for name, look in chosen.items() if name in set(points["variant"])})
+    _draw_texts(figure, axes, table, cost, quality, *about, cut=bool(across or up), ranked=ranked)
+    _draw_legend(figure, {name: look for name, look in chosen.items() if name in set(points["variant"])}, ranked)
     _draw_labels(figure, axes, points, chosen)
     return figure
 
@@ -182,12 +185,12 @@ def _images(table: Table, cost: str, quality: str, points: pd.DataFrame) -> Iter
     yield from (("png", png.getvalue()), ("svg", svg.getvalue()))
 
 
-def _draw_method(axes: Axes, rows: pd.DataFrame, look: Look) -> None:
-    """One method: its points joined in order of its strength; hollow off the front."""
+def _draw_method(axes: Axes, rows: pd.DataFrame, look: Look, ranked: bool) -> None:
+    """One method: its points joined in order of its strength; hollow off the front, where there is one."""
     x, y = rows["cost"].to_numpy(), rows["quality"].to_numpy()
     axes.plot(x, y, color=look.colour, linewidth=0.9, alpha=0.55, zorder=3)
     for on_front, part in rows.groupby("on_front"):
-        axes.plot(part["cost"], part["quality"], zorder=4, **_marker(look, filled=bool(on_front)))
+        axes.plot(part["cost"], part["quality"], zorder=4, **_marker(look, filled=bool(on_front) or not ranked))
 
 
 def _draw_intervals(
@@ -239,10 +242,11 @@ def _draw_dense(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def _draw_texts(
-    figure: Figure, axes: Axes, table: Table, cost: str, quality: str, record: Record, group: int, *, cut: bool
-) -> None:
+    figure: Figure, axes: Axes, table: Table, cost: str, quality: str, record: Record, group: int, *, cut: bool,
+    ranked: bool,
+) -> None:  # fmt: skip
     """Title, axis labels with unit and direction, and a caption with conventions and sample sizes. cut: whether some
-    intervals are cut off."""
+    intervals are cut off. ranked: whether there is a front."""
     x, y = table.costs[cost], table.qualities[quality]
     axes.set_title(f"{quality} against {title(cost)}", fontsize=12.5, fontweight="bold", pad=24)
     axes.text(0, 1.025, setup(record), transform=axes.transAxes, fontsize=9, color="#555555")
@@ -253,9 +257,12 @@ def _draw_texts(
     if not table.exact(cost, group):  # a count needs no sample size
         sizes += f", {table.sample_size(cost, group)} for the cost"
     arrows = "; an arrow: it goes on beyond the axis, which the values set" if cut else ""
+    front = (
+        "Shaded: dominated." if ranked else f"No front: {quality} of fewer than {RANKING_NEEDS:,} images ranks nothing."
+    )
     caption = (
         f"{title(cost)}: {x.convention}. {quality}: {y.convention}. {sizes}. Bars: 95 % intervals{arrows}. "
-        "Labels: compression ratio, or the strength setting. Shaded: dominated."
+        f"Labels: compression ratio, or the strength setting. {front}"
     )
     figure.supxlabel(_wrapped(caption, 150), x=0.015, ha="left", fontsize=8, color="#555555")
 
@@ -268,19 +275,18 @@ def _wrapped(text: str, width: int) -> str:
     return "\n".join(textwrap.wrap(text, width))
 
 
-def _draw_legend(figure: Figure, chosen: dict[str, Look]) -> None:
+def _draw_legend(figure: Figure, chosen: dict[str, Look], ranked: bool) -> None:
     """The variants, then the meaning of lines and fillings, outside on the right."""
     grey = Look(colour=FAINT, marker="o")
     handles = [
         Line2D([], [], color=look.colour, linewidth=0 if name == DENSE else 0.9, **_marker(look) | {"linestyle": "-"})
         for name, look in chosen.items()
     ]
-    handles += [
-        Line2D([], [], **FRONT),
-        Line2D([], [], **_marker(grey)),
-        Line2D([], [], **_marker(grey, filled=False)),
-    ]
-    names = [*chosen, "Pareto front", "on the front", "dominated"]
+    names = [*chosen]
+    if ranked:
+        handles.append(Line2D([], [], **FRONT))
+        handles += [Line2D([], [], **_marker(grey, filled=filled)) for filled in (True, False)]
+        names += ["Pareto front", "on the front", "dominated"]
     if DENSE in chosen:
         handles.append(Line2D([], [], **LEVEL))
         names.append("level of dense")

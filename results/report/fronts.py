@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from results.analysis.pareto import front
+from results.analysis.sets import ranks
 from results.plots.window import window
 from results.record import Estimate, Record
 from results.tables.table import COST_AXES, Table
@@ -57,7 +58,8 @@ def _wanted(name: str) -> bool:
 
 def fronts(records: list[Record]) -> dict[str, dict[str, list[Any]]]:
     """By "cost|metric": for each point that has both, by key, whether it is on the front and the share of resamples in
-    which it is (None where nothing was resampled, or the axis has no replicates)."""
+    which it is (None where nothing was resampled, or the axis has no replicates). No point is on the front of a
+    distance between sets of fewer than 1,000 images."""
     table = Table(records)
     costs, metrics = axes(records)
     found: dict[str, dict[str, list[Any]]] = {}
@@ -77,6 +79,8 @@ def fronts(records: list[Record]) -> dict[str, dict[str, list[Any]]]:
 def _plain(records: list[Record], cost: str, metric: str, estimate: Estimate) -> dict[str, list[Any]]:
     own = [r for r in records if r.usable and all(_finite(r, name) for name in (cost, metric))]
     assert estimate.better is not None  # `qualities` holds no other
+    if not all(ranks(metric, r.estimates[metric]) for r in own):
+        return {r.key: [False, None] for r in own}
     costs, values = ([r.estimates[name].value for r in own] for name in (cost, metric))
     return {r.key: [bool(on), None] for r, on in zip(own, front(costs, values, estimate.better), strict=True)}
 

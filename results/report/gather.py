@@ -20,6 +20,7 @@ from results.analysis.paired import FEWEST
 from results.analysis.pareto import comparable
 from results.analysis.point_names import point_names, variants
 from results.analysis.points import DENSE, points_of
+from results.analysis.sets import ranks
 from results.analysis.verdict import judge
 from results.analysis.verdict_types import Section, Verdict
 from results.recommend import apply_line
@@ -29,9 +30,6 @@ from results.report.parts import parts
 from results.run_folder import RunError, RunFolder
 from results.tables.formatting import setup
 from results.tables.published import published
-
-RANKING_NEEDS = 1000
-"""Images below which a distance between sets (FID, KID) ranks nothing."""
 
 
 @dataclass
@@ -281,8 +279,7 @@ class _Group:
             if bad:
                 notes.append(f"{len(bad)} of {len(points)} points {words}: {'; '.join(bad[:5])}{_more(bad[5:])}.")
         n = self.records[0].n_cases
-        sets = [name for name, e in self.known.items() if e.set_distance]
-        if sets and n < RANKING_NEEDS:
+        if sets := [name for name, e in self.known.items() if not ranks(name, e)]:
             notes.append(
                 f"Small n: {', '.join(sets)} of {n} images do not rank points; they are distances between sets."
             )

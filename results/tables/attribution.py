@@ -10,9 +10,12 @@ import numpy as np
 import pandas as pd
 
 from results.analysis.attribution import Pair
-from results.analysis.comparisons import word_of
+from results.analysis.comparisons import paired_test, word_of
 from results.analysis.differences import NotComparable, seed_difference
 from results.analysis.multiplicity import holm
+from results.analysis.paired import Difference
+from results.analysis.points import Point
+from results.analysis.sets import RANKING_NEEDS, is_set_distance
 from results.files import write_atomic
 from results.plots.attribution import bars
 from results.record import Estimate
@@ -41,7 +44,7 @@ def frame(run: Run, pairs: Sequence[Pair]) -> pd.DataFrame:
         for metric, estimate in run.qualities.items():
             for pair in some:
                 try:
-                    found = run.compare(pair.method, pair.control_record, metric)
+                    found = _difference(run, pair, metric)
                 except NotComparable:
                     continue  # distances to dense do not exist for dense itself
                 lines.append(_line([pair], str(pair.seed), metric, estimate, found._asdict()))
@@ -53,6 +56,15 @@ def frame(run: Run, pairs: Sequence[Pair]) -> pd.DataFrame:
                 cases = {"n": some[0].method.n_cases}
                 lines.append(_line(some, ALL, metric, estimate, over._asdict() | cases))
     return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def _difference(run: Run, pair: Pair, metric: str) -> Difference:
+    """By image as the verdict has it, p the larger one of sign flips and of a t-test that allows for skewed
+    differences; between sets, on resamples of both. Raises NotComparable."""
+    if run.qualities[metric].set_distance:
+        return run.compare(pair.method, pair.control_record, metric)
+    method, control = (Point(one.method, (one,)) for one in (pair.method, pair.control_record))
+    return paired_test(method, control, metric).found
 
 
 def _line(
@@ -84,8 +96,8 @@ def write(run: Run, table: pd.DataFrame, folder: Path) -> list[Path]:
 
 def headline(table: pd.DataFrame) -> str:
     """The metric that the picture shows: the distance to the true picture where there is one, else in features to
-    dense, else the first."""
-    names = list(dict.fromkeys(table["metric"]))
+    dense, else the first; a distance between sets only where there is nothing else."""
+    names = sorted(dict.fromkeys(table["metric"]), key=is_set_distance)
     ranked = [name for start in ("truth[", "distance_to_dense[") for name in names if name.startswith(start)]
     return (ranked or names)[0]
 
@@ -95,7 +107,8 @@ def document(run: Run, table: pd.DataFrame) -> str:
     parts = [
         "# What each axis is worth",
         f"{setup(run.records[0])}. difference = method - control, paired by image; [low, high]: 95 % bootstrap "
-        "interval; p: sign-flip permutation. *swapped*: the method's own weights under the control; *refitted*: a fit "
+        "interval; p: the larger one of a sign-flip permutation test and of a t-test that allows for skewed "
+        "differences. *swapped*: the method's own weights under the control; *refitted*: a fit "
         "as long, with the axis destroyed from its start. The headline metric's p-values are corrected for the number "
         "of its rows (Holm), of those over all seeds where there are several, and so is its verdict on the method: "
         "*better* than the control says that the axis is worth something; all other sections are exploratory. Over "
@@ -128,7 +141,10 @@ def document(run: Run, table: pd.DataFrame) -> str:
 
 
 def _verdict(row: Mapping[Any, Any], p: float | None) -> str:
-    """On the method against its control: "better" says that the axis is worth something."""
+    """On the method against its control: "better" says that the axis is worth something. Sets of too few images earn no
+    word."""
+    if is_set_distance(row["metric"]) and row["n"] < RANKING_NEEDS:
+        return f"not ranked below {RANKING_NEEDS:,} images"
     word = word_of(row["difference"], p, None, row["better"])
     if word != "not distinguishable":
         return word

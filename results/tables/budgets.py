@@ -30,7 +30,7 @@ def matched(records: Sequence[Record], matches: Sequence[Mapping[str, Any]]) -> 
     rows = []
     for match in matches:
         found = next((r for r in records if r.method == match["method"] and r.settings == match["chosen"]), None)
-        row = {k: v for k, v in match.items() if k not in ("settings", "chosen")}
+        row = {k: v for k, v in match.items() if k not in ("settings", "chosen", "rests_on")}
         row["settings"] = compact_json(match["settings"]) if match["settings"] else ""
         if found is not None and match["strength"] is not None:
             row |= {"outcome": found.outcome} | _estimates(found)

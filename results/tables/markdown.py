@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _HOW_TO_READ = """\
 - **front** ●: no other point is at least as good on both axes and better on one. A lower cost is always better.
 - **front share**: the share of bootstrap resamples of the cases in which the point is on the front.
+- Distances between sets (FID, KID, CMMD) of fewer than 1,000 images rank nothing, and have no front.
 - **[low, high]**: 95 % bootstrap interval of the quality metric.
 - **ratio**: the compression ratio asked for. A cell without a number is empty.
 - Only points of one group share a front: same task, model, device, dtype, steps, cases and fingerprint."""
@@ -55,12 +56,17 @@ def summary(table: Table) -> str:
     pooled = seeds.pooled(table.records)
     columns = [name for name in (*_COSTS, *table.qualities) if name in pooled]
     known = {name: estimate for record in table.records for name, estimate in record.estimates.items()}
-    head = ["point", *(["seeds"] if (many := seeds.several(table.records)) else []), *columns]
+    many, apart = seeds.several(table.records), len(table.groups) > 1
+    beside = [name for name, shown in (("group", apart), ("seeds", many)) if shown]
+    head = ["point", *beside, *columns]
     cells = (
-        [plain(row["point"]), *([str(row["seeds"])] if many else []), *(_bounded(row, name) for name in columns)]
+        [plain(row["point"]), *(str(row[name]) for name in beside), *(_bounded(row, name) for name in columns)]
         for row in pooled.to_dict("records")
     )
-    groups = "\n".join(f"- {plain(setup(group[0]))}" for group in table.groups)
+    numbered = (f"**Group {number}**: " if apart else "" for number in range(1, len(table.groups) + 1))
+    groups = "\n".join(
+        f"- {number}{plain(setup(group[0]))}" for number, group in zip(numbered, table.groups, strict=True)
+    )
     legend = [f"- {code(name)}: {_axis(known[name])}; {DIRECTIONS[known[name].better or 'lower']}" for name in columns]
     note = "[low, high]: 95 % interval: bootstrap over cases for quality; for latency, over blocks of interleaved pairs"
     note += "; where there are several training seeds, the t-interval over their values instead." if many else "."

@@ -1,7 +1,8 @@
 """Tables for papers: LaTeX with booktabs, Markdown and CSV, one for each group of comparable points.
 
 The best figure at a strength is marked only where its 95 % interval lies apart from all others there; else it and those
-whose intervals overlap it are marked as tied. The intervals are of each point by itself, so this claims less than the
+whose intervals overlap it are marked as tied. Distances between sets (FID, KID) of fewer than 1,000 images are not
+marked. The intervals are of each point by itself, so this claims less than the
 paired differences of the verdict do.
 """
 
@@ -16,6 +17,7 @@ import pandas as pd
 
 from results.analysis.point_names import point_names
 from results.analysis.points import DENSE, Block, Point, blocks_of
+from results.analysis.sets import ranks
 from results.files import write_atomic
 from results.record import Estimate, Record
 from results.tables.formatting import DIRECTIONS, csv, interval, number, plain, rows, setup
@@ -28,7 +30,10 @@ _COSTS = {
     "peak_memory_mb": "memory, MiB",
     "energy_j": "energy, J",
 }
-_NOTE = "Best at its strength: its 95 % interval lies apart from all others there. Tied: it overlaps the best one's."
+_NOTE = (
+    "Best at its strength: its 95 % interval lies apart from all others there. Tied: it overlaps the best one's. "
+    "Distances between sets, such as FID, are marked from 1,000 images on."
+)
 _SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
     sign: f"\\{sign}" for sign in "&%$#_{}"
 }
@@ -73,7 +78,8 @@ def cells(group: Sequence[Record], matches: Sequence[Mapping[str, Any]] = ()) ->
                     yield Cell(point.name, block.title, name, estimate, "")
                 elif name in table.qualities:
                     rivals = [each.first.estimates[name] for each in block.points if name in each.first.estimates]
-                    yield Cell(point.name, block.title, name, estimate, _mark(estimate, rivals) if block.title else "")
+                    contest = block.title and all(ranks(name, one) for one in rivals)
+                    yield Cell(point.name, block.title, name, estimate, _mark(estimate, rivals) if contest else "")
 
 
 def _mark(own: Estimate, rivals: Sequence[Estimate]) -> Mark:

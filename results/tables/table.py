@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from results.analysis.differences import difference, seed_difference
+from results.analysis.differences import NotComparable, difference, seed_difference
 from results.analysis.paired import Difference
 from results.analysis.pareto import Better, comparable, front, front_share
 from results.analysis.point_names import point_names, variants
 from results.analysis.seeds import SeedDifference
+from results.analysis.sets import ranks
 from results.files import write_atomic
 from results.record import Estimate, Record
 from results.tables.formatting import compact_json, csv, number, percent
@@ -89,7 +90,8 @@ class Table:
         """The points that have both numbers, per group in ascending cost, and whether they are on the front.
 
         `low` and `high` bound the 95 % interval of the quality; `front_share` is the share of resamples in which the
-        point is on the front (empty where nothing was resampled). Raises KeyError for a name without a front.
+        point is on the front (empty where nothing was resampled). A distance between sets of fewer than 1,000 images
+        has no front: no point is on it. Raises KeyError for a name without a front.
         """
         if quality not in self.qualities or cost not in COST_AXES:
             raise KeyError(
@@ -146,6 +148,8 @@ class Table:
             if not some:
                 known = dict.fromkeys(f"{names[r.key]} {percent(r.ratio)}".strip() for r in self.records)
                 raise KeyError(f"no point of the name {name!r}; there are: {', '.join(known)}")
+            if len(comparable(some)) > 1:
+                raise NotComparable(f"the training seeds of {name!r} were not judged alike: other cases or versions")
         return seed_difference(found[0], found[1], metric)
 
     def features(self, record: Record, extractor: str) -> np.ndarray | None:
@@ -222,8 +226,11 @@ def _front_rows(index: int, group: list[Record], cost: str, quality: str, better
     )
     costs = [record.estimates[cost] for record in points]
     qualities = [record.estimates[quality] for record in points]
-    on_front = front([e.value for e in costs], [e.value for e in qualities], better)
-    shares = front_share(*_paired_replicates(costs, qualities), better)
+    if all(ranks(quality, estimate) for estimate in qualities):
+        on_front = front([e.value for e in costs], [e.value for e in qualities], better)
+        shares = front_share(*_paired_replicates(costs, qualities), better)
+    else:
+        on_front, shares = np.zeros(len(points), dtype=bool), np.full(len(points), math.nan)
     return [
         {
             "group": index,

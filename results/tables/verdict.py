@@ -27,7 +27,10 @@ _READING = """\
   exploratory is for ideas, not for claims.
 - **cost**: of dense's; latency with its 95 % interval over interleaved pairs.
 - **settles it**: so many images would give a verdict 8 times in 10 if the truth is what was measured, and the time that
-  they take."""
+  they take.
+- **probability of the best mean**: the share of resamples of the images, and of training seeds where a point has
+  several, in which its mean is the best. Of a point with one seed, of images alone, which says nothing of another
+  training."""
 _FIDELITY = (
     "The records hold no distance to true pictures, so the headline is fidelity: how near a method stays to dense's "
     "own image. That is no quality; no margin of it is harmless, and dense itself has no figure of it. *better* means "

@@ -88,6 +88,33 @@ def test_the_probability_of_the_best():
         probability_best([[np.nan, 1.0]], "lower")
 
 
+def test_training_seeds_make_the_best_less_sure():
+    """Two points whose seeds scatter more than their means differ: images alone call it sure."""
+    rng = np.random.default_rng(8)
+    images = rng.normal(size=200)
+    scatter = np.array([-0.3, 0.0, 0.3])
+    one = images + (scatter + 0.05)[:, None]
+    other = images + scatter[::-1][:, None]
+    assert probability_best([one.mean(0), other.mean(0)], "lower").tolist() == [0, 1]
+    unsure = probability_best([one, other], "lower")
+    assert 0.3 < unsure[0] < 0.5 and unsure.sum() == pytest.approx(1)
+    alike = probability_best([images + (scatter + 0.05)[:, None], images + scatter[:, None]], "lower")
+    assert alike.tolist() == [0, 1]  # seeds are paired, and each says the same
+    beside = probability_best([one, images], "lower")
+    assert 0.2 < beside[0] < 0.5  # a point without training has images alone
+    repeated = probability_best([np.repeat(images[None], 3, 0), np.repeat(images[None] + 0.1, 3, 0)], "lower")
+    assert repeated.tolist() == [1, 0]
+
+
+def test_the_probability_of_the_best_is_as_wide_as_seeds_are():
+    """Of a point against a fixed level, with what normal seeds give: P(Z < t), their standard error unbiased."""
+    found = []
+    for seed in range(60):
+        each = np.random.default_rng(seed).normal(0.1, 0.2, size=(3, 1)) + np.zeros(16)
+        found.append(probability_best([each, np.zeros(16)], "lower", resamples=400)[0])
+    assert 0.2 < np.mean(found) < 0.32
+
+
 def test_skewed_differences_are_called_no_more_often_than_others():
     """At a level to which a family of nine adjusts. Sign flips alone call more than twice as often as they should."""
     rng = np.random.default_rng(6)

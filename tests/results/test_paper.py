@@ -33,6 +33,16 @@ def test_marks_where_intervals_separate(figures: list[Any], marks: list[str], re
     assert found["dense"] == "" and found["m0 40 %"] == ""
 
 
+@pytest.mark.parametrize(("n", "marks"), [(999, ["", ""]), (1000, ["best", ""])])
+@pytest.mark.parametrize(
+    ("name", "kept"), [("fid[judge]", ""), ("kid_square[judge]", ""), ("cmmd[clip]", ""), ("own", "kernel judge")]
+)
+def test_sets_of_few_images_win_nothing(n: int, marks: list[str], name: str, kept: str, record: Any) -> None:
+    figures = [figure(one, one - 0.1, one + 0.1).model_copy(update={"n": n, "set_distance": kept}) for one in (1, 2)]
+    group = [record(f"m{i}", 0.2, estimates={name: one}) for i, one in enumerate(figures)]
+    assert [cell.mark for cell in paper.cells(group)] == marks
+
+
 def test_higher_is_better(record: Any) -> None:
     group = [record(f"m{i}", 0.2, estimates={"gain": figure(i, i - 0.1, i + 0.1, "higher")}) for i in (1, 2)]
     assert {cell.point: cell.mark for cell in paper.cells(group)} == {"m1 20 %": "", "m2 20 %": "best"}

@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 from results import Table
+from results.analysis.differences import NotComparable
 from results.analysis.seeds import over_seeds, paired_over_seeds, pooled, several
 from results.outputs import write_tables
 from results.tables.markdown import summary
@@ -129,6 +130,37 @@ def test_the_summary_takes_seeds_together(two):
     assert "| point | seeds | gmacs | alignment |" in text and "t-interval" in text
     assert "| diffcr 20 % | 2 | 0.61 [0.483, 0.737] | 0.85 [0.215, 1.49] |" in text
     assert "| dense | 1 | 0.8 | 0.95 [0.94, 0.96] |" in text
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"fingerprint": {"weights": "abc", "metric fid": "2"}}, {"dtype": "bfloat16"}, {"steps": 10}, {"n_cases": 12}],
+)
+def test_seeds_that_were_not_judged_alike_are_not_averaged(two, other):
+    """A record of an older metric's version, and one of a newer, say."""
+    records = [*two[:2], two[2].model_copy(update=other)]
+    frame = pooled(records)
+    fits = frame[frame["method"] == "diffcr"]
+    assert fits["seeds"].tolist() == [1, 1] and fits["alignment"].tolist() == [0.8, 0.9]
+    assert fits["group"].tolist() == [1, 2]
+    text = summary(Table(records))
+    assert "**Group 2**: " in text and "| point | group | seeds |" in text
+    assert "| diffcr 20 % | 1 | 1 | 0.6 | 0.8 " in text and "| diffcr 20 % | 2 | 1 | 0.62 | 0.9 " in text
+    with pytest.raises(NotComparable, match="not judged alike"):
+        Table(records).compare_seeds("diffcr 20 %", "dense", "alignment")
+
+
+def test_times_of_two_machines_have_no_mean(two, estimate):
+    def on(one, device, seconds):
+        estimates = one.estimates | {"latency_s": estimate(seconds, role="cost", better="lower", unit="s")}
+        return one.model_copy(update={"environment": {"device": device}, "estimates": estimates})
+
+    dense, first, second = two
+    for machines, mean in ((("a", "a"), 3.0), (("a", "b"), None)):
+        some = [dense, on(first, machines[0], 2.0), on(second, machines[1], 4.0)]
+        row = pooled(some).set_index("method").loc["diffcr"]
+        assert row["seeds"] == 2 and row["alignment"] == pytest.approx(0.85)
+        assert row.get("latency_s") == mean
 
 
 def test_failed_seeds_are_left_out(two, record):

@@ -15,6 +15,7 @@ from support import command
 
 from results import CaseFacts, Table
 from results.outputs import write_tables
+from results.report import fronts
 from results.tables import dictionary, terminal
 from results.tables.formatting import change, interval, number, percent
 from results.tables.markdown import render
@@ -112,6 +113,22 @@ def test_pareto_pairs_the_first_replicates_and_skips_unusable_ones(record, estim
 
 def test_exact_figures_have_no_share(record, estimate):
     assert Table(two_points(record, estimate)).pareto("gmacs", "kid")["front_share"].isna().all()
+
+
+@pytest.mark.parametrize("n", [999, 1000])
+def test_sets_of_few_images_have_no_front(record, estimate, n):
+    def point(method, gmacs, fid):
+        figures = {"fid[judge]": estimate(fid, n=n, role="quality", better="lower", replicates=(fid, fid))}
+        costs = {name: estimate(gmacs, role="cost", better="lower") for name in ("gmacs", "energy_j")}
+        return record(method, estimates=costs | figures)
+
+    records = [point("dense", 10.0, 1.0), point("tome", 5.0, 2.0)]
+    got = Table(records).pareto("gmacs", "fid[judge]")
+    assert got["on_front"].tolist() == [n == 1000] * 2 and got["front_share"].isna().all() == (n < 1000)
+    for cost in ("gmacs", "energy_j"):
+        shown = fronts.fronts(records)[f"{cost}|fid[judge]"]
+        assert len(shown) == 2 and all(on == (n == 1000) for on, _ in shown.values())
+    assert ("\n| ● |" in render(Table(records))) == (n == 1000)
 
 
 def test_records_of_different_fingerprints_share_no_front(record, estimate):

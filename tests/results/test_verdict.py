@@ -134,6 +134,20 @@ def test_one_training_seed_is_told_and_several_are_the_unit(judged):
     assert one.low is not None and one.low < 0.4  # Student's over three means, not the images'
 
 
+def test_the_best_is_no_surer_than_its_training_seeds(judged):
+    def fits(method, levels):
+        return [
+            judged(method, 0.2, DENSE + level + 0.1 * NOISE, settings={"ratio": 0.2, "seed": seed})
+            for seed, level in enumerate(levels)
+        ]
+
+    records = [judged("dense", None, DENSE), *fits("one", (0.1, 0.5, 0.9)), *fits("other", (0.8, 0.6, 0.2))]
+    verdict = judge(records)
+    shares = [one.best for one in verdict.sections[0].blocks[0].ranks]
+    assert sum(shares) == pytest.approx(1) and max(shares) < 0.8
+    assert "training seeds where a point has" in document(verdict)
+
+
 def test_points_whose_short_names_are_alike_stay_two(judged):
     records = [judged("dense", None, DENSE)]
     records += [judged("m", ratio, DENSE + ratio) for ratio in (0.20001, 0.20002)]

@@ -48,7 +48,7 @@ function drawFront(place) {
   const plot = el("div", { class: "plot", id: "front-plot", role: "img", "aria-label": `${titled(front.metric)} against ${titled(front.cost)}; the table below holds the same numbers` });
   place.replaceChildren(...[
     controls, others.length ? publishedToggle(again) : null, plot,
-    el("p", { class: "note" }, `${sentence(g.estimates[front.metric].convention)}. Bars: 95 % intervals${cut ? "; an arrow: it goes on beyond the axis, which the values set" : ""}. Line: the front, points that no other beats on both axes. Hover for settings and a picture, click for the pictures; drag to zoom, double-click to zoom out.`),
+    el("p", { class: "note" }, `${sentence(g.estimates[front.metric].convention)}. Bars: 95 % intervals${cut ? "; an arrow: it goes on beyond the axis, which the values set" : ""}. ${points.some((p) => p.on[0]) ? "Line: the front, points that no other beats on both axes." : "No front: a distance between sets of fewer than 1,000 images ranks nothing."} Hover for settings and a picture, click for the pictures; drag to zoom, double-click to zoom out.`),
     front.by === "tie" || points.some((p) => p.point.tie) ? el("p", { class: "note" }, `First place is by ${titled(g.headline)}, among points of one strength or budget: those that cannot be told apart from the best.`) : null,
     shownOthers ? publishedNote(others) : null,
     frontTable(points), shownOthers ? publishedTable(others) : null].filter(Boolean));

@@ -1,0 +1,54 @@
+"""Words on axes: the rule of the verdict, and none from sets of few images."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from results import Run
+from results.analysis.attribution import Pair
+from results.analysis.paired import paired
+from results.analysis.skewness import skew_adjusted_p
+from results.analysis.verdict import judge
+from results.tables import attribution
+
+
+def skewed(n: int = 16) -> np.ndarray:
+    """Differences that sign flips call and a t-test that allows for their skewness does not."""
+    for seed in range(1000):
+        each = 0.4 - np.random.default_rng(seed).gamma(1, 0.4, n)
+        flips = paired(each, np.zeros(n)).p
+        if flips is not None and flips <= 0.05 < skew_adjusted_p(each):
+            return each
+    raise AssertionError("no such sample")
+
+
+def made(judged: Any, metric: str = "truth[judge]") -> tuple[Run, pd.DataFrame]:
+    each = skewed()
+    control = judged("diffcr", 0.2, np.full(len(each), 5.0), metric, settings={"ratio": 0.2, "control": "random"})
+    method = judged("diffcr", 0.2, 5.0 + each, metric)
+    run = Run([method, control])
+    return run, attribution.frame(run, [Pair(method, control, "tokens", "random", "swapped")])
+
+
+def test_a_word_needs_the_t_test_that_allows_for_skewness_as_the_verdict_does(judged: Any) -> None:
+    run, table = made(judged)
+    row = table.iloc[0]
+    flips = paired(skewed(), np.zeros(16)).p
+    assert flips is not None and flips <= 0.05 < row["p"]
+    assert "not distinguishable with 16 images" in attribution.document(run, table)
+    dense = run.records[1].model_copy(update={"method": "dense", "settings": {}, "ratio": None})
+    (one,) = judge([dense, run.records[0]]).sections[0].blocks[0].to_dense
+    assert one.p == row["p"] and one.word == "not distinguishable"
+
+
+def test_sets_of_few_images_earn_no_word_and_are_no_headline(judged: Any) -> None:
+    run, table = made(judged)
+    fid = table.assign(metric="fid[judge]", p=0.001)
+    assert attribution.headline(pd.concat([fid, table.assign(metric="alignment")])) == "alignment"
+    assert attribution.headline(fid) == "fid[judge]"
+    text = attribution.document(run, fid)
+    assert "not ranked below 1,000 images" in text and "better" not in text.partition("## fid")[2].replace(
+        "is better", ""
+    )
+    assert "not ranked" not in attribution.document(run, fid.assign(n=1000))
