@@ -176,10 +176,11 @@ def test_training_seeds_are_taken_together(tiny_folder: Path, tmp_path: Path) ->
         each = [some.loc[(control, str(seed)), "difference"] for seed in range(3)]
         over = some.loc[(control, "all")]
         assert over["difference"] == pytest.approx(np.mean(each))
-        half = 4.3027 * np.std(each, ddof=1) / np.sqrt(3)  # Student's t, 2 degrees of freedom
-        assert (over["low"], over["high"]) == pytest.approx((np.mean(each) - half, np.mean(each) + half), rel=1e-3)
+        half = 4.3027 * np.std(each, ddof=1) / np.sqrt(3)  # Student's t, 2 degrees of freedom; images widen it
+        assert half <= over["high"] - np.mean(each) == pytest.approx(np.mean(each) - over["low"])
+        assert over["high"] - over["low"] < 4 * half
     document = (tmp_path / "o" / "tables" / "attribution.md").read_text()
-    assert "| all |" in document and "Student's" in document
+    assert "| all |" in document and "seeds and images both" in document
 
 
 def test_random_tokens_can_be_refitted_with_the_ratios_of_the_fit_itself(tiny_folder: Path, adapters: Path) -> None:
