@@ -34,9 +34,11 @@ _NOTE = (
     "Best at its strength: its 95 % interval lies apart from all others there. Tied: it overlaps the best one's. "
     "Distances between sets, such as FID, are marked from 1,000 images on."
 )
-_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
-    sign: f"\\{sign}" for sign in "&%$#_{}"
-}
+_SPECIAL = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",  # other signs in LaTeX's default encoding
+    "[": "{[}", "*": "{*}",  # at the start of a row, options of the line break before it
+} | {sign: f"\\{sign}" for sign in "&%$#_{}"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,8 @@ def _latex(cell: Cell | None) -> str:
 
 
 def _tex(text: str) -> str:
-    return "".join(_SPECIAL.get(sign, sign) for sign in text)
+    """Text that somebody else has named, on one line (an empty line would end a caption)."""
+    return "".join(_SPECIAL.get(sign, sign) for sign in " ".join(text.split()))
 
 
 def _columns(found: Sequence[Cell]) -> list[str]:

@@ -1,13 +1,33 @@
 """Tables for papers: what is marked, what is escaped, and every digit."""
 
 import io
+import re
 from typing import Any
 
 import pandas as pd
 import pytest
 
 from results import Estimate
+from results.analysis.point_names import point_names
 from results.tables import paper
+
+HOSTILE = ["a%b", "a_b", "a & b", "#1", "~/x", "a^2", "a\\input{x}", "}{", "$x$", "<a|b>", "[2pt]", "*", "a\n\n b\t"]
+_WORDS = {"textbackslash": "\\", "textasciitilde": "~", "textasciicircum": "^", "textless": "<", "textgreater": ">",
+          "textbar": "|"}  # fmt: skip
+_SIGN = re.compile(
+    r"\\(?P<word>[a-z]+)\{\}|\\(?P<escaped>[&%$#_{}])|\{(?P<shielded>[[*])\}|(?P<plain>[^\\&%$#_{}~^<>|[*\n])"
+)
+
+
+def typeset(tex: str) -> str:
+    """What LaTeX prints for escaped text. Fails at a sign that LaTeX would take for a command of its own."""
+    shown, at = "", 0
+    while at < len(tex):
+        found = _SIGN.match(tex, at)
+        assert found, f"{tex[at:]!r} is no text to LaTeX"
+        shown += _WORDS[found["word"]] if found["word"] else found["escaped"] or found["shielded"] or found["plain"]
+        at = found.end()
+    return shown
 
 
 def figure(value: float, low: float | None, high: float | None, better: Any = "lower") -> Estimate:
@@ -58,3 +78,20 @@ def test_files(record: Any, sweep: Any, tmp_path: Any) -> None:
     frame = pd.read_csv(io.StringIO(table.read_text()))
     assert frame.loc[frame["point"] == "a_b&c 20 %", "value"].item() == 0.1 + 0.2
     assert set(frame["mark"].dropna()) <= {"best", "tied"}
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_latex_prints_what_data_say(record: Any, text: str, tmp_path: Any) -> None:
+    """In the name of a method, a setting, its value, a metric and a model; at the start of a row, too."""
+    group = [
+        record(text, 0.2, settings={"ratio": 0.2, text: value}, model=text, estimates={text: figure(1.0, 0.9, 1.1)})
+        for value in (text, "other")
+    ]
+    lines = paper.write_paper(group, tmp_path)[0].read_text().splitlines()
+    about = next(line for line in lines if line.startswith(r"\caption{")).removeprefix(r"\caption{")
+    shown = " ".join(text.split())
+    assert shown in typeset(about[: about.index(". Bold")])
+    head, *rows = (line.removesuffix(r" \\").split(" & ") for line in lines if line.endswith(r" \\"))
+    assert [typeset(cell) for cell in head] == ["", f"{shown} (lower)"]
+    names = [" ".join(name.split()) for name in point_names(group).values()]
+    assert [typeset(row[0]) for row in rows] == names and {len(row) for row in rows} == {2}

@@ -20,6 +20,7 @@ CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
 NAME = "<i onclick=alert(1)>m</i>&"
+PATIENCE_MS = 180_000  # beside other work on few cores, a plot takes far longer than its second
 TABS = ("verdict", "front", "pictures", "inside", "cost", "records")
 
 
@@ -27,9 +28,9 @@ TABS = ("verdict", "front", "pictures", "inside", "cost", "records")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as started:
         try:
-            found = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            found = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE_MS)
         except playwright.Error as error:
-            pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
+            pytest.skip(f"no Chromium (on the PATH: {CHROMIUM}): {str(error).splitlines()[0]}")
         yield found
         found.close()
 
@@ -50,6 +51,7 @@ def index(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def opened(browser: Any, index: Path, **options: Any) -> Iterator[Any]:
     """The page; fails on whatever it logs, on an error, and on a request for anything but its own files."""
     context = browser.new_context(accept_downloads=True, **options)
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     heard: list[str] = []
     page.on("console", lambda message: heard.append(f"console: {message.text}"))
@@ -156,38 +158,120 @@ def test_nothing_is_wider_than_the_window(browser: Any, index: Path, width: int)
             assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
 
 
+def test_plots_keep_their_height_when_the_window_changes(browser: Any, index: Path) -> None:
+    with opened(browser, index, viewport={"width": 390, "height": 800}) as page:
+        for tab, other in (("front", 420), ("cost", 390)):
+            page.click(f"#tab-{tab}")
+            plot = page.locator(f"#{tab}-plot .main-svg").first
+            before = plot.bounding_box()
+            page.set_viewport_size({"width": other, "height": 700})
+            changed = f"box => document.querySelector('#{tab}-plot .main-svg').clientWidth != box.width"
+            page.wait_for_function(changed, arg=before)
+            assert plot.bounding_box()["height"] == before["height"], tab
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_level_aa(browser: Any, index: Path, scheme: str) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     with opened(browser, index, color_scheme=scheme, bypass_csp=True) as page:
         for tab in TABS:
             page.click(f"#tab-{tab}")
             page.wait_for_timeout(1500 if tab in ("front", "cost", "inside") else 100)
-            tags = ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]
-            rules = {"runOnly": {"type": "tag", "values": tags}}
-            found = axe.Axe().run(page, options=rules).response["violations"]
-            told = [
-                f"{one['id']}: {node['html'][:160]} {node['any'][:1]}" for one in found for node in one["nodes"][:3]
-            ]
-            assert not told, f"{tab}: " + "\n".join(told)
+            assert not violations(page), f"{tab}: " + "\n".join(violations(page))
 
 
-def test_published_points_and_cut_intervals(browser: Any, tmp_path: Path) -> None:
-    index = write_report([make_run(tmp_path / "run", fid=True, wild=True, maps=False)])
-    with opened(browser, index) as page:
-        page.click("#tab-front")
-        page.select_option("#front-cost", "latency_ratio")
-        page.wait_for_selector("#front-plot .scatterlayer .point")
+def violations(page: Any) -> list[str]:
+    """What axe finds on the page as it is, a line for each element."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    tags = ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]
+    found = axe.Axe().run(page, options={"runOnly": {"type": "tag", "values": tags}}).response["violations"]
+    return [f"{one['id']}: {node['html'][:160]} {node['any'][:1]}" for one in found for node in one["nodes"][:3]]
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report with a metric that the paper has, too, and an interval many times as long as the rest."""
+    return write_report([make_run(tmp_path_factory.mktemp("runs") / "mine", fid=True, wild=True, maps=False)])
+
+
+def show_front(page: Any, metric: str) -> None:
+    page.click("#tab-front")
+    page.select_option("#front-cost", "latency_ratio")
+    page.select_option("#front-metric", metric)
+    page.wait_for_selector("#front-plot .scatterlayer .point")
+
+
+def plotted(page: Any) -> dict[str, Any]:
+    """Titles, legend, arrows and the end of the cost axis in the plot of the front."""
+    found: dict[str, Any] = page.evaluate(
+        """() => {
+          const plot = document.getElementById("front-plot");
+          const text = (of) => [...plot.querySelectorAll(of)].map((e) => e.textContent);
+          return {
+            titles: text(".xtitle, .ytitle"), legend: text(".legendtext"), end: plot.layout.xaxis.range[1],
+            arrows: plot.data.filter((t) => Array.isArray(t.marker?.symbol)).flatMap((t) => t.marker.symbol),
+          };
+        }"""
+    )
+    return found
+
+
+COVERED = """() => {
+  const box = (e) => e.getBoundingClientRect(), frame = box(document.querySelector("#front-plot .nsewdrag"));
+  const found = (of) => [...document.querySelectorAll("#front-plot .scatterlayer " + of)];
+  const apart = (a, b) => a.right <= b.left || b.right <= a.left || a.bottom <= b.top || b.bottom <= a.top;
+  const wide = (a) => a.left >= frame.left && a.right <= frame.right;
+  const inside = (a) => wide(a) && a.top >= frame.top && a.bottom <= frame.bottom;
+  const labels = found(".textpoint text"), points = found(".point");
+  const free = (e) => [...labels, ...points].every((other) => other === e || apart(box(e), box(other)));
+  return labels.filter((e) => !inside(box(e)) || !free(e)).map((e) => e.textContent);
+}"""
+"""Labels in the plot of the front that are cut, or cover another label or a point."""
+
+
+def test_an_interval_that_is_cut_off_ends_in_an_arrow(browser: Any, published: Path) -> None:
+    with opened(browser, published) as page:
+        show_front(page, "alignment")
         assert not page.locator("#front-published").count()  # the paper has no such metric
-        assert "goes on beyond the axis" in page.inner_text("#front")
-        page.select_option("#front-metric", "fid[judge]")
-        page.wait_for_selector("#front-published")
-        assert "PixArt" not in page.inner_text("#front")
+        found = plotted(page)
+        assert found["arrows"] == ["triangle-right"] and found["end"] < 2  # of an interval up to 40
+        assert "an arrow: it goes on beyond the axis" in page.inner_text("#front")
+        row = page.inner_text("[aria-label='Points of this front'] tr:has-text('[0.5, 40]')")
+        assert row.startswith("method0 33.3 %")
+        page.select_option("#front-cost", "gmacs")
+        page.wait_for_selector("#front-plot .scatterlayer .point")
+        assert not plotted(page)["arrows"] and "arrow" not in page.inner_text("#front")
+
+
+def test_published_points(browser: Any, published: Path) -> None:
+    with opened(browser, published) as page:
+        show_front(page, "fid[judge]")
+        before = plotted(page)
+        assert not page.is_checked("#front-published") and "PixArt" not in page.inner_text("#front")
         page.check("#front-published")
-        page.wait_for_selector("#published-note")
+        page.wait_for_selector("#front-plot .scatterlayer .textpoint")
         rows = page.inner_text("[aria-label='Published points'] tbody")
         assert "DiffCR-LT 20 %\tPixArt-Sigma fine-tuned\t0.7974\t0.8952" in rows
         assert "ToMe 20 %\tPixArt-Sigma fine-tuned (inferred)" in rows
-        page.wait_for_selector("#front-plot .scatterlayer .textpoint")
+        assert page.is_visible("#published-note")
+        shown = plotted(page)
+        assert any("fid[judge] / dense" in title for title in shown["titles"])
+        assert shown["arrows"] == before["arrows"] and shown["legend"][: len(before["legend"])] == before["legend"]
+        assert any("published" in name for name in shown["legend"])
+        assert {"1", "2", "5", "10", "20"} <= set(page.locator("#front-plot .ytick").all_text_contents())
         page.uncheck("#front-published")
         page.wait_for_selector("#published-note", state="detached")
+        page.wait_for_selector("#front-plot .scatterlayer .point")
+        assert plotted(page) == before and not page.locator("#front-plot .textpoint").count()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_published_points_are_level_aa(browser: Any, published: Path, scheme: str, width: int) -> None:
+    size = {"width": width, "height": 800}
+    with opened(browser, published, color_scheme=scheme, bypass_csp=True, viewport=size) as page:
+        show_front(page, "fid[judge]")
+        page.check("#front-published")
+        page.wait_for_selector("#front-plot .scatterlayer .textpoint")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert not page.evaluate(COVERED)
+        assert not violations(page), "\n".join(violations(page))

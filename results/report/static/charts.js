@@ -33,7 +33,17 @@ function axis(title, more = {}) {
   };
 }
 
-async function draw(place, traces, layout) {
+// A logarithmic axis with ticks at 1, 2 and 5 of each decade: the library's own are digits alone, "9" for 0.9.
+function decades(values) {
+  const ends = [Math.min(...values), Math.max(...values)].map((value) => Math.floor(Math.log10(value)));
+  const ticks = [];
+  for (let decade = ends[0] - 1; decade <= ends[1] + 1; decade++) for (const digit of [1, 2, 5]) ticks.push(Number(`${digit}e${decade}`));
+  return { type: "log", tickvals: ticks, ticktext: ticks.map((tick) => number(tick)) };
+}
+
+// The height is the element's: one in the layout is lost when the window changes.
+async function draw(place, traces, { height, ...layout }) {
+  place.style.height = `${height}px`;
   place.replaceChildren(el("p", { class: "note" }, "drawing …"));
   let Plotly;
   try {

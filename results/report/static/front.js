@@ -67,15 +67,15 @@ function publishedNote(others) {
 
 function publishedTable(others) {
   return table("Published points", ["published", "its dense", `${titled(front.cost)}, of its dense`, `${titled(front.metric)}, of its dense`], others.map((p) => el("tr", {},
-    el("th", { scope: "row" }, p.row.name), el("td", {}, p.row.dense + (p.row.inferred ? " (inferred)" : "")),
+    el("th", { scope: "row" }, p.row.name), el("td", { class: "name" }, p.row.dense + (p.row.inferred ? " (inferred)" : "")),
     el("td", { class: "num" }, number(p.x)), el("td", { class: "num" }, number(p.y)))));
 }
 
 function frontTable(points) {
   const rows = points.map(({ point, i, x, y, on }) => el("tr", {},
     el("th", { scope: "row" }, point.name), el("td", { class: "num" }, bounded(x)), el("td", { class: "num" }, bounded(y)),
-    el("td", {}, on[0] ? "● on the front" : ""), el("td", { class: "num" }, on[1] === null ? "" : `${number(100 * on[1], 3)} %`),
-    el("td", {}, { first: "first place", behind: "behind", "": "" }[point.tie]),
+    el("td", { class: "num" }, on[0] ? "● on the front" : ""), el("td", { class: "num" }, on[1] === null ? "" : `${number(100 * on[1], 3)} %`),
+    el("td", { class: "num" }, { first: "first place", behind: "behind", "": "" }[point.tie]),
     el("td", {}, el("button", { type: "button", class: "quiet", on: { click: () => openPictures(i) } }, "pictures"))));
   return table("Points of this front", ["point", labelled(front.cost), titled(front.metric), "front", "in resamples", "at its strength", ""], rows);
 }
@@ -110,6 +110,25 @@ function arrows(some, ink) {
   };
 }
 
+// For each label, a side of its point where it covers no point, no label before it and no end of the plot.
+const SIDES = { "middle right": [1, 0], "middle left": [-1, 0], "top center": [0, -1], "bottom center": [0, 1] };
+function labelSides(plot, points, labels) {
+  const { xaxis, yaxis } = plot._fullLayout, at = (x, y) => [xaxis.d2p(x), yaxis.d2p(y)];
+  const taken = [...points.map((p) => at(p.x[0], p.y[0])), ...labels.map((p) => at(p.x, p.y))].map(([x, y]) => [x - 8, y - 8, x + 8, y + 8]);
+  return labels.map((p) => {
+    const [x, y] = at(p.x, p.y), half = 3.3 * (p.row.name.length + 2);
+    const box = (side) => {
+      const [right, down] = SIDES[side], middle = x + right * (half + 9), level = y + down * 14;
+      return [middle - half, level - 6, middle + half, level + 6];
+    };
+    const free = ([left, top, right, bottom]) => left >= 0 && top >= 0 && right <= xaxis._length && bottom <= yaxis._length
+      && !taken.some((other) => left < other[2] && other[0] < right && top < other[3] && other[1] < bottom);
+    const side = Object.keys(SIDES).find((each) => free(box(each))) ?? "middle left";
+    taken.push(box(side));
+    return side;
+  });
+}
+
 async function plotFront(plot, points, others) {
   const g = group(), ties = { first: ["shares first place", "#0072B2", "circle"], behind: ["behind", "#D55E00", "x"], "": ["not ranked", "#7d8694", "diamond-open"] };
   const kinds = [...new Set(points.map((p) => (front.by === "tie" ? p.point.tie : p.point.variant)))];
@@ -131,23 +150,30 @@ async function plotFront(plot, points, others) {
     type: "scatter", mode: "lines", name: "front", x: best.map((p) => p.x[0]), y: best.map((p) => p.y[0]), hoverinfo: "skip",
     line: { shape: "hv", color: colour("--strong-line"), width: 2, dash: "dot" },
   });
-  for (const [at, name] of [...new Set(others.map((p) => p.row.dense))].entries()) {
-    const own = others.filter((p) => p.row.dense === name).sort((a, b) => a.y - b.y);
+  const published = [...new Set(others.map((p) => p.row.dense))].map((name) => [name, others.filter((p) => p.row.dense === name)]);
+  for (const [at, [name, own]] of published.entries()) {
     traces.push({
-      type: "scatter", mode: "markers+text", name: wrapped(`published, of ${name}`, 34), x: own.map((p) => p.x), y: own.map((p) => p.y),
-      text: own.map((p) => safe(p.row.name)), textposition: own.map((_, i) => (i % 2 ? "middle left" : "middle right")), textfont: { size: 11 }, hoverinfo: "skip",
+      type: "scatter", mode: "markers", name: wrapped(`published, of ${name}`, 34), x: own.map((p) => p.x), y: own.map((p) => p.y),
+      text: own.map((p) => `\u00a0${safe(p.row.name)}\u00a0`), textfont: { size: 11 }, hoverinfo: "skip",
       marker: { color: colour("--strong-line"), symbol: ["circle-open", "square-open", "diamond-open"][at % 3], size: 10, line: { width: 2 } },
     });
   }
-  const levels = [...points.map((p) => p.y[0]), ...others.map((p) => p.y)], wide = others.length > 0 && Math.max(...levels) > 8 * Math.min(...levels);
+  const levels = [...points.map((p) => p.y[0]), ...others.map((p) => p.y)], least = Math.min(...levels), most = Math.max(...levels);
+  const wide = others.length > 0 && least > 0 && most > 8 * least;
+  const spare = wide ? (most / least) ** 0.13 : 0.13 * (most - least);  // for labels above and below points
+  const range = others.length ? { autorangeoptions: { include: wide ? [least / spare, most * spare] : [least - spare, most + spare] } } : {};
   const over = others.length ? " / dense" : "", of = (name) => (others.length && name !== "latency_ratio" ? titled(name) : labelled(name));
   const better = g.estimates[front.metric].better, narrow = plot.clientWidth < 560;
   const Plotly = await draw(plot, traces, {
     xaxis: axis(wrapped(`${of(front.cost)}${front.cost === "latency_ratio" ? "" : over} (lower is better)`, 60)),
-    yaxis: axis(wrapped(`${of(front.metric)}${over} (${better} is better)`, narrow ? 40 : 56), wide ? { type: "log" } : {}),
+    yaxis: axis(wrapped(`${of(front.metric)}${over} (${better} is better)`, narrow ? 40 : 56), { ...range, ...(wide ? decades(levels) : {}) }),
     legend: narrow ? { orientation: "h", y: -0.25 } : { y: 1 }, height: narrow ? 520 : 480,
   });
   if (!Plotly) return;
+  if (others.length) {
+    const sides = labelSides(plot, points, published.flatMap(([, own]) => own));
+    await Plotly.restyle(plot, { mode: "markers+text", textposition: published.map(([, own]) => sides.splice(0, own.length)) }, published.map((_, i) => traces.length - published.length + i));
+  }
   plot.on("plotly_hover", (event) => showCard(event.points[0].customdata, event.event));
   plot.on("plotly_unhover", hideCard);
   plot.on("plotly_click", (event) => { hideCard(); if (event.points[0].customdata !== undefined) openPictures(event.points[0].customdata); });
