@@ -42,8 +42,7 @@ AXES: dict[str, tuple[Fits, dict[str, Fits]]] = {
         "refitted, its own ratios learned anew": _is("diffcr", **RANDOM, refitted=True),
     }),
     "uniform-tokens": (_is("uniform", ratio=0.3), {
-        "swapped": _is("uniform", ratio=0.3, control="random-tokens"),
-        "refitted (`random-ft`)": _is("random-ft", ratio=0.3),
+        "refitted: `random-ft`": _is("random-ft", ratio=0.3),
     }),
     "layers": (LT, {
         "refitted: `uniform`, 30 %": _is("uniform", ratio=0.3),
