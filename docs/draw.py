@@ -30,7 +30,7 @@ from results.tables.compare import document
 from results.tables.formatting import interval, number, percent, rows
 
 ROOT = Path(__file__).resolve().parent.parent
-REFERENCE = ROOT / "results" / "reference"
+REFERENCE = experiments.REFERENCE
 DEFAULT = REFERENCE / "default"
 _BLOCK = re.compile(r"<!-- drawn: ([\w-]+) -->\n(.*?)<!-- end -->", re.DOTALL)
 _MEASURED = re.compile(r"^\|.*\[-?[\d.]+, -?[\d.]+\]", re.MULTILINE)
