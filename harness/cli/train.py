@@ -21,7 +21,7 @@ def train(
         "train"
     ),
     out: Annotated[
-        Path | None, typer.Option(help="Where the weights go. [default: the package's own folder]", show_default=False)
+        Path | None, typer.Option(help="Where the weights go. [default: weights, in the folder --work]", show_default=False)
     ] = None,
     data: Annotated[
         Path | None,
@@ -53,7 +53,7 @@ def train(
     package = f"harness.zoo.{name.replace('-', '_')}"
     recipe = importlib.import_module(f"{package}.make")
     chosen = validated(recipe.Recipe, dict(pair(text) for text in setting or []))
-    weights = out or Path(recipe.__file__ or "").parent / "weights"
+    weights = out or work / "weights"  # never the package's own, which bundled adapters were fitted to
     given = {word: value for word, value in {"data": data, "start": start}.items() if value is not None}
     if refused := given.keys() - inspect.signature(recipe.make).parameters.keys():
         options = " and ".join("--from" if word == "start" else f"--{word}" for word in sorted(refused))

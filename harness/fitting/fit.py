@@ -11,6 +11,7 @@ diffusion loss alone.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -134,9 +135,12 @@ def fit(
         tensors = {**state.tensors, **(lora.tensors(backbone) if adapted else {})}
         honest = _named_by_effective_ratio(method, state, tolerance) if fitting.learned else method
         path = out / f"{honest.adapter()}.safetensors"
+        told = {**facts, **state.facts, "settings": honest.settings.model_dump(mode="json"), "aimed": method.ratio}
+        if honest is not method and _of_another_fit(path, told):
+            path = out / f"{method.adapter()}-reaches-{100 * (honest.ratio or 0):g}.safetensors"
+            del told["settings"]  # the other adapter stands for them
         if accelerator.is_main_process and path not in paths:  # a by-product never takes a settled adapter's place
-            settings = honest.settings.model_dump(mode="json")
-            checkpoints.save(path, tensors, {**facts, **state.facts, "settings": settings})
+            checkpoints.save(path, tensors, told)
         return path, honest
 
     def after_step(step: int) -> None:
@@ -169,11 +173,22 @@ def fit(
         path, honest = keep(method, 0.02)
         if honest is not method:
             accelerator.print(
-                f"warning: the fit aimed at a ratio of {method.ratio:g} and reached {honest.ratio:g}, which names its "
-                f"adapter"
+                f"warning: the fit aimed at a ratio of {method.ratio:g} and reached {honest.ratio:g}: {path}"
             )
         paths.append(path)
     return paths
+
+
+def _of_another_fit(path: Path, told: dict[str, Any]) -> bool:
+    """Whether an adapter is there that another fit made: one of another target, length or model."""
+    if not path.is_file():
+        return False
+    try:
+        there = checkpoints.facts(path)
+    except checkpoints.CheckpointError:
+        return False
+    mine = json.loads(json.dumps(told))
+    return any(there.get(name) != mine[name] for name in ("aimed", "fit", "model_digest", "settings"))
 
 
 def _marks(start: float, end: float, distance: float) -> list[float]:
