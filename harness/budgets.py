@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ _FITTED = 72
 class Match:
     """What the search found for one method and budget. settings: those given; chosen: all of them, with the strength
     that was found. cost: relative to dense, on calibration cases; strength: None where the method was left out.
-    rests_on: digest of what could change the answer; "" in files that older versions wrote."""
+    rests_on: digest of what could change the answer; task_settings: the task's, under which it was sought; both are
+    empty in files that older versions wrote."""
 
     method: str
     settings: dict[str, Any]
@@ -59,6 +60,7 @@ class Match:
     cost: float
     tried: int
     rests_on: str = ""
+    task_settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def met(self) -> bool:
@@ -67,6 +69,10 @@ class Match:
     @property
     def asked(self) -> str:
         """What was asked for: matches that agree in it answer one question."""
+        return json.dumps([self._asked, self.task_settings], sort_keys=True)
+
+    @property
+    def _asked(self) -> str:
         return _asked(self.method, self.settings, self.axis, self.budget)
 
     def __str__(self) -> str:
@@ -88,10 +94,10 @@ def resolved(
     known = _known(kept) if kept.exists() else []
     if not (folder / STORE).is_file():  # no record stands there yet, so what others sought here is nobody's
         here = {_asked(one.name, _fixed(one), sweep.match or "", x) for one in sweep.methods for x in sweep.budgets}
-        known = [one for one in known if one.asked in here]
+        known = [one for one in known if one._asked in here]
 
     def keep(found: Sequence[Match]) -> None:
-        again = {one.asked for one in found}
+        again = {asked for one in found for asked in (one.asked, replace(one, task_settings={}).asked)}
         others = [one for one in known if one.asked not in again]
         write_atomic(kept, json.dumps([asdict(one) | {"met": one.met} for one in (*others, *found)], indent=1))
 
@@ -112,7 +118,7 @@ def _search(
     say: Callable[[str], None],
 ) -> list[Match]:
     """Every method's matches. keep: called with those found so far after each method that was searched."""
-    at_hand = {(one.asked, one.rests_on): one for one in known}
+    at_hand = {(one._asked, one.rests_on): one for one in known}
     climbs = ladders(sweep, model)
     on, workload = _calibration(sweep, model)
     setting = _setting(workload, on, sweep.match or "")
@@ -138,7 +144,8 @@ def _search(
         costs: dict[float, float] = {}  # a method's budgets share what was measured
         for budget in sweep.budgets:
             process = ProcessState.now()
-            match = replace(_match(spec, sweep.match or "", budget, ladder, costs, measure), rests_on=rests_on)
+            match = _match(spec, sweep.match or "", budget, ladder, costs, measure)
+            match = replace(match, rests_on=rests_on, task_settings=dict(workload.task_settings))
             process.restore()
             model.left_behind()  # its point will say so; the other methods are not to suffer
             say(str(match))

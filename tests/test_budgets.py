@@ -16,6 +16,7 @@ from harness.models import Model, load
 from harness.sweep import MethodSpec
 from harness.task import Task
 from harness.zoo.shapes import scene
+from results import open_run
 from results.tables.formatting import setup
 
 
@@ -67,6 +68,25 @@ def test_a_matched_run_from_end_to_end(small: dict[str, Any], tmp_path: Path) ->
     again = api.run(out=out, **sweep)
     assert [r.started for r in again.records] == [r.started for r in table.records]
     assert (out / "matched.json").stat().st_mtime_ns == stamp
+
+
+def test_settings_of_the_task_are_matched_one_by_one_in_one_folder(
+    monkeypatch: pytest.MonkeyPatch, lazy_folder: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(budgets, "relative_cost", lambda _on, method, *_: 1 - 0.96 * (method.ratio or 0.0))
+    values = {"methods": "tome", "match": "gmacs", "model": str(lazy_folder), "task": "inpainting"}
+    values |= {"cases": 2, "steps": 2, "rounds": 2, "metrics": ["paired"], "out": tmp_path / "run"}
+    for area, budget in ((0.06, 0.8), (0.25, 0.8), (0.25, 0.27)):
+        api.run(**values, budgets=[budget], task_settings={"strategy": "whole", "mask_area": area})
+    rows = pd.read_csv(tmp_path / "run" / "tables" / "matched.csv")
+    areas = [json.loads(one)["mask_area"] for one in rows["task"]]
+    assert sorted(zip(areas, rows["budget"], strict=True)) == [(0.06, 0.8), (0.25, 0.27), (0.25, 0.8)]
+    assert len(rows) == 3 and rows["gmacs"].notna().all()
+    text = (tmp_path / "run" / "tables" / "matched.md").read_text()
+    assert text.count("| tome | ratio") == 3 and text.count("| dense `") == 2
+    (section,) = [one for one in open_run(tmp_path / "run").verdict().sections if "mask_area 0.25" in one.setup]
+    assert {block.title for block in section.blocks} == {"gmacs 0.8", "gmacs 0.27"}
+    assert any("comes closest to gmacs 0.27 and does not meet it: 0.28" in note for note in section.notes)
 
 
 def test_what_an_interrupted_search_found_is_not_searched_again(

@@ -21,7 +21,7 @@ def train(
         "train"
     ),
     out: Annotated[
-        Path | None, typer.Option(help="Where the weights go. [default: weights, in the folder --work]", show_default=False)
+        Path | None, typer.Option(help="Where the weights go. [default: weights, below --work]", show_default=False)
     ] = None,
     data: Annotated[
         Path | None,

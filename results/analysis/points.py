@@ -62,18 +62,26 @@ def points_of(records: Sequence[Record]) -> list[Point]:
     ]
 
 
+def led_to(match: Mapping[str, Any], record: Record) -> bool:
+    """Whether a search for a budget ended at this record's settings. match: fields of `harness.budgets.Match`; those of
+    older versions do not say under which settings of the task they were sought."""
+    task = match.get("task_settings")
+    if task and compact_json(task) != compact_json({name: record.task_settings.get(name) for name in task}):
+        return False
+    return bool(record.method == match["method"] and record.settings == match["chosen"])
+
+
+def budget_of(match: Mapping[str, Any]) -> str:
+    """The budget in words: "gmacs 0.8"."""
+    return f"{match['axis']} {match['budget']:g}"
+
+
 def blocks_of(points: Iterable[Point], matches: Sequence[Mapping[str, Any]] = ()) -> list[Block]:
     """By the budget that a point was tuned to, else by its ratio; points with neither come last, together. matches:
     what the search for budgets found; one without a strength was left out."""
-    budgets = [
-        (one["method"], one["chosen"], f"{one['axis']} {one['budget']:g}")
-        for one in matches
-        if one["strength"] is not None
-    ]
     found: dict[str, list[Point]] = {}
     for point in points:
-        asked = point.first.method, point.first.settings
-        own = (title for method, chosen, title in budgets if (method, chosen) == asked)
+        own = (budget_of(one) for one in matches if one["strength"] is not None and led_to(one, point.first))
         found.setdefault(next(own, percent(point.first.ratio) or OTHERS), []).append(point)
     titles = sorted(found, key=lambda title: title == OTHERS)
     return [Block(title, tuple(found[title])) for title in titles]

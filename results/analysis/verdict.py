@@ -21,7 +21,7 @@ from results.analysis.headline import Headline, headline
 from results.analysis.paired import FEWEST
 from results.analysis.pareto import comparable
 from results.analysis.point_costs import cost_of
-from results.analysis.points import DENSE, OTHERS, Block, Pair, Point, blocks_of, points_of
+from results.analysis.points import DENSE, OTHERS, Block, Pair, Point, blocks_of, budget_of, led_to, points_of
 from results.analysis.ranks import probability_best, rank_sets
 from results.analysis.verdict_types import BlockVerdict, Compared, Rank, Section, Tolerance, Verdict
 from results.record import Record
@@ -83,13 +83,25 @@ def _section(group: Sequence[Record], about: str, matches: Sequence[Mapping[str,
         margin=None if on.fidelity else margin, resolution=(min(seen), max(seen)) if seen else None,
         blocks=tuple(sweep.block(block, to_dense, pairs) for block in blocks),
         other_metrics=tuple(sweep.other_metrics()), tolerances=tuple(sweep.tolerances()),
-        notes=tuple(dict.fromkeys([*_few(n), *_one_training(sweep.others), *sweep.notes])),
+        notes=tuple(dict.fromkeys(
+            [*_few(n), *_one_training(sweep.others), *_closest(sweep.others, matches), *sweep.notes]
+        )),
     )  # fmt: skip
 
 
 def _few(n: int) -> list[str]:
     few = f"{n} image{'s' * (n != 1)}: fewer than {FEWEST} give no p-value, so nothing is distinguishable"
     return [few] if n < FEWEST else []
+
+
+def _closest(points: Sequence[Point], matches: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What stands in a budget's block and does not meet it."""
+    return [
+        f"{point.name} comes closest to {budget_of(one)} and does not meet it: {one['cost']:.3f}, on calibration images"
+        for point in points
+        for one in matches
+        if one["strength"] is not None and not one.get("met", True) and led_to(one, point.first)
+    ]
 
 
 def _one_training(points: Sequence[Point]) -> list[str]:

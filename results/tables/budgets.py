@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from results.analysis.points import led_to
 from results.files import write_atomic
 from results.record import Record
 from results.tables.formatting import DIRECTIONS, code, compact_json, csv, interval, number, plain, rows, setup
@@ -26,11 +27,15 @@ def write_matched(records: Sequence[Record], matches: Sequence[Mapping[str, Any]
 
 
 def matched(records: Sequence[Record], matches: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """One row per match: the match's fields, and the estimates of the point that it led to, with their bounds."""
+    """One row per match: the match's fields, and the estimates of the point that it led to, with their bounds. `task`
+    is there where searches were made under several settings of the task."""
+    several = len({compact_json(match.get("task_settings", {})) for match in matches}) > 1
     rows = []
     for match in matches:
-        found = next((r for r in records if r.method == match["method"] and r.settings == match["chosen"]), None)
-        row = {k: v for k, v in match.items() if k not in ("settings", "chosen", "rests_on")}
+        found = next((record for record in records if led_to(match, record)), None)
+        row = {k: v for k, v in match.items() if k not in ("settings", "chosen", "rests_on", "task_settings")}
+        if several:
+            row["task"] = compact_json(match.get("task_settings", {}))
         row["settings"] = compact_json(match["settings"]) if match["settings"] else ""
         if found is not None and match["strength"] is not None:
             row |= {"outcome": found.outcome} | _estimates(found)
@@ -47,20 +52,29 @@ def _estimates(record: Record) -> dict[str, Any]:
 
 
 def _document(records: Sequence[Record], frame: pd.DataFrame) -> str:
-    dense = next(r for r in records if r.method == DENSE)
-    quality = {name: e for name, e in dense.estimates.items() if e.role == "quality" and e.better}
+    references = [r for r in records if r.method == DENSE]
+    dense = references[0]
+    quality = {name: e for r in references for name, e in r.estimates.items() if e.role == "quality" and e.better}
     quality |= {n: e for r in records for n, e in r.estimates.items() if e.role == "quality" and e.better}
     names = [name for name in (*_SHOWN, *quality) if name in frame.columns]
-    axis = frame["axis"].iloc[0]
+    axes = " and ".join(dict.fromkeys(frame["axis"]))
+    several = "task" in frame.columns
     parts = [
-        f"# Methods at equal {axis}",
+        f"# Methods at equal {axes}",
         f"{setup(dense)}. Every method's one strength setting was tuned on calibration cases, which the evaluation "
-        f"does not see, until its {axis} relative to dense met the budget within 1 %; `tuned` is what it was there. "
+        f"does not see, until its {axes} relative to dense met the budget within 1 %; `tuned` is what it was there. "
         "The other columns are measured on the evaluation's cases. [low, high]: 95 % bootstrap interval. *closest*: a "
         "method that comes no nearer than that, within 5 %; one further off is left out.",
-        rows(["method", *names], [[DENSE, *_cells(_estimates(dense), names)]]),
-    ]
-    for budget, members in frame.groupby("budget", sort=False):
+        rows(
+            ["method", *names],
+            [
+                [f"{DENSE} {code(compact_json(one.task_settings)) if several else ''}".strip(),
+                 *_cells(_estimates(one), names)]
+                for one in (references if several else references[:1])
+            ],
+        ),
+    ]  # fmt: skip
+    for (axis, budget, *task), members in frame.groupby(["axis", "budget", *["task"] * several], sort=False):
         lines = []
         for row in ({str(k): v for k, v in one.items()} for one in members.to_dict("records")):
             name = f"{plain(row['method'])} {code(row['settings'])}".strip()
@@ -71,7 +85,8 @@ def _document(records: Sequence[Record], frame: pd.DataFrame) -> str:
             cells = _cells(row, names) if row.get("outcome") != "failed" else ["failed", *[""] * (len(names) - 1)]
             strength = f"{row['setting']} {row['strength']:.4g}"
             lines.append([name, strength, f"{row['cost']:.3f}{note}", *cells])
-        parts += [f"## {axis} {budget:g}", rows(["method", "setting", "tuned", *names], lines)]
+        heading = f"## {axis} {budget:g}" + "".join(f", {code(one)}" for one in task)
+        parts += [heading, rows(["method", "setting", "tuned", *names], lines)]
     legend = [f"- `{name}`: {e.unit}, {e.convention}; n = {e.sample_size}; {DIRECTIONS[e.better or 'lower']}"
               for name, e in quality.items()]  # fmt: skip
     return "\n\n".join([*parts, "\n".join(legend)]) + "\n"
