@@ -10,6 +10,7 @@ from results import outputs
 from results.record import SCHEMA_VERSION, Record
 from results.run import Run, open_run
 from results.run_folder import RunError, RunFolder
+from results.taken_over import take
 
 _OUTCOMES = ("failed", "incomplete", "ok")
 """Of two records of one point, the later in this list is kept."""
@@ -51,7 +52,7 @@ def merged(folders: Sequence[str | Path], out: str | Path) -> Run:
     assert workload is not None
     with RunFolder.grow(out, workload) as folder:
         done = folder.store.keys("ok")
-        folder.take({key: place for key, (place, _) in _in_order(found).items() if key not in done})
+        take(folder, {key: place for key, (place, _) in _in_order(found).items() if key not in done})
         outputs.write(folder)
     return open_run(out)
 

@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,8 +26,8 @@ import numpy as np
 from PIL import Image
 
 from results import at_work
-from results.files import check_writable, link_or_copy, part_of, remove_parts, slug, write_atomic
-from results.record import SCHEMA_VERSION, Record
+from results.files import check_writable, part_of, remove_parts, slug, write_atomic
+from results.record import Record
 from results.store import Store, StoreError
 
 STORE = "store.sqlite"
@@ -154,42 +152,16 @@ class RunFolder:
                 newest[point] = record
         return list(newest.values())
 
-    def take(self, found: Mapping[str, Path]) -> None:
-        """Take over finished records from other run folders, their images included, in this order. found: see
-        `beside`."""
-        with ExitStack() as stack:
-            others = {path: stack.enter_context(RunFolder.open(path)) for path in dict.fromkeys(found.values())}
-            for key, path in found.items():
-                if (record := others[path].store.get(key)) is not None:
-                    self._take(others[path], record)
-
-    def _take(self, other: RunFolder, record: Record) -> None:
-        source, target = other._place(record.sample_key), self._place(record.sample_key)
-        if source.exists() and not target.exists():  # a profile has no images
-            part = part_of(target)
-            part.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(source, part, copy_function=link_or_copy)
-            try:
-                part.rename(target)
-            except OSError:  # somebody else was faster
-                shutil.rmtree(part, ignore_errors=True)
-                if not target.is_dir():
-                    raise
-        for name in record.references.values():
-            if not (self.path / name).is_file():
-                (self.path / name).parent.mkdir(parents=True, exist_ok=True)
-                link_or_copy(str(other.path / name), str(self.path / name))
-        self.put(record)
-
     # -- images and arrays -----------------------------------------------------------------------------------
 
-    def _place(self, sample_key: str) -> Path:
+    def place(self, sample_key: str) -> Path:
+        """Where the images of a point lie, and all that is made with them."""
         return self.path / "images" / sample_key
 
     def save_images(self, images: np.ndarray, sample_key: str, shown: str = "") -> list[str]:
         """Write (N, H, W, 3) uint8 as PNG files; returns their paths relative to the folder. shown: the label of
         what the task shows beside the generated ones."""
-        place = self._place(sample_key) / (f"shown/{slug(shown)}" if shown else "")
+        place = self.place(sample_key) / (f"shown/{slug(shown)}" if shown else "")
         place.mkdir(parents=True, exist_ok=True)
         names = []
         for row, image in enumerate(images):
@@ -268,7 +240,7 @@ class RunFolder:
             return None
 
     def _save(self, sample_key: str, name: str, arrays: np.ndarray | Mapping[str, np.ndarray]) -> str:
-        return self._save_at(self._place(sample_key) / name, arrays)
+        return self._save_at(self.place(sample_key) / name, arrays)
 
     def _save_at(self, path: Path, arrays: np.ndarray | Mapping[str, np.ndarray]) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -330,22 +302,3 @@ def _workload(text: str, path: Path) -> dict[str, Any]:
     raise RunError(
         f"run folder {path} is damaged: what its store says of the workload cannot be read; give another --out"
     )
-
-
-def beside(path: Path, keys: Sequence[str]) -> dict[str, Path]:
-    """Which of these points other run folders in the same place hold, finished and whole, by key, in the order of the
-    keys. A folder that cannot be read is passed over."""
-    found: dict[str, Path] = {}
-    here = path.resolve()
-    places = sorted(here.parent.iterdir()) if keys and here.parent.is_dir() else []
-    for place in places:
-        if place == here or not (place / STORE).is_file():
-            continue
-        try:
-            with RunFolder.open(place) as other:
-                if other.store.schema == SCHEMA_VERSION:
-                    held = other.store.keys("ok") & set(keys) - found.keys()
-                    found |= {r.key: place for r in other.store.records(sorted(held)) if other.complete(r)}
-        except (StoreError, OSError):
-            continue
-    return {key: found[key] for key in keys if key in found}

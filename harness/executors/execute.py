@@ -18,8 +18,9 @@ from results import outputs
 from results.at_work import at_work
 from results.record import Record
 from results.run import Run
-from results.run_folder import STORE, RunFolder, beside
+from results.run_folder import STORE, RunFolder
 from results.store import StoreError
+from results.taken_over import beside, take
 
 Part = tuple[Opened, tuple[Point, ...]]
 """An open workload, and its points, dense first."""
@@ -108,7 +109,7 @@ def execute(
             folder = stack.enter_context(RunFolder.grow(out, shared))
             stack.enter_context(at_work(folder.path))
             if found:
-                folder.take(found)
+                take(folder, found)
                 places = ", ".join(sorted({str(place.name) for place in found.values()}))
                 hear.say(f"{len(found)} finished points are taken over from {places} (--fresh runs them anew)")
             hear.begin(sum(opened.work_per_point * len(points) for opened, points in work))

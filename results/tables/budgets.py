@@ -85,7 +85,7 @@ def _document(records: Sequence[Record], frame: pd.DataFrame) -> str:
             cells = _cells(row, names) if row.get("outcome") != "failed" else ["failed", *[""] * (len(names) - 1)]
             strength = f"{row['setting']} {row['strength']:.4g}"
             lines.append([name, strength, f"{row['cost']:.3f}{note}", *cells])
-        heading = f"## {axis} {budget:g}" + "".join(f", {code(one)}" for one in task)
+        heading = f"## {axis} {budget:g}" + "".join(f", {code(str(one))}" for one in task)
         parts += [heading, rows(["method", "setting", "tuned", *names], lines)]
     legend = [f"- `{name}`: {e.unit}, {e.convention}; n = {e.sample_size}; {DIRECTIONS[e.better or 'lower']}"
               for name, e in quality.items()]  # fmt: skip

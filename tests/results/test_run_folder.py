@@ -14,7 +14,8 @@ import pytest
 
 from results import RunFolder, Store, StoreError, Table, open_run, store
 from results.record import CaseFacts
-from results.run_folder import RunError, TokenMaps, beside
+from results.run_folder import RunError, TokenMaps
+from results.taken_over import beside, take
 
 OLD = Path(__file__).parent / "data" / "schema-1.sqlite"
 SHARED = {"model": "shapes", "cases": 2, "steps": 4}
@@ -90,7 +91,7 @@ def test_finished_points_of_folders_beside_are_taken_over_with_their_images(fill
     found = beside(other, [*keys, "unknown"])
     assert list(found) == keys and set(found.values()) == {filled.resolve()}
     with RunFolder.grow(other, SHARED) as folder:
-        folder.take(found)
+        take(folder, found)
     shutil.rmtree(filled)  # nothing of the new folder depends on the old one
     with RunFolder.open(other) as folder:
         assert all(folder.complete(r) for r in folder.records()) and len(folder.records()) == 2
@@ -102,12 +103,12 @@ def test_points_come_in_the_order_asked_for_whichever_folders_hold_them(filled, 
     dense, tome = open_run(filled).records
     earlier = filled.parent / "earlier"
     with RunFolder.grow(earlier, SHARED) as folder:
-        folder.take({tome.key: filled})
+        take(folder, {tome.key: filled})
     for keys in ([dense.key, tome.key], [tome.key, dense.key]):
         found = beside(filled.parent / "new", keys)
         assert list(found) == keys and len(set(found.values())) == 2
         with RunFolder.grow(filled.parent / f"new-{keys[0][:8]}", SHARED) as folder:
-            folder.take(found)
+            take(folder, found)
             assert [r.key for r in folder.records()] == keys
         shutil.rmtree(folder.path)
 
