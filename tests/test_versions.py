@@ -25,6 +25,8 @@ _JUDGE = [*_RENDERER, "harness/zoo/shapes/judge.py", "tasks/metrics/features.py"
 _EMOJI = ["harness/zoo/emoji/held_out.py", "harness/zoo/emoji/pictures.py"]
 _FOREIGN = [*_EMOJI, "tasks/metrics/efficientnet.py"]
 _SETS = [*_JUDGE, *_FOREIGN, "tasks/metrics/distances.py", "tasks/metrics/references.py", "tasks/metrics/inception.py"]
+_SETS += ["results/analysis/frechet.py", "results/analysis/statistics.py"]
+_TRUE_PICTURES = ["tasks/metrics/references.py", "tasks/metrics/masked.py", "harness/models/inpainting/regions.py"]
 _CLIP = ["harness/metric.py", "tasks/metrics/clip.py"]
 _INPAINTING = ["tasks/inpainting_cases.py", "harness/models/inpainting/*.py"]
 _ATTACHING = [
@@ -32,6 +34,7 @@ _ATTACHING = [
     "harness/backbones/base.py", "harness/backbones/sampler_clock.py", "harness/backbones/following.py",
     "harness/backbones/lora.py",
 ]  # fmt: skip
+_COSTS = ["harness/cost.py", "harness/limit.py", "results/analysis/statistics.py"]
 _JOINT = "harness/backbones/joint_attention.py"
 ALSO = {
     "task text-to-image": [*_RENDERER, *_EMOJI, "harness/models/prompting.py", "harness/text.py", "tasks/prompts.py"],
@@ -39,7 +42,7 @@ ALSO = {
     "task class-conditional": ["harness/text.py"],
     "metric alignment": _JUDGE, "metric paired": _JUDGE, "metric masked-alignment": [*_JUDGE, *_INPAINTING],
     "metric seam": _INPAINTING, "metric square": [*_SETS, *_INPAINTING, "tasks/metrics/fid.py", "tasks/metrics/kid.py"],
-    "metric truth": _FOREIGN, "metric retrieval": ["harness/metric.py", *_FOREIGN],
+    "metric truth": [*_JUDGE, *_FOREIGN, *_TRUE_PICTURES], "metric retrieval": ["harness/metric.py", *_FOREIGN],
     "metric fid": _SETS, "metric kid": _SETS, "metric clip-score": _CLIP, "metric cmmd": _CLIP,
     "backbone flux": [_JOINT], "backbone sd3": [_JOINT],
 }  # fmt: skip
@@ -49,7 +52,7 @@ ALSO = {
 def parts() -> dict[str, tuple[str, list[str]]]:
     """Every part that has a version: the version, and the files that it covers."""
     found = {
-        "measurement": (str(measure.VERSION), ["harness/measure/*.py", "harness/cost.py"]),
+        "measurement": (str(measure.VERSION), ["harness/measure/*.py", *_COSTS]),
         "kernels": (str(routing.VERSION), ["harness/kernels/*.py"]),
     }
     for kind, known in (("task", registry.tasks), ("metric", registry.metrics), ("backbone", registry.backbones)):
