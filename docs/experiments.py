@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from results import Run, open_run
 from results.analysis import seeds
 from results.analysis.attribution import Pair
 from results.analysis.differences import difference, seed_difference
+from results.analysis.multiplicity import holm
+from results.analysis.points import led_to
 from results.record import Record
 from results.tables import attribution
 from results.tables.formatting import interval, number, percent, rows
@@ -192,7 +195,65 @@ def table2(area: float, encoder_ratio: float = 0.0) -> str:
     )
 
 
+def rivals(axis: str) -> str:
+    """What the search for a budget of one axis found, and what became of it on the evaluation's captions."""
+    run = open_run(REFERENCE / "rivals_shapes")
+    (dense,) = (record for record in run.records if record.method == "dense")
+    found: list[tuple[Mapping[str, Any], Record]] = []
+    left_out = []
+    for match in (one for one in run.matches if one["axis"] == axis):
+        led = next((record for record in run.records if match["strength"] is not None and led_to(match, record)), None)
+        if led is not None:
+            found.append((match, led))
+        else:
+            left_out.append([_asked(match), "left out", f"{match['cost']:.3f}", *[""] * 7])
+    metric = "truth[shapes-judge]"
+    diffcr = next(record for _match, record in found if record.method == "diffcr")
+    to_dense = _less([(record, dense) for _match, record in found], metric, run)
+    to_diffcr = _less([(diffcr, record) for _match, record in found if record is not diffcr], metric, run)
+    lines = []
+    for (match, record), less_dense in zip(found, to_dense, strict=True):
+        latency, psnr = record.estimates["latency_ratio"], record.estimates.get("psnr_to_dense")
+        note = "" if match["met"] else " *closest*"
+        cells = [
+            _asked(match), f"{match['setting']} {match['strength']:.4g}", f"{match['cost']:.3f}{note}",
+            f"{_gmacs([record]) / _gmacs([dense]):.3f}",
+            f"{number(latency.value, 3)} {interval(latency.low, latency.high)}",
+            *_values([record], [metric]), *less_dense, "" if record is diffcr else _starred(*to_diffcr.pop(0)),
+            "" if psnr is None else number(psnr.value, 3),
+        ]  # fmt: skip
+        lines.append((record.estimates[metric].value, cells))
+    head = [
+        "method", "setting", f"{axis}, tuned", "GMACs / dense", "latency / dense", "truth (lower)", "less dense's", "p",
+        "DiffCR less it", "PSNR to dense, dB",
+    ]  # fmt: skip
+    return rows(head, [cells for _truth, cells in sorted(lines, key=lambda line: line[0])] + left_out)
+
+
+def _asked(match: Mapping[str, Any]) -> str:
+    given = ", ".join(f"{name} {value}" for name, value in match["settings"].items() if value is not True)
+    given = ", ".join([given] * bool(given) + [name for name, value in match["settings"].items() if value is True])
+    return f"`{match['method']}`" + (f", {given}" if given else "")
+
+
+def _less(pairs: Sequence[tuple[Record, Record]], metric: str, run: Run) -> list[list[str]]:
+    """One less another with its interval, and p within these pairs (Holm)."""
+    each = [difference(one, other, metric, run.features, run.references) for one, other in pairs]
+    adjusted = holm([found.p for found in each])
+    return [
+        [f"{found.value:+.3f} {interval(found.low, found.high)}", number(p, 2)]
+        for found, p in zip(each, adjusted, strict=True)
+    ]
+
+
+def _starred(found: str, p: str) -> str:
+    """A star where the two cannot be told apart."""
+    return found + "*" * (float(p) > 0.05)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
+    "rivals-gmacs": partial(rivals, "gmacs"),
+    "rivals-latency": partial(rivals, "latency"),
     "table1": table1,
     "table2-small": partial(table2, 0.06),
     "table2-large": partial(table2, 0.25),

@@ -23,6 +23,10 @@ _FENCED = re.compile(r"^(<!-- runs -->\n)?```(\w*)\n(.*?)^```", re.DOTALL | re.M
 _NOTATION = str.maketrans("", "", "[]")
 
 
+def test_the_readme_stays_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) < 900
+
+
 def lines(path: Path, *, run: bool = False) -> Iterator[str]:
     """The lines of a document's shell blocks, continued ones as one. run: of those alone that are marked to run."""
     for marked, language, block in _FENCED.findall(path.read_text(encoding="utf-8")):
