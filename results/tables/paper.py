@@ -8,6 +8,7 @@ paired differences of the verdict do.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,10 @@ _COSTS = {
     "peak_memory_mb": "memory, MiB",
     "energy_j": "energy, J",
 }
+_PAGE = 4
+"""Figures with their intervals that a page is wide enough for, in LaTeX."""
+_BREAK = " \\\\"
+_TITLE = re.compile(r"(.+?)(\[[^\[\]]+\])?(?: (\(\w+\)))?")
 _NOTE = (
     "Best at its strength: its 95 % interval lies apart from all others there. Tied: it overlaps the best one's. "
     "Distances between sets, such as FID, are marked from 1,000 images on."
@@ -130,12 +135,21 @@ def _markdown(cell: Cell | None) -> str:
 
 
 def latex(about: str, found: Sequence[Cell]) -> str:
-    """A table environment, for which the document loads booktabs; a rule stands between strengths."""
+    """Table environments of at most `_PAGE` figures each, for which the document loads booktabs; a rule stands between
+    strengths."""
     columns = _columns(found)
-    lines = ["% \\usepackage{booktabs}", "\\begin{table}", "\\centering",
-             f"\\caption{{{_tex(about)}. Bold: best, $\\dagger$: tied. {_tex(_NOTE)}}}",
-             f"\\begin{{tabular}}{{l{'r' * len(columns)}}}", "\\toprule",
-             " & ".join(["", *(_tex(_title(column, found)) for column in columns)]) + " \\\\"]  # fmt: skip
+    parts = [columns[i : i + _PAGE] for i in range(0, len(columns), _PAGE)]
+    caption = f"{_tex(about)}. Bold: best, $\\dagger$: tied. {_tex(_NOTE)}"
+    return "\n".join(
+        _environment(f"{caption}{f' Part {i} of {len(parts)}.' if len(parts) > 1 else ''}", part, found)
+        for i, part in enumerate(parts, 1)
+    )
+
+
+def _environment(caption: str, columns: Sequence[str], found: Sequence[Cell]) -> str:
+    lines = ["% \\usepackage{booktabs}", "\\begin{table}", "\\centering", "\\footnotesize",
+             f"\\caption{{{caption}}}", f"\\begin{{tabular}}{{l{'r' * len(columns)}}}", "\\toprule",
+             " & ".join(["", *(_stacked(_title(column, found)) for column in columns)]) + " \\\\"]  # fmt: skip
     strengths = {cell.point: cell.strength for cell in found}
     last = None
     for name, line in _lines(found):
@@ -144,6 +158,13 @@ def latex(about: str, found: Sequence[Cell]) -> str:
             last = strengths[name]
         lines.append(" & ".join([_tex(name), *(_latex(line.get(column)) for column in columns)]) + " \\\\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}", ""])
+
+
+def _stacked(title: str) -> str:
+    """A column's title with its extractor and its direction below it."""
+    parts = _TITLE.fullmatch(" ".join(title.split()))
+    shown = [_tex(part) for part in (parts.groups() if parts else (title,)) if part]
+    return shown[0] if len(shown) == 1 else f"\\shortstack[r]{{{_BREAK.join(shown)}}}"
 
 
 def _latex(cell: Cell | None) -> str:

@@ -30,6 +30,12 @@ def typeset(tex: str) -> str:
     return shown
 
 
+def stacked(cell: str) -> str:
+    """The same for a column's title, whose parts may stand below each other."""
+    parts = cell.removeprefix(r"\shortstack[r]{")
+    return " ".join(typeset(part) for part in (parts[:-1] if parts != cell else cell).split(r" \\"))
+
+
 def figure(value: float, low: float | None, high: float | None, better: Any = "lower") -> Estimate:
     return Estimate(value=value, low=low, high=high, n=24, unit="", convention="", role="quality", better=better)
 
@@ -72,12 +78,24 @@ def test_files(record: Any, sweep: Any, tmp_path: Any) -> None:
     odd = record("a_b&c", 0.2, estimates={"alignment": figure(0.1 + 0.2, 0.2, 0.4, "higher")})
     tex, md, table = paper.write_paper([*sweep, odd], tmp_path)
     text = tex.read_text()
-    assert r"a\_b\&c 20 \% &" in text and text.count(r"\toprule") == 1 and r"\midrule" in text
+    assert r"a\_b\&c 20 \% &" in text and text.count(r"\toprule") == 2 and r"\midrule" in text
     assert text.count("{") == text.count("}")
     assert "| a_b&amp;c 20 % |" in md.read_text() and "†" in md.read_text()
     frame = pd.read_csv(io.StringIO(table.read_text()))
     assert frame.loc[frame["point"] == "a_b&c 20 %", "value"].item() == 0.1 + 0.2
     assert set(frame["mark"].dropna()) <= {"best", "tied"}
+
+
+def test_latex_is_no_wider_than_a_page(record: Any, tmp_path: Any) -> None:
+    names = [f"loss_{i}[some-judge]" for i in range(9)]
+    group = [record("m", 0.2, estimates={name: figure(1.0, 0.9, 1.1) for name in names})]
+    text = paper.write_paper(group, tmp_path)[0].read_text()
+    heads = [line.removesuffix(r" \\").split(" & ") for line in text.splitlines() if r"\shortstack" in line]
+    assert [len(head) - 1 for head in heads] == [4, 4, 1]
+    assert [stacked(cell) for head in heads for cell in head[1:]] == [
+        f"loss_{i} [some-judge] (lower)" for i in range(9)
+    ]
+    assert "Part 3 of 3." in text and text.count(r"\end{table}") == 3
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -92,6 +110,6 @@ def test_latex_prints_what_data_say(record: Any, text: str, tmp_path: Any) -> No
     shown = " ".join(text.split())
     assert shown in typeset(about[: about.index(". Bold")])
     head, *rows = (line.removesuffix(r" \\").split(" & ") for line in lines if line.endswith(r" \\"))
-    assert [typeset(cell) for cell in head] == ["", f"{shown} (lower)"]
+    assert [stacked(cell) for cell in head] == ["", f"{shown} (lower)"]
     names = [" ".join(name.split()) for name in point_names(group).values()]
     assert [typeset(row[0]) for row in rows] == names and {len(row) for row in rows} == {2}
