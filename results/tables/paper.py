@@ -31,7 +31,7 @@ _COSTS = {
     "peak_memory_mb": "memory, MiB",
     "energy_j": "energy, J",
 }
-_PAGE = 4
+_PAGE = 3
 """Figures with their intervals that a page is wide enough for, in LaTeX."""
 _BREAK = " \\\\"
 _TITLE = re.compile(r"(.+?)(\[[^\[\]]+\])?(?: (\(\w+\)))?")

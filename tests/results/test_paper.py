@@ -91,7 +91,7 @@ def test_latex_is_no_wider_than_a_page(record: Any, tmp_path: Any) -> None:
     group = [record("m", 0.2, estimates={name: figure(1.0, 0.9, 1.1) for name in names})]
     text = paper.write_paper(group, tmp_path)[0].read_text()
     heads = [line.removesuffix(r" \\").split(" & ") for line in text.splitlines() if r"\shortstack" in line]
-    assert [len(head) - 1 for head in heads] == [4, 4, 1]
+    assert [len(head) - 1 for head in heads] == [3, 3, 3]
     assert [stacked(cell) for head in heads for cell in head[1:]] == [
         f"loss_{i} [some-judge] (lower)" for i in range(9)
     ]
