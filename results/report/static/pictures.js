@@ -176,12 +176,17 @@ function differenceMode(stage, under) {
   set();
 }
 
+// A share over questions: an image that was asked more counts more, so that its own value may pass 1.
+function weighted(name) {
+  return unitOf(name) === "share" && valuesOf(name).some((each) => each && each.some((value) => value > 1));
+}
+
 function valuesTable(row) {
   const g = group(), at = state.rival[0] === "p" ? Number(state.rival.slice(1)) : -1;
   const rows = g.by_image.filter((name) => valuesOf(name)[state.point]).map((name) => {
     const other = at >= 0 && at !== state.point ? valuesOf(name)[at] : null;
     return el("tr", {}, el("th", { scope: "row" }, titled(name)), el("td", { class: "num" }, number(valuesOf(name)[state.point][row])),
-      el("td", { class: "num" }, other ? number(other[row]) : ""), el("td", { class: "note" }, `${unitOf(name)}, ${g.estimates[name].better} is better`));
+      el("td", { class: "num" }, other ? number(other[row]) : ""), el("td", { class: "note" }, `${unitOf(name)}${weighted(name) ? ", times its weight in the mean" : ""}, ${g.estimates[name].better} is better`));
   });
   if (!rows.length) return el("p", { class: "note" }, "No values by image.");
   const made = table("Values of this picture", ["this picture", g.points[state.point].name, at >= 0 && at !== state.point ? rivalName() : "", ""], rows);
