@@ -17,6 +17,7 @@ from pathlib import Path
 import experiments
 import matplotlib as mpl
 import pandas as pd
+import rival_tables
 
 from results import Run, open_run
 from results.analysis.compare_types import Comparison
@@ -124,7 +125,7 @@ def csv_figures() -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "default-verdict": default_verdict, "default-compare": default_compare, "gpu-before": gpu_before,
     "step-costs": step_costs, "csv-point": csv_point, "csv-figures": csv_figures,
-    **experiments.BLOCKS,
+    **experiments.BLOCKS, **rival_tables.BLOCKS,
 }  # fmt: skip
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,8 +13,6 @@ from results import Run, open_run
 from results.analysis import seeds
 from results.analysis.attribution import Pair
 from results.analysis.differences import difference, seed_difference
-from results.analysis.multiplicity import holm
-from results.analysis.points import led_to
 from results.record import Record
 from results.tables import attribution
 from results.tables.formatting import interval, number, percent, rows
@@ -116,7 +113,7 @@ def configurations(
     for record in filter(lambda record: record.usable, records):
         groups.setdefault(name(record), []).append(record)
     first, lines = next(iter(metrics)), []
-    for called, members in sorted(groups.items(), key=lambda item: -_gmacs(item[1])):
+    for called, members in sorted(groups.items(), key=lambda item: -gmacs_of(item[1])):
         words = ["", ""]
         if members != [dense]:
             less = (
@@ -125,18 +122,18 @@ def configurations(
                 else difference(members[0], dense, first, run.features, run.references)
             )
             words = [f"{less.value:+.3f} {interval(less.low, less.high)}", number(less.p, 2)]
-        cost = _gmacs(members)
-        costs = [f"{cost:.3f}", f"{cost / _gmacs([dense]):.3f}"]
-        lines.append([called, str(len(members)), *costs, *_values(members, metrics), *words])
+        cost = gmacs_of(members)
+        costs = [f"{cost:.3f}", f"{cost / gmacs_of([dense]):.3f}"]
+        lines.append([called, str(len(members)), *costs, *values_of(members, metrics), *words])
     less_dense = f"{metrics[first].split(' (')[0]} less dense's"
     return rows(["configuration", "fits", "GMACs", "GMACs / dense", *metrics.values(), less_dense, "p"], lines)
 
 
-def _gmacs(records: Sequence[Record]) -> float:
+def gmacs_of(records: Sequence[Record]) -> float:
     return float(np.mean([record.estimates["gmacs"].value for record in records]))
 
 
-def _values(members: Sequence[Record], names: Iterable[str]) -> list[str]:
+def values_of(members: Sequence[Record], names: Iterable[str]) -> list[str]:
     cells = []
     for name in names:
         each = [record.estimates[name] for record in members if name in record.estimates]
@@ -195,65 +192,7 @@ def table2(area: float, encoder_ratio: float = 0.0) -> str:
     )
 
 
-def rivals(axis: str) -> str:
-    """What the search for a budget of one axis found, and what became of it on the evaluation's captions."""
-    run = open_run(REFERENCE / "rivals_shapes")
-    (dense,) = (record for record in run.records if record.method == "dense")
-    found: list[tuple[Mapping[str, Any], Record]] = []
-    left_out = []
-    for match in (one for one in run.matches if one["axis"] == axis):
-        led = next((record for record in run.records if match["strength"] is not None and led_to(match, record)), None)
-        if led is not None:
-            found.append((match, led))
-        else:
-            left_out.append([_asked(match), "left out", f"{match['cost']:.3f}", *[""] * 7])
-    metric = "truth[shapes-judge]"
-    diffcr = next(record for _match, record in found if record.method == "diffcr")
-    to_dense = _less([(record, dense) for _match, record in found], metric, run)
-    to_diffcr = _less([(diffcr, record) for _match, record in found if record is not diffcr], metric, run)
-    lines = []
-    for (match, record), less_dense in zip(found, to_dense, strict=True):
-        latency, psnr = record.estimates["latency_ratio"], record.estimates.get("psnr_to_dense")
-        note = "" if match["met"] else " *closest*"
-        cells = [
-            _asked(match), f"{match['setting']} {match['strength']:.4g}", f"{match['cost']:.3f}{note}",
-            f"{_gmacs([record]) / _gmacs([dense]):.3f}",
-            f"{number(latency.value, 3)} {interval(latency.low, latency.high)}",
-            *_values([record], [metric]), *less_dense, "" if record is diffcr else _starred(*to_diffcr.pop(0)),
-            "" if psnr is None else number(psnr.value, 3),
-        ]  # fmt: skip
-        lines.append((record.estimates[metric].value, cells))
-    head = [
-        "method", "setting", f"{axis}, tuned", "GMACs / dense", "latency / dense", "truth (lower)", "less dense's", "p",
-        "DiffCR less it", "PSNR to dense, dB",
-    ]  # fmt: skip
-    return rows(head, [cells for _truth, cells in sorted(lines, key=lambda line: line[0])] + left_out)
-
-
-def _asked(match: Mapping[str, Any]) -> str:
-    given = ", ".join(f"{name} {value}" for name, value in match["settings"].items() if value is not True)
-    given = ", ".join([given] * bool(given) + [name for name, value in match["settings"].items() if value is True])
-    return f"`{match['method']}`" + (f", {given}" if given else "")
-
-
-def _less(pairs: Sequence[tuple[Record, Record]], metric: str, run: Run) -> list[list[str]]:
-    """One less another with its interval, and p within these pairs (Holm)."""
-    each = [difference(one, other, metric, run.features, run.references) for one, other in pairs]
-    adjusted = holm([found.p for found in each])
-    return [
-        [f"{found.value:+.3f} {interval(found.low, found.high)}", number(p, 2)]
-        for found, p in zip(each, adjusted, strict=True)
-    ]
-
-
-def _starred(found: str, p: str) -> str:
-    """A star where the two cannot be told apart."""
-    return found + "*" * (float(p) > 0.05)
-
-
 BLOCKS: dict[str, Callable[[], str]] = {
-    "rivals-gmacs": partial(rivals, "gmacs"),
-    "rivals-latency": partial(rivals, "latency"),
     "table1": table1,
     "table2-small": partial(table2, 0.06),
     "table2-large": partial(table2, 0.25),

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from harness import plan, registry
-from harness.budgets import Match, ladders, resolved
+from harness.budgets import ladders, resolved
 from harness.config import build, read_yaml
 from harness.errors import UserError
 from harness.executors import cluster as clusters
 from harness.executors.execute import Listener, Part, Told, execute, missing
+from harness.matches import Match
 from harness.measure import energy
 from harness.models import Model, adapters
 from harness.profiling.workload import plans as profile_plans

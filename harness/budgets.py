@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import annotated_types
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
-from harness import config, cost, plan, text, versions
+from harness import config, cost, plan, versions
 from harness.compose import method_class
 from harness.errors import UserError
+from harness.matches import NEAR, TOLERANCE, Match, question, read
 from harness.method import Method
 from harness.models import Model, adapters
 from harness.process_state import ProcessState
@@ -32,56 +32,11 @@ from results.files import write_atomic
 from results.outputs import MATCHES
 from results.run_folder import STORE
 
-TOLERANCE = 0.01
-"""Relative distance to the budget that counts as met."""
-NEAR = 0.05
-"""Relative distance within which the closest setting still runs, marked as not met."""
 _TRIES = 9
 _CASES = 16
 _ROUNDS = 6
 _FITTED = 72
 """Ratios that a method with an adapter for each may be fitted for."""
-
-
-@dataclass(frozen=True)
-class Match:
-    """What the search found for one method and budget. settings: those given; chosen: all of them, with the strength
-    that was found. cost: relative to dense, on calibration cases; strength: None where the method was left out.
-    rests_on: digest of what could change the answer; task_settings: the task's, under which it was sought; both are
-    empty in files that older versions wrote."""
-
-    method: str
-    settings: dict[str, Any]
-    chosen: dict[str, Any]
-    axis: str
-    budget: float
-    setting: str
-    strength: float | int | None
-    cost: float
-    tried: int
-    rests_on: str = ""
-    task_settings: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def met(self) -> bool:
-        return abs(self.cost - self.budget) <= TOLERANCE * self.budget
-
-    @property
-    def asked(self) -> str:
-        """What was asked for: matches that agree in it answer one question."""
-        return json.dumps([self._asked, self.task_settings], sort_keys=True)
-
-    @property
-    def _asked(self) -> str:
-        return _asked(self.method, self.settings, self.axis, self.budget)
-
-    def __str__(self) -> str:
-        where = f"{self.method}: {self.axis} {self.cost:.3f} of dense"
-        if self.met:
-            return f"{where} at {self.setting} {self.strength:.4g} (budget {self.budget:g})"
-        return f"{where} is as close as it came to a budget of {self.budget:g}" + (
-            f", at {self.setting} {self.strength:.4g}" if self.strength is not None else ": left out"
-        )
 
 
 def resolved(
@@ -91,10 +46,10 @@ def resolved(
     searched again unless something that it rests on has changed. Raises UserError for a sweep that cannot be
     matched."""
     kept = folder / MATCHES
-    known = _known(kept) if kept.exists() else []
+    known = read(kept) if kept.exists() else []
     if not (folder / STORE).is_file():  # no record stands there yet, so what others sought here is nobody's
-        here = {_asked(one.name, _fixed(one), sweep.match or "", x) for one in sweep.methods for x in sweep.budgets}
-        known = [one for one in known if one._asked in here]
+        here = {question(one.name, _fixed(one), sweep.match or "", x) for one in sweep.methods for x in sweep.budgets}
+        known = [one for one in known if one.question in here]
 
     def keep(found: Sequence[Match]) -> None:
         again = {asked for one in found for asked in (one.asked, replace(one, task_settings={}).asked)}
@@ -118,7 +73,7 @@ def _search(
     say: Callable[[str], None],
 ) -> list[Match]:
     """Every method's matches. keep: called with those found so far after each method that was searched."""
-    at_hand = {(one._asked, one.rests_on): one for one in known}
+    at_hand = {(one.question, one.rests_on): one for one in known}
     climbs = ladders(sweep, model)
     on, workload = _calibration(sweep, model)
     setting = _setting(workload, on, sweep.match or "")
@@ -128,7 +83,7 @@ def _search(
     searched = False
     for spec, ladder in climbs:
         settings, rests_on = _fixed(spec), digest([setting, _own(spec, ladder, model)])
-        asked = [_asked(spec.name, settings, sweep.match or "", budget) for budget in sweep.budgets]
+        asked = [question(spec.name, settings, sweep.match or "", budget) for budget in sweep.budgets]
         old = [at_hand.get((one, rests_on)) for one in asked]
         if all(old):
             found += [one for one in old if one is not None]
@@ -185,17 +140,6 @@ def _shown(spec: MethodSpec) -> str:
     return f"{spec.name!r}" + (f" ({settings})" if settings else "")
 
 
-def _known(path: Path) -> list[Match]:
-    """What an earlier search found. Raises UserError."""
-    held = text.json_of(text.read(path, "the file"), str(path))
-    try:
-        for one in held:
-            one.pop("met")
-        return TypeAdapter(list[Match]).validate_python(held)
-    except (ValidationError, AttributeError, TypeError, KeyError) as error:
-        raise UserError(f"{path} does not hold what a search for budgets found; delete it and start again") from error
-
-
 def _calibration(sweep: Sweep, model: Model) -> tuple[cost.Subject, Workload]:
     """The model and task on calibration cases, and the workload of the evaluation. Raises UserError where the task has
     several settings."""
@@ -241,10 +185,6 @@ def _fixed(spec: MethodSpec) -> dict[str, Any]:
     """The settings that are given, without the one that is tuned."""
     strength = method_class(spec.name).strength
     return {name: value for name, value in spec.settings.items() if name != strength}
-
-
-def _asked(method: str, settings: dict[str, Any], axis: str, budget: float) -> str:
-    return json.dumps([method, settings, axis, budget], sort_keys=True)
 
 
 def _ladder(spec: MethodSpec, model: Model) -> Sequence[float | int]:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save
 
-from harness import budgets, config
+from harness import config, matches
 from harness.backbones.dit import DiT
 from harness.checkpoints import CheckpointError
 from harness.cli.options import axes, by_metric, with_settings
@@ -401,7 +401,7 @@ READERS = (
             as_json(nested(*_MATCH[0])),
             as_json(st.lists(nested(*_MATCH[0]).map(lambda v: _MATCH[0] | {"chosen": v}), max_size=2)),
         ),
-        _written("matched.json", budgets._known),
+        _written("matched.json", matches.read),
     ),
     Reader(
         "ratio table",

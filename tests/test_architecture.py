@@ -58,6 +58,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("plan",),
     ("profiling",),
     ("executors",),
+    ("matches",),
     ("budgets", "published"),
     ("api", "user_pipeline"),
     ("attribution",),

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness import api, budgets, config, cost, plan, registry, versions
+from harness import api, budgets, config, cost, matches, plan, registry, versions
 from harness.errors import UserError
 from harness.method import Method
 from harness.metric import Sample, images_to_uint8
@@ -35,10 +35,10 @@ def found(monkeypatch: pytest.MonkeyPatch, small: dict[str, Any], wanted: list[f
 
 @pytest.mark.parametrize("cost", [lambda r: 1 - r, lambda r: (1 - r) ** 3, lambda r: 1.2 - 0.7 * r])
 def test_a_budget_is_met_within_one_percent(monkeypatch: pytest.MonkeyPatch, small: dict[str, Any], cost: Any) -> None:
-    matches, measured = found(monkeypatch, small, [0.9, 0.8, 0.7], cost)
-    for one, budget in zip(matches, (0.9, 0.8, 0.7), strict=True):
+    met, measured = found(monkeypatch, small, [0.9, 0.8, 0.7], cost)
+    for one, budget in zip(met, (0.9, 0.8, 0.7), strict=True):
         assert one.met and cost(one.strength) == pytest.approx(budget, rel=0.01) and one.cost == cost(one.strength)
-    assert len(measured) == len(set(measured)) == sum(one.tried for one in matches) <= 15  # costs are shared
+    assert len(measured) == len(set(measured)) == sum(one.tried for one in met) <= 15  # costs are shared
 
 
 def test_a_budget_out_of_reach_says_how_close_it_came(monkeypatch: pytest.MonkeyPatch, small: dict[str, Any]) -> None:
@@ -106,9 +106,9 @@ def test_what_an_interrupted_search_found_is_not_searched_again(
     with pytest.raises(KeyboardInterrupt):
         budgets.resolved(sweep, tmp_path, plan.load_model(sweep))
     searched[:] = ["random"]
-    _, matches = budgets.resolved(sweep, tmp_path, plan.load_model(sweep))
+    _, found = budgets.resolved(sweep, tmp_path, plan.load_model(sweep))
     assert "tome" not in searched
-    assert [(one.method, one.budget) for one in matches] == [(m, b) for m in ("tome", "random") for b in (0.9, 0.8)]
+    assert [(one.method, one.budget) for one in found] == [(m, b) for m in ("tome", "random") for b in (0.9, 0.8)]
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def searched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def _resolve(small: dict[str, Any], folder: Path, **values: Any) -> list[budgets.Match]:
+def _resolve(small: dict[str, Any], folder: Path, **values: Any) -> list[matches.Match]:
     sweep = config.build({**small, "methods": "tome,random", "match": "gmacs", "budgets": [0.8], **values})
     return budgets.resolved(sweep, folder, plan.load_model(sweep))[1]
 
@@ -206,7 +206,7 @@ def test_a_file_without_digests_loads_and_is_not_believed(
     (first, second) = _resolve(small, tmp_path)
     old = [{k: v for k, v in one.items() if k != "rests_on"} | {"cost": 0.5} for one in _kept(tmp_path)]
     (tmp_path / "matched.json").write_text(json.dumps(old))
-    assert [one.cost for one in budgets._known(tmp_path / "matched.json")] == [0.5, 0.5]
+    assert [one.cost for one in matches.read(tmp_path / "matched.json")] == [0.5, 0.5]
     searched.clear()
     assert _resolve(small, tmp_path) == [first, second]
     assert set(searched) == {"tome", "random"} and len(_kept(tmp_path)) == 2
@@ -259,9 +259,9 @@ def test_a_reference_that_has_nothing_to_tune_runs_as_it_is(
     (tmp_path / "dense-ft.safetensors").touch()
     values = {**small, "methods": "dense,tome,dense-ft", "match": "gmacs", "budgets": [0.8], "adapters": [tmp_path]}
     sweep = config.build(values)
-    tuned, matches = budgets.resolved(sweep, tmp_path, plan.load_model(sweep))
+    tuned, found = budgets.resolved(sweep, tmp_path, plan.load_model(sweep))
     assert [spec.name for spec in tuned.methods] == ["dense-ft", "tome"]
-    assert [(one.method, one.met) for one in matches] == [("tome", True)]
+    assert [(one.method, one.met) for one in found] == [("tome", True)]
 
 
 def test_adapters_per_ratio_are_the_only_rungs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,12 +117,12 @@ def _costs(a: Record, b: Record) -> list[CostRatio]:
             own, other = a.estimates[name], b.estimates[name]
             ratio = own.value / other.value if other.value else None
             out.append(CostRatio(cost=name, unit=own.unit, a=own.value, b=other.value, ratio=ratio))
-    if a.hardware == b.hardware and (latency := _latency(a, b)) is not None:
+    if a.hardware == b.hardware and (latency := latency_between(a, b)) is not None:
         out.append(latency)
     return out
 
 
-def _latency(a: Record, b: Record) -> CostRatio | None:
+def latency_between(a: Record, b: Record) -> CostRatio | None:
     """Of the ratios to dense, so that a machine that was slower on one day cancels."""
     name = "latency_ratio"
     if name not in a.estimates or name not in b.estimates:

@@ -63,7 +63,7 @@ def points_of(records: Sequence[Record]) -> list[Point]:
 
 
 def led_to(match: Mapping[str, Any], record: Record) -> bool:
-    """Whether a search for a budget ended at this record's settings. match: fields of `harness.budgets.Match`; those of
+    """Whether a search for a budget ended at this record's settings. match: fields of `harness.matches.Match`; those of
     older versions do not say under which settings of the task they were sought."""
     task = match.get("task_settings")
     if task and compact_json(task) != compact_json({name: record.task_settings.get(name) for name in task}):

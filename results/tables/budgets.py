@@ -18,7 +18,7 @@ _SHOWN = ("latency_ratio", "gmacs")
 
 
 def write_matched(records: Sequence[Record], matches: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
-    """Write tables/matched.csv and matched.md below `folder`. matches: fields of `harness.budgets.Match`, and `met`."""
+    """Write tables/matched.csv and matched.md below `folder`. matches: fields of `harness.matches.Match`, and `met`."""
     frame = matched(records, matches)
     return [
         write_atomic(folder / "tables" / "matched.csv", csv(frame)),

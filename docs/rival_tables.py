@@ -1,0 +1,134 @@
+"""Tables of docs/rivals_shapes.md: methods at equal cost, how their settings were chosen, and DiffCR with caches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import experiments
+from experiments import gmacs_of, values_of
+
+from results import Run, open_run
+from results.analysis.compare import latency_between
+from results.analysis.differences import difference
+from results.analysis.multiplicity import holm
+from results.analysis.points import led_to
+from results.record import Record
+from results.tables.formatting import interval, number, percent, rows
+
+TRUTH = "truth[shapes-judge]"
+
+
+def rivals(axis: str) -> str:
+    """What the search for a budget of one axis found, and what became of it on the evaluation's captions."""
+    run = open_run(experiments.REFERENCE / "rivals_shapes")
+    (dense,) = (record for record in run.records if record.method == "dense")
+    found: list[tuple[Mapping[str, Any], Record]] = []
+    left_out = []
+    for match in (one for one in run.matches if one["axis"] == axis):
+        led = next((record for record in run.records if match["strength"] is not None and led_to(match, record)), None)
+        if led is not None:
+            found.append((match, led))
+        else:
+            left_out.append([_asked(match), "left out", f"{match['cost']:.3f}", *[""] * 7])
+    diffcr = next(record for _match, record in found if record.method == "diffcr")
+    to_dense = _less([(record, dense) for _match, record in found], TRUTH, run)
+    to_diffcr = _less([(diffcr, record) for _match, record in found if record is not diffcr], TRUTH, run)
+    lines = []
+    for (match, record), less_dense in zip(found, to_dense, strict=True):
+        latency, psnr = record.estimates["latency_ratio"], record.estimates.get("psnr_to_dense")
+        note = "" if match["met"] else " *closest*"
+        cells = [
+            _asked(match), f"{match['setting']} {match['strength']:.4g}", f"{match['cost']:.3f}{note}",
+            f"{gmacs_of([record]) / gmacs_of([dense]):.3f}",
+            f"{number(latency.value, 3)} {interval(latency.low, latency.high)}",
+            *values_of([record], [TRUTH]), *less_dense, "" if record is diffcr else _starred(*to_diffcr.pop(0)),
+            "" if psnr is None else number(psnr.value, 3),
+        ]  # fmt: skip
+        lines.append((record.estimates[TRUTH].value, cells))
+    head = [
+        "method", "setting", f"{axis}, tuned", "GMACs / dense", "latency / dense", "truth (lower)", "less dense's", "p",
+        "DiffCR less it", "PSNR to dense, dB",
+    ]  # fmt: skip
+    return rows(head, [cells for _truth, cells in sorted(lines, key=lambda line: line[0])] + left_out)
+
+
+def tuned() -> str:
+    """Each rival's other settings at one budget, on calibration captions: what was tried, the best first."""
+    run = open_run(experiments.REFERENCE / "tune_rivals_shapes")
+    (dense,) = (record for record in run.records if record.method == "dense")
+    lines = []
+    for match in (one for one in run.matches if one["strength"] is not None):
+        record = next(record for record in run.records if led_to(match, record))
+        less = difference(record, dense, TRUTH, run.features, run.references)
+        lines.append((
+            str(match["method"]), record.estimates[TRUTH].value,
+            [_asked(match), f"{match['strength']:.3g}", f"{match['cost']:.3f}", *values_of([record], [TRUTH]),
+             f"{less.value:+.3f} {interval(less.low, less.high)}",
+             *values_of([record], ["alignment", "psnr_to_dense"])],
+        ))  # fmt: skip
+    head = [
+        "method", "strength", "GMACs / dense", "truth (lower)", "less dense's", "alignment (higher)",
+        "PSNR to dense, dB",
+    ]  # fmt: skip
+    return rows(head, [cells for _method, _truth, cells in sorted(lines, key=lambda line: line[:2])])
+
+
+def caches() -> str:
+    """DiffCR with step caches: what each saves beyond the other."""
+    run = open_run(experiments.REFERENCE / "caching_shapes")
+    by_method = {record.method: record for record in run.records}
+    dense, lines = by_method["dense"], []
+    for name, record in by_method.items():
+        latency = record.estimates["latency_ratio"]
+        less = difference(record, dense, TRUTH, run.features, run.references)
+        beyond = [_saved(record, by_method[part]) if part != name else "" for part in name.split("+")]
+        lines.append([
+            f"`{name}` {percent(record.ratio)}".strip(), f"{gmacs_of([record]) / gmacs_of([dense]):.3f}",
+            f"{number(latency.value, 3)} {interval(latency.low, latency.high)}",
+            *(beyond if len(beyond) > 1 else ["", ""]), *values_of([record], [TRUTH]),
+            "" if record is dense else f"{less.value:+.3f} {interval(less.low, less.high)}",
+            *values_of([record], ["psnr_to_dense"]),
+        ])  # fmt: skip
+    head = [
+        "method", "GMACs / dense", "latency / dense", "saved beyond DiffCR", "beyond the cache", "truth (lower)",
+        "less dense's", "PSNR to dense, dB",
+    ]  # fmt: skip
+    return rows(head, lines)
+
+
+def _saved(record: Record, part: Record) -> str:
+    """1 less the ratio of two latencies over dense, with an interval from the blocks of both."""
+    ratio = latency_between(record, part)
+    assert ratio is not None and ratio.ratio and ratio.low and ratio.high
+    return f"{100 * (1 - ratio.ratio):.0f} % {interval(100 * (1 - ratio.high), 100 * (1 - ratio.low))}"
+
+
+def _asked(match: Mapping[str, Any]) -> str:
+    given = ", ".join(f"{name} {value}" for name, value in match["settings"].items() if value is not True)
+    given = ", ".join([given] * bool(given) + [name for name, value in match["settings"].items() if value is True])
+    return f"`{match['method']}`" + (f", {given}" if given else "")
+
+
+def _less(pairs: Sequence[tuple[Record, Record]], TRUTH: str, run: Run) -> list[list[str]]:
+    """One less another with its interval, and p within these pairs (Holm)."""
+    each = [difference(one, other, TRUTH, run.features, run.references) for one, other in pairs]
+    adjusted = holm([found.p for found in each])
+    return [
+        [f"{found.value:+.3f} {interval(found.low, found.high)}", number(p, 2)]
+        for found, p in zip(each, adjusted, strict=True)
+    ]
+
+
+def _starred(found: str, p: str) -> str:
+    """A star where the two cannot be told apart."""
+    return found + "*" * (float(p) > 0.05)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "rivals-gmacs": partial(rivals, "gmacs"),
+    "rivals-latency": partial(rivals, "latency"),
+    "rivals-tuned": tuned,
+    "rivals-caches": caches,
+}
