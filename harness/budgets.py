@@ -251,11 +251,17 @@ def _match(
     for rung in range(len(ladder)):
         if ladder[rung] in costs:
             low, high = (rung, high) if costs[ladder[rung]] > budget else (low, min(high, rung))
+    refused: UserError | None = None
     for _ in range(_TRIES):
         if high - low <= 1 or _met(costs, budget):
             break
         rung = _between(ladder, low, high, costs, budget)
-        low, high = (rung, high) if cost_at(rung) > budget else (low, rung)
+        try:
+            low, high = (rung, high) if cost_at(rung) > budget else (low, rung)
+        except UserError as error:  # more than these layers and steps can spare
+            refused, high = error, rung
+    if refused is not None and not costs:
+        raise refused
     best = min(costs, key=lambda value: abs(costs[value] - budget))
     near = abs(costs[best] - budget) <= NEAR * budget
     return Match(
@@ -271,7 +277,7 @@ def _met(costs: dict[float, float], budget: float) -> bool:
 def _between(ladder: Sequence[float | int], low: int, high: int, costs: dict[float, float], budget: float) -> int:
     """The next rung to try, strictly between two: where a straight line through their costs meets the budget, kept away
     from the ends; the middle where one of them has not been measured."""
-    if low < 0 or high >= len(ladder):
+    if low < 0 or high >= len(ladder) or ladder[high] not in costs:
         middle = (max(low, 0) + min(high, len(ladder))) // 2
     else:
         above, below = costs[ladder[low]], costs[ladder[high]]

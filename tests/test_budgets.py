@@ -48,6 +48,21 @@ def test_a_budget_out_of_reach_says_how_close_it_came(monkeypatch: pytest.Monkey
     assert "0.288 of dense is as close as it came to a budget of 0.2: left out" in str(far)
 
 
+def test_strengths_that_a_model_has_no_layers_for_end_the_search_below_them(
+    monkeypatch: pytest.MonkeyPatch, small: dict[str, Any]
+) -> None:
+    def cost_of(ratio: float) -> float:
+        if ratio > 0.45:
+            raise UserError("0.45 is the most")
+        return 1 - ratio / 2
+
+    (met, far), measured = found(monkeypatch, small, [0.8, 0.6], cost_of)
+    assert met.met and met.strength == pytest.approx(0.4, abs=0.02)
+    assert not far.met and far.cost == pytest.approx(0.775, abs=0.01) and max(measured) > 0.45
+    with pytest.raises(UserError, match="is the most"):  # nothing works: no search
+        found(monkeypatch, small, [0.8], lambda _ratio: cost_of(1.0))
+
+
 def test_a_matched_run_from_end_to_end(small: dict[str, Any], tmp_path: Path) -> None:
     small = {k: v for k, v in small.items() if k != "ratios"}
     methods = ["tome", {"name": "tome", "random": False}]  # at one strength, told apart by a setting alone
