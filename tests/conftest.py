@@ -85,7 +85,7 @@ def backbone(model: Model) -> PixArt:
 
 @pytest.fixture
 def small(tiny_folder: Path) -> dict[str, object]:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     return {"model": str(tiny_folder), "cases": 2, "rounds": 2, "ratios": [0.2]}
 
 
