@@ -2,7 +2,7 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import PixArtSigmaPipeline
 
+from harness import cli
 from harness.backbones.pixart import PixArt
 from harness.models import Model, load
 from harness.models.inpainting.lazy_pipeline import LazyInpaintPipeline
@@ -104,3 +105,20 @@ def lazy_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     notes = {"scenes": "shapes", "judge": "shapes-judge", "inpaints": True, "call": call}
     (folder / "harness.json").write_text(json.dumps({**notes, "defaults": {"steps": 4, "guidance": 2.0}}))
     return folder
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
+    """The one line that a command ends with."""
+
+    def run(*arguments: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["harness", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1 and lines[0].startswith("error: "), lines
+        assert caught.value.code == 2
+        return lines[0]
+
+    return run
