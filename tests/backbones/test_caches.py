@@ -8,7 +8,6 @@ from typing import Any
 import pipelines
 import pytest
 import torch
-from contract import seeded
 from diffusers import (
     DDIMScheduler,
     DiTPipeline,
@@ -18,6 +17,7 @@ from diffusers import (
     PyramidAttentionBroadcastConfig,
     TaylorSeerCacheConfig,
 )
+from families import seeded
 from test_dit import make as make_dit
 from test_flux import make as make_flux
 from test_pipelines import SIZES, sana
