@@ -26,6 +26,7 @@ from harness.measure.torch_counter import counting
 from harness.models import load
 from harness.spec import Call, Step
 
+SIDE = 6  # of the latents: the interpreter takes milliseconds for each token
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 BOTH = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 
@@ -150,7 +151,7 @@ class Launches:
         self.kernels.clear()
         self.operators.clear()
         torch.manual_seed(1)
-        given = backbone.inputs(2, text_tokens=7)
+        given = backbone.inputs(2, text_tokens=7, size=SIDE if isinstance(backbone, PixArt) else None)
 
         def outer(call: Call) -> Tensor:
             self.kernels.clear()

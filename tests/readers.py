@@ -3,22 +3,40 @@
 `tests/test_fuzz.py` gives each a few inputs, `benchmarks/fuzz.py` ten thousand in all.
 """
 
-import io
 import json
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
-import torch
-import yaml
 from hypothesis import strategies as st
-from PIL import Image
-from safetensors.torch import save
+from reader_inputs import (
+    BODY,
+    COCO,
+    IMAGE,
+    INDEX,
+    MAPS,
+    MATCH,
+    METADATA,
+    NOTES,
+    PROFILE,
+    ROW,
+    TABLE,
+    YAML,
+    Inputs,
+    as_json,
+    damaged,
+    database,
+    nested,
+    png,
+    record,
+    safetensors,
+    saved,
+    text,
+    with_facts,
+)
 
 from harness import config, matches
 from harness.backbones.dit import DiT
@@ -33,7 +51,6 @@ from harness.profiling import ratio_table
 from harness.published.document import _profile
 from harness.sweep import Profile, Sweep
 from results import outputs
-from results.record import CaseFacts, Estimate, Record
 from results.run import open_run
 from results.run_folder import RunFolder
 from results.store import Store, StoreError
@@ -43,8 +60,6 @@ from tasks.class_conditional import ClassConditional
 KNOWN = (UserError, StoreError, CheckpointError)
 """What a reader may raise: each names the file and what to do."""
 
-Inputs = st.SearchStrategy[bytes]
-
 
 @dataclass(frozen=True)
 class Reader:
@@ -53,103 +68,6 @@ class Reader:
     name: str
     inputs: Inputs
     read: Callable[[bytes, Path], object]
-
-
-# -- what is fed ---------------------------------------------------------------------------------------------------
-
-
-def damaged(sample: bytes) -> Inputs:
-    """A sample with a few stretches cut out, doubled or overwritten."""
-    cut = st.tuples(st.integers(0, len(sample)), st.integers(0, 40), st.binary(max_size=12), st.booleans())
-
-    def apply(cuts: list[tuple[int, int, bytes, bool]]) -> bytes:
-        out = sample
-        for start, length, new, double in cuts:
-            start = min(start, len(out))
-            old = out[start : start + length]
-            out = out[:start] + (old + old if double else new) + out[start + length :]
-        return out
-
-    return st.lists(cut, min_size=1, max_size=4).map(apply)
-
-
-def nested(*words: str) -> st.SearchStrategy[Any]:
-    """Values as JSON and YAML have them, whose keys and texts are often these words."""
-    word = st.one_of(st.sampled_from(words), st.text(max_size=5))
-    number = st.one_of(st.integers(), st.floats(), st.sampled_from([0, -1, 2**63, 10**30, 1e308]))
-    leaf = st.one_of(st.none(), st.booleans(), number, word)
-    return st.recursive(
-        leaf,
-        lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(word, inner, max_size=4)),
-        max_leaves=12,
-    )
-
-
-def as_json(values: st.SearchStrategy[Any]) -> Inputs:
-    return values.map(lambda value: json.dumps(value).encode())
-
-
-def _text(*samples: str) -> Inputs:
-    parts = st.lists(st.one_of(st.sampled_from(samples), st.text(max_size=10)), max_size=6)
-    return st.one_of(parts.map(lambda some: "\n".join(some).encode("utf-8", "surrogatepass")), st.binary(max_size=60))
-
-
-def _png(mode: str, side: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new(mode, (side, side), 255 if mode == "L" else (9, 90, 200)).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _saved(save_to: Callable[[Any], None]) -> bytes:
-    buffer = io.BytesIO()
-    save_to(buffer)
-    return buffer.getvalue()
-
-
-_ROW = {"file_name": "a.png", "mask": "a_mask.png", "text": "a red circle"}
-_COCO = {"annotations": [{"image_id": 1, "id": 2, "caption": "a cat"}, {"image_id": 3, "id": 4, "caption": "a dog"}]}
-_SWEEP = {"methods": [{"name": "tome", "settings": {"around": "mlp"}}, "uniform"], "ratios": [0.1], "cases": 4}
-_NOTES = {
-    "scenes": "shapes",
-    "judge": "shapes-judge",
-    "defaults": {"steps": 4, "guidance": 2.0},
-    "call": {"height": 64},
-}
-_INDEX = {"_class_name": "DiTPipeline", "transformer": ["diffusers", "DiTTransformer2DModel"], "id2label": {"1": "cat"}}
-_MATCH = [{"method": "tome", "settings": {}, "chosen": {"ratio": 0.2}, "axis": "gmacs", "budget": 0.8,
-           "setting": "ratio", "strength": 0.2, "cost": 0.8, "tried": 3, "met": True}]  # fmt: skip
-_TABLE = b"layer,region,ratio\n0,0,0.2\n1,0,0.3\n"
-_PROFILE = (
-    b"method,ratio,batch,mask_tokens,outcome,latency_ratio,latency_ratio_low,latency_ratio_high,peak_memory_mb\n"
-    b"dense,,1,,ok,1,1,1,5\n"
-)
-
-
-def record(**fields: Any) -> Record:
-    """A small record with everything that a record may name."""
-    place = "images/5a5a5a5a"
-    given = {
-        "key": "0123456789abcdef", "sample_key": "5a5a5a5a", "method": "dense", "task": "text-to-image",
-        "model": "shapes", "device": "cpu", "dtype": "float32", "steps": 4, "n_cases": 1, "outcome": "ok",
-        "cases": (CaseFacts(prompt="a cat", seed=0),), "started": "2025-01-01T00:00:00+00:00",
-        "estimates": {"gmacs": Estimate(value=1.0, n=1, unit="GMACs", convention="counted", role="cost")},
-        "images": [f"{place}/00000.png"], "features": {"judge": f"{place}/features-judge.npy"},
-        "token_maps": f"{place}/token-maps.npz",
-    }  # fmt: skip
-    return Record(**given | fields)
-
-
-def _database() -> bytes:
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "store.sqlite"
-        with Store(path) as store:
-            store.put(record())
-        with sqlite3.connect(path) as db:
-            db.execute("PRAGMA journal_mode = DELETE")
-        return path.read_bytes()
-
-
-# -- readers -------------------------------------------------------------------------------------------------------
 
 
 def _written(name: str, then: Callable[[Path], object]) -> Callable[[bytes, Path], object]:
@@ -165,8 +83,8 @@ def _written(name: str, then: Callable[[Path], object]) -> Callable[[bytes, Path
 
 
 def _images_beside(folder: Path) -> None:
-    (folder / "a.png").write_bytes(_png("RGB", 8))
-    (folder / "a_mask.png").write_bytes(_png("L", 8))
+    (folder / "a.png").write_bytes(png("RGB", 8))
+    (folder / "a_mask.png").write_bytes(png("L", 8))
 
 
 def _inpainting(path: Path) -> object:
@@ -188,7 +106,7 @@ def _training(path: Path) -> object:
 def _picture(name: str) -> Callable[[bytes, Path], object]:
     def read(content: bytes, folder: Path) -> object:
         _images_beside(folder)
-        (folder / "metadata.jsonl").write_text(json.dumps(_ROW))
+        (folder / "metadata.jsonl").write_text(json.dumps(ROW))
         (folder / name).write_bytes(content)
         _readable(folder / name)
         return inpainting_cases.from_folder(folder, 1, 8, binarize=True)
@@ -218,7 +136,7 @@ def _settings(content: bytes, _folder: Path) -> object:
 
 def _model(name: str) -> Callable[[bytes, Path], object]:
     def read(content: bytes, folder: Path) -> object:
-        (folder / "model_index.json").write_text(json.dumps(_INDEX))
+        (folder / "model_index.json").write_text(json.dumps(INDEX))
         (folder / name).write_bytes(content)
         model = load(f"{folder}/")
         return model.call, model.negative_prompt, model.facts
@@ -292,42 +210,12 @@ def _log(path: Path) -> object:
     return None
 
 
-def _safetensors() -> bytes:
-    facts = {"method": "diffcr", "model_digest": "digest", "settings": {"ratio": 0.2}}
-    return save({"router": torch.zeros(2, 3), "ratios": torch.zeros(2, 1)}, metadata={"facts": json.dumps(facts)})
-
-
-def _with_facts(text: str) -> bytes:
-    return save({"x": torch.zeros(1)}, metadata={"facts": text})
-
-
-_METADATA = st.one_of(
-    damaged(json.dumps(_ROW).encode()),
-    st.lists(st.one_of(st.just(_ROW), nested(*_ROW, "a.png", "\0", "..")), max_size=3).map(
-        lambda rows: "\n".join(map(json.dumps, rows)).encode()
-    ),
-    _text(json.dumps(_ROW), "{}"),
-)
-_YAML = st.one_of(
-    damaged(yaml.safe_dump(_SWEEP).encode()),
-    nested(*Sweep.model_fields, "tome", "diffcr", "all", "ratio", "name", "settings").map(
-        lambda value: yaml.safe_dump(value).encode()
-    ),
-    st.dictionaries(st.sampled_from(sorted(Sweep.model_fields)), nested("tome", "name", "ratio"), max_size=4).map(
-        lambda value: yaml.safe_dump(value).encode()
-    ),
-    _text("methods:", "- tome", "&a [*a]", "!!python/name:os.system", "? [a]: b"),
-)
-_IMAGE = st.one_of(damaged(_png("RGB", 8)), damaged(_png("L", 8)), st.binary(max_size=80))
-_MAPS = _saved(lambda f: np.savez_compressed(f, keep=np.zeros((2, 2, 2, 2)), images=np.zeros((2, 4, 4, 3), np.uint8)))
-_BODY = json.loads(record().model_dump_json(exclude={"cases"})) | {"cases": ""}
-
 READERS = (
-    Reader("prompts", _text("a cat", "a dog"), _written("p.txt", lambda path: prompts.from_file(path, 1))),
+    Reader("prompts", text("a cat", "a dog"), _written("p.txt", lambda path: prompts.from_file(path, 1))),
     Reader(
         "captions of MS-COCO",
         st.one_of(
-            damaged(json.dumps(_COCO).encode()),
+            damaged(json.dumps(COCO).encode()),
             as_json(nested("annotations", "image_id", "id", "caption")),
             as_json(st.lists(nested("image_id"), max_size=3).map(lambda rows: {"annotations": rows})),
             as_json(
@@ -338,75 +226,75 @@ READERS = (
         ),
         _written("p.json", lambda path: prompts.from_file(path, 1)),
     ),
-    Reader("captions of a folder", _METADATA, _written("metadata.jsonl", _captions)),
-    Reader("masks of a folder", _METADATA, _written("metadata.jsonl", _inpainting)),
-    Reader("training data", _METADATA, _written("metadata.jsonl", _training)),
-    Reader("caption beside a mask", _text("a cat"), _written("a.txt", _inpainting)),
-    Reader("caption beside an image", _text("a cat"), _written("a.txt", _training)),
-    Reader("image", _IMAGE, _picture("a.png")),
-    Reader("mask", _IMAGE, _picture("a_mask.png")),
-    Reader("classes", _text("1", "cat", "9" * 5000), _written("c.txt", _classes)),
-    Reader("sweep file", _YAML, _written("sweep.yaml", _sweep)),
-    Reader("settings", _text("around=mlp", "a=[1", "=", "ratio=!!int x"), _settings),
+    Reader("captions of a folder", METADATA, _written("metadata.jsonl", _captions)),
+    Reader("masks of a folder", METADATA, _written("metadata.jsonl", _inpainting)),
+    Reader("training data", METADATA, _written("metadata.jsonl", _training)),
+    Reader("caption beside a mask", text("a cat"), _written("a.txt", _inpainting)),
+    Reader("caption beside an image", text("a cat"), _written("a.txt", _training)),
+    Reader("image", IMAGE, _picture("a.png")),
+    Reader("mask", IMAGE, _picture("a_mask.png")),
+    Reader("classes", text("1", "cat", "9" * 5000), _written("c.txt", _classes)),
+    Reader("sweep file", YAML, _written("sweep.yaml", _sweep)),
+    Reader("settings", text("around=mlp", "a=[1", "=", "ratio=!!int x"), _settings),
     Reader(
         "harness.json",
-        st.one_of(damaged(json.dumps(_NOTES).encode()), as_json(nested(*_NOTES, "steps", "negative_prompt", "prompt"))),
+        st.one_of(damaged(json.dumps(NOTES).encode()), as_json(nested(*NOTES, "steps", "negative_prompt", "prompt"))),
         _model("harness.json"),
     ),
     Reader(
         "model_index.json",
         st.one_of(
-            damaged(json.dumps(_INDEX).encode()),
-            as_json(nested(*_INDEX)),
-            as_json(nested("1", "cat").map(lambda value: _INDEX | {"id2label": value})),
+            damaged(json.dumps(INDEX).encode()),
+            as_json(nested(*INDEX)),
+            as_json(nested("1", "cat").map(lambda value: INDEX | {"id2label": value})),
         ),
         _model("model_index.json"),
     ),
     Reader(
         "adapter",
         st.one_of(
-            damaged(_safetensors()),
-            nested("method", "diffcr", "settings", "ratio", "model_digest").map(lambda v: _with_facts(json.dumps(v))),
-            nested("ratio", "axes").map(lambda v: _with_facts(json.dumps({"method": "diffcr", "settings": v}))),
-            st.text(max_size=10).map(_with_facts),
+            damaged(safetensors()),
+            nested("method", "diffcr", "settings", "ratio", "model_digest").map(lambda v: with_facts(json.dumps(v))),
+            nested("ratio", "axes").map(lambda v: with_facts(json.dumps({"method": "diffcr", "settings": v}))),
+            st.text(max_size=10).map(with_facts),
         ),
         _written("diffcr-20.safetensors", _adapter),
     ),
-    Reader("store", damaged(_database()), _written("store.sqlite", _store)),
+    Reader("store", damaged(database()), _written("store.sqlite", _store)),
     Reader(
         "row of a store",
         st.one_of(
-            damaged(json.dumps(_BODY).encode()),
-            st.tuples(st.sampled_from(sorted(_BODY)), nested("../../a", "/etc/passwd", "ok", *_BODY)).map(
-                lambda pair: json.dumps(_BODY | {pair[0]: pair[1]}).encode()
+            damaged(json.dumps(BODY).encode()),
+            st.tuples(st.sampled_from(sorted(BODY)), nested("../../a", "/etc/passwd", "ok", *BODY)).map(
+                lambda pair: json.dumps(BODY | {pair[0]: pair[1]}).encode()
             ),
         ),
         _row,
     ),
     Reader("workload of a store", as_json(nested("kind", "images")), _workload),
-    Reader("log", _text("{}", "0123456789abcdef"), _written("log.jsonl", _log)),
-    Reader("generated image", _IMAGE, _array("00000.png")),
+    Reader("log", text("{}", "0123456789abcdef"), _written("log.jsonl", _log)),
+    Reader("generated image", IMAGE, _array("00000.png")),
     Reader(
         "features",
-        st.one_of(damaged(_saved(lambda f: np.save(f, np.zeros((1, 4), np.float16)))), st.binary(max_size=90)),
+        st.one_of(damaged(saved(lambda f: np.save(f, np.zeros((1, 4), np.float16)))), st.binary(max_size=90)),
         _array("features-judge.npy"),
     ),
-    Reader("token maps", st.one_of(damaged(_MAPS), st.binary(max_size=90)), _array("token-maps.npz")),
+    Reader("token maps", st.one_of(damaged(MAPS), st.binary(max_size=90)), _array("token-maps.npz")),
     Reader("mark of what is drawn", as_json(nested("files", "records", "version", "tables")), _mark),
     Reader("mark of a point that runs", st.one_of(as_json(nested("deaths")), st.binary(max_size=40)), _running),
     Reader(
         "search for budgets",
         st.one_of(
-            damaged(json.dumps(_MATCH).encode()),
-            as_json(nested(*_MATCH[0])),
-            as_json(st.lists(nested(*_MATCH[0]).map(lambda v: _MATCH[0] | {"chosen": v}), max_size=2)),
+            damaged(json.dumps(MATCH).encode()),
+            as_json(nested(*MATCH[0])),
+            as_json(st.lists(nested(*MATCH[0]).map(lambda v: MATCH[0] | {"chosen": v}), max_size=2)),
         ),
         _written("matched.json", matches.read),
     ),
     Reader(
         "ratio table",
-        st.one_of(damaged(_TABLE), _text("layer,region,ratio", "0,0,0.1", "1e400,0,0")),
+        st.one_of(damaged(TABLE), text("layer,region,ratio", "0,0,0.1", "1e400,0,0")),
         _written("t.csv", lambda path: ratio_table.read(path, 2)),
     ),
-    Reader("profile", st.one_of(damaged(_PROFILE), _text("method,ratio", "dense,0")), _written("p.csv", _profile)),
+    Reader("profile", st.one_of(damaged(PROFILE), text("method,ratio", "dense,0")), _written("p.csv", _profile)),
 )

@@ -52,6 +52,17 @@ def build(name: str, ratio: float) -> Method:
     return cls(cls.Settings.model_validate({cls.strength: low}))
 
 
+def forward_once(backbone: Backbone, batch: int = 2) -> torch.Tensor:
+    """The output of the tiny model on one batch, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(batch, 6, 16, 16, generator=generator)
+    states = torch.randn(batch, 4, 96, generator=generator)
+    out: torch.Tensor = backbone.transformer(
+        x, encoder_hidden_states=states, timestep=torch.full((batch,), 900.0), added_cond_kwargs={}
+    )[0]
+    return out
+
+
 def _idle_lora(backbone: Backbone) -> dict[str, torch.Tensor]:
     """LoRA that changes nothing, on the first linear layer that the family adapts."""
     name = backbone.linear_names()[0]

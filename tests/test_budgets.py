@@ -229,6 +229,7 @@ def test_a_file_without_digests_loads_and_is_not_believed(
 
 def test_a_refused_run_leaves_no_match_behind(small: dict[str, Any], searched: list[str], tmp_path: Path) -> None:
     out = tmp_path / "run"
+    small["metrics"] = "paired"
     api.run(out=out, **{**small, "methods": "tome"})
     with pytest.raises(UserError, match="holds another workload .*steps"):
         api.run(out=out, **{**small, "methods": "tome", "match": "gmacs", "budgets": [0.8], "steps": 3})

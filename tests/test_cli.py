@@ -43,7 +43,8 @@ make("free-lunch", lambda call: call.run(call.x) * 1.01)
 
 
 def argv(small: dict[str, object], *more: str) -> list[str]:
-    return ["run", "--model", str(small["model"]), "--cases", "2", "--ratios", "0.2", *more]
+    shared = ["--model", str(small["model"]), "--cases", "2", "--rounds", "2", "--metrics", "paired"]
+    return ["run", *shared, "--ratios", "0.2", *more]
 
 
 def test_what_goes_wrong_is_a_record_and_the_sweep_goes_on(

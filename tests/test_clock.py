@@ -16,7 +16,7 @@ def test_a_calibrated_machine_stands_in_records(
     tiny_folder: Path, small: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    given = ["calibrate-clock", "--model", str(tiny_folder), "--sessions", "10", "--rounds", "6"]
+    given = ["calibrate-clock", "--model", str(tiny_folder), "--sessions", "10", "--rounds", "2"]
     said = CliRunner().invoke(app, given)
     assert said.exit_code == 0, said.output
     (floor,) = json.loads((tmp_path / noise_floor.FILE).read_text()).values()

@@ -1,20 +1,18 @@
 """What a person reads when something of their own fails: where, why, and what to do."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import command
 
 import harness
 from harness import cli, config, registry
 from harness.errors import UserError
 from harness.models import Model, adapters
 
-ROOT = Path(__file__).resolve().parent.parent
 RAISES = """
 from contextlib import contextmanager
 import harness
@@ -58,20 +56,21 @@ class Fitted(Method):
 """
 
 
-def test_a_failing_method_says_where_and_its_traceback_is_kept(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_failing_method_says_where_and_its_traceback_is_kept(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     plugin = tmp_path / "mine.py"
     plugin.write_text(RAISES)
-    command = [sys.executable, "-m", "harness", "run", "--methods", "divides", "--plugin", "mine.py", "--model",
-               str(tiny_folder), "--cases", "2", "--rounds", "2", "--ratios", "0.3", "--metrics", "paired", "--out",
-               "run"]  # fmt: skip
+    words = ["run", "--methods", "divides", "--plugin", "mine.py", "--model", str(tiny_folder), "--cases", "2",
+             "--rounds", "2", "--ratios", "0.3", "--metrics", "paired", "--out", "run"]  # fmt: skip
     told = {}
-    for name, more in {"plain": [], "debug": ["--debug"]}.items():
-        done = subprocess.run(
-            [*command, *more], cwd=tmp_path, capture_output=True, text=True, check=False,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert done.returncode == 1
-        told[name] = done.stdout + done.stderr
+    try:
+        for name, more in {"plain": [], "debug": ["--debug"]}.items():
+            assert command(monkeypatch, *words, *more) == 1
+            told[name] = "".join(capsys.readouterr())
+    finally:
+        registry.methods.forget("divides")
     reason = f"ZeroDivisionError: division by zero (mine.py, line {LINE})"
     (failed,) = harness.open_run(tmp_path / "run").failed()
     assert failed.reason == reason

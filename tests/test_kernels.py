@@ -30,7 +30,6 @@ def test_interpreted_kernels_equal_the_plain_forms() -> None:
 
 
 COMPILED = """
-import sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -47,9 +46,10 @@ def compiled(kernel, number, block, flags, ones=()):
         else "*i64" if name == "order" else "*fp32" if name == "noise" else f"*{number}"
         for name in kernel.arg_names
     }
-    target = GPUTarget("cuda", int(sys.argv[1]), 32)
-    out = triton.compile(ASTSource(kernel, kind, constant), target=target, options={"num_warps": 4})
-    assert out.asm["cubin"]
+    for capability in (80, 90):
+        target = GPUTarget("cuda", capability, 32)
+        out = triton.compile(ASTSource(kernel, kind, constant), target=target, options={"num_warps": 4})
+        assert out.asm["cubin"]
 
 compiled(kernels.order_kernel, "bf16", 1024, {"NOISY": True, "FACTOR": True})
 compiled(kernels.take_kernel, "bf16", 2048, {})
@@ -61,12 +61,11 @@ compiled(kernels.put_kernel, "fp32", 128, {"FACTOR": False}, ["width"])
 
 @TRITON
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", ["80", "90"])
-def test_kernels_compile_for_a_gpu_that_is_not_here(capability: str, tmp_path: Path) -> None:
+def test_kernels_compile_for_gpus_that_are_not_here(tmp_path: Path) -> None:
     """Triton brings its assembler along; only running needs a driver."""
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-c", COMPILED, capability], env={**env, "TRITON_CACHE_DIR": str(tmp_path)}, cwd=HERE.parent,
+        [sys.executable, "-c", COMPILED], env={**env, "TRITON_CACHE_DIR": str(tmp_path)}, cwd=HERE.parent,
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]

@@ -115,9 +115,9 @@ def test_differences_from_records_alone(finished: Path) -> None:
 
 
 def test_a_point_in_a_process_of_its_own_gives_the_same(finished: Path, tiny_folder: Path, tmp_path: Path) -> None:
-    apart = again(tmp_path / "apart", tiny_folder, isolate=True)
+    apart = again(tmp_path / "apart", tiny_folder, "tome", isolate=True)
     here = open_run(finished)
-    for one, other in zip(here.records, apart.records, strict=True):
+    for one, other in zip(here.records[:2], apart.records, strict=True):
         assert (one.key, one.outcome, one.cases) == (other.key, other.outcome, other.cases)
         for name in one.judged:
             assert one.estimates[name].value == pytest.approx(other.estimates[name].value, rel=1e-4), name

@@ -49,6 +49,7 @@ def test_a_sweep_and_its_second_run(small: dict[str, object], tmp_path: Path) ->
 
 
 def test_same_seed_same_images_in_another_folder(small: dict[str, object], tmp_path: Path) -> None:
+    small |= {"metrics": "paired", "fresh": True}  # else the second takes over what the first made
     first, second = (harness.run(["tome"], out=tmp_path / name, **small) for name in ("a", "b"))
     for one, other in zip(first.records, second.records, strict=True):
         for image in one.images:
@@ -107,6 +108,7 @@ def test_isolated_points_die_alone_and_a_broken_metric_costs_only_itself(
 
 
 def test_another_configuration_is_refused(small: dict[str, object], tmp_path: Path) -> None:
+    small["metrics"] = "paired"
     harness.run(["dense"], out=tmp_path, **small)
     before = (tmp_path / "store.sqlite").read_bytes()
     with pytest.raises(UserError, match=r"holds another workload \(cases: 2 there, 3 asked for\)"):

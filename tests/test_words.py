@@ -79,6 +79,7 @@ def test_names_of_run_folders(tmp_path: Path) -> None:
 
 
 def test_another_seed_is_another_workload_with_other_noise(small: dict[str, Any], tmp_path: Path) -> None:
+    small["metrics"] = "paired"
     first, second = (harness.run("dense", out=tmp_path / str(seed), seed=seed, **small) for seed in (0, 1))
     assert [c.prompt for c in first.records[0].cases] == [c.prompt for c in second.records[0].cases]
     assert not {c.seed for c in first.records[0].cases} & {c.seed for c in second.records[0].cases}

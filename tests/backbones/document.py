@@ -13,7 +13,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent.parent)]
 
-from contract import Contract, Family  # noqa: E402
+from contract import Contract  # noqa: E402
+from families import Family  # noqa: E402
 
 from harness import registry  # noqa: E402
 from harness.attach import check  # noqa: E402

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from contract import Contract, Family
+from contract import Contract
 from diffusers import DiTTransformer2DModel, DPMSolverMultistepScheduler
+from families import Family
 from torch import Tensor, nn
 
 GRID = (6, 6)  # the model puts no others together

@@ -14,7 +14,7 @@ import pytest
 import test_flux
 import test_sd3
 import torch
-from contract import seeded
+from families import seeded
 from PIL import Image
 from test_pipelines import sana, sd3
 from torch import Tensor

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from contract import GRID, Contract, Family
+from contract import Contract
 from diffusers import DPMSolverMultistepScheduler, PixArtTransformer2DModel
+from families import GRID, Family
 from torch import Tensor, nn
 
 from tests.measure.hand_formulas_pixart import pixart_macs

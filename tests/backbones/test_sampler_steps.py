@@ -8,12 +8,12 @@ from typing import Any
 import pipelines
 import pytest
 import torch
-from contract import seeded
 from diffusers import (
     DPMSolverMultistepScheduler,
     FlowMatchHeunDiscreteScheduler,
     StableDiffusion3Img2ImgPipeline,
 )
+from families import seeded
 from test_flux import make as make_flux
 from test_sd3 import make as make_sd3
 from torch import Tensor

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from contract import GRID, Contract, Family
+from contract import Contract
 from diffusers import DPMSolverMultistepScheduler, SanaTransformer2DModel
+from families import GRID, Family
 from torch import Tensor, nn
 
 from harness.errors import UserError

@@ -8,8 +8,10 @@ import numpy as np
 import pipelines
 import pytest
 import torch
-from contract import GRID, Contract, Family, routed, seeded, traces
+from contract import Contract
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+from families import GRID, Family, seeded, traces
+from slow_routing import routed
 from torch import Tensor, nn
 
 from harness.attach import attached, check
