@@ -49,7 +49,10 @@ ALSO = {
 def parts() -> dict[str, tuple[str, list[str]]]:
     """Every part that has a version: the version, and the files that it covers."""
     found = {
-        "measurement": (str(measure.VERSION), ["harness/measure/*.py", "harness/cost.py"]),
+        "measurement": (
+            str(measure.VERSION),
+            ["harness/measure/*.py", "harness/cost.py", "harness/timing.py", "harness/modes.py"],
+        ),
         "kernels": (str(routing.VERSION), ["harness/kernels/*.py"]),
     }
     for kind, known in (("task", registry.tasks), ("metric", registry.metrics), ("backbone", registry.backbones)):
