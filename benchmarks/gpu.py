@@ -67,7 +67,7 @@ def steps(at: Place, out: Path) -> list[tuple[str, list[str]]]:
     def run(task: str) -> tuple[str, list[str]]:
         return f"run-{task}", [
             "harness", "run", "--task", task, "--device", at.device, "--methods", "diffcr,tome", "--quick", "--cases",
-            "16" if at is GPU else "2", "--out", str(out / f"run-{task}"),
+            "16" if at is GPU else "2", "--out", str(out / f"run-{task}"), *(["--mode", graphs] if at is GPU else []),
         ]  # fmt: skip
 
     return [

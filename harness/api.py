@@ -46,6 +46,7 @@ def run(
     rounds: int | None = None,
     prompts: FolderOrFile | None = None,
     data: FolderOrFile | None = None,
+    mode: str | Sequence[str] | None = None,
     metrics: str | Sequence[str] | None = None,
     metric_settings: Mapping[str, Mapping[str, Any]] | None = None,
     match: str | None = None,

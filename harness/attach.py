@@ -100,6 +100,15 @@ def ready(
     if not method.slow_to_attach:
         yield lambda: running(model, method, state, guided=guided)
         return
+    with on_copy(model, method, state, guided=guided) as (_, put_on):
+        yield put_on
+
+
+@contextmanager
+def on_copy(
+    model: Model, method: Method, state: State | None, *, guided: bool | None
+) -> Iterator[tuple[Backbone, Callable[[], AbstractContextManager[None]]]]:
+    """A copy of the denoiser, on which the method stays, and what lets the pipeline run it."""
     pipeline, original = model.pipeline, model.backbone.transformer
     twin = model.family(copy.deepcopy(original))
 
@@ -113,7 +122,7 @@ def ready(
             pipeline.transformer = original
 
     with attached(twin, method, state):
-        yield swapped
+        yield twin, swapped
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness import text
+from harness import modes, text
 from harness.compose import method_class
 from harness.errors import UserError, unknown
 from harness.method import Method
@@ -27,6 +27,8 @@ def build(values: Mapping[str, Any], source: str = "") -> Sweep:
     sweep: Sweep = validated(Sweep, {**QUICK, **given} if values.get("quick") else given, source)
     if bool(sweep.match) != bool(sweep.budgets):
         raise UserError("a matched sweep needs both an axis and budgets, for instance --match latency=0.9,0.8")
+    for mode in sweep.mode:
+        modes.check(mode, sweep.device.partition(":")[0])
     for name in sweep.metric_settings:
         metric_settings_of(registered_metrics.get(name), sweep.metric_settings[name])
         if sweep.metrics is not None and name not in sweep.metrics:

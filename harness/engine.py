@@ -9,12 +9,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch
 
-from harness import attach, cost, token_maps
+from harness import attach, cost, timing, token_maps
 from harness.compose import method_class
 from harness.errors import MethodFailure, failure_reason
 from harness.judging import judged
@@ -24,9 +24,10 @@ from harness.metric import Metric, Sample, images_to_uint8
 from harness.models import Model, adapters
 from harness.process_state import ProcessState
 from harness.spec import Case, Progress, State
-from harness.sweep import DENSE
+from harness.sweep import DENSE, Mode
 from harness.task import Task
 from harness.workload import Point, Workload
+from results.analysis.modes import RATIO, named
 from results.record import CaseFacts, Estimate, Record
 from results.run_folder import RunFolder
 
@@ -80,7 +81,7 @@ class OpenWorkload:
     def work_per_point(self) -> int:
         """How many images a point makes in all its passes: the unit of progress and of time estimates."""
         return (
-            len(self.cases) + 2 * (self.rounds + 1) + 7
+            len(self.cases) + 2 * (self.rounds + 1) + 7 + len(self.workload.modes) * timing.images(self.rounds)
         )  # parts, memory and between, maps, and counting, whose two go slower
 
     def method(self, point: Point) -> Method:
@@ -172,20 +173,49 @@ class OpenWorkload:
             sample = Sample(self.cases, images)
             result.estimates = {name: e for name, e in known.estimates.items() if name not in known.judged}
             result.samples = known.samples
-            # the costs were measured by that commit, on that day
-            result.environment = known.environment | {"judged_by_commit": environment.commit()}
+            result.environment = dict(known.environment)  # the costs were measured by that commit, on that day
             result.paths = {"images": known.images, "shown": known.shown, "token_maps": known.token_maps}
         else:
             sample = self._measure(point, method, state, folder, result, progress)
         if dense is None:
             self._dense = (point.key, sample, result.estimates["gmacs"].value)
+        lost = self._time_in_modes(method, state, result, progress)
         progress("quality", 0)
+        if known is not None and images is not None and self._settled(known, folder):  # modes alone were asked for
+            result.estimates |= {name: known.estimates[name] for name in known.judged}
+            result.judged = known.judged
+            result.paths |= {"features": known.features, "references": known.references}
+            return lost
+        if result.environment:
+            result.environment["judged_by_commit"] = environment.commit()
         costs = set(result.estimates)
-        found, lost = judged(self.metrics, sample, dense, costs)
+        found, unjudged = judged(self.metrics, sample, dense, costs)
         result.estimates |= found
         result.judged = tuple(found)
         result.paths["features"] = folder.save_features(sample.features, point.sample_key)
         result.paths["references"] = folder.save_references(sample.references)
+        return lost + unjudged
+
+    def _settled(self, known: Record, folder: RunFolder) -> bool:
+        """Whether the metrics of today have judged a record, without loss."""
+        return known.outcome == "ok" and known.fingerprint == self.workload.fingerprint and folder.complete(known)
+
+    def _time_in_modes(
+        self, method: Method, state: State | None, result: _PointResult, progress: Progress
+    ) -> list[str]:
+        """Adds latency in those of the workload's modes that `result` has none of; returns why some have none."""
+        asked = (mode for mode in get_args(Mode) if mode in self.workload.modes)
+        missing = [mode for mode in asked if named(RATIO, mode) not in result.estimates]
+        if not missing:
+            return []
+        spent = result.estimates["gmacs"].values if method.adaptive else ()
+        subject = replace(self.subject, spent=spent) if spent else cost.looked_at(self.subject, method, state)
+        with self.exclusive() if self.exclusive else nullcontext():
+            found, samples, lost = timing.in_modes(missing, subject, method, state, self.dense, self.rounds, progress)
+        result.estimates |= found
+        result.samples = result.samples | samples
+        if result.environment:  # of a record whose other figures are older
+            result.environment["timed_by_commit"] = environment.commit()
         return lost
 
     def _measure(

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from harness import attach, config, measure, registry, versions
 from harness.compose import method_class
@@ -18,9 +18,10 @@ from harness.method import Method
 from harness.metric import Metric
 from harness.models import Model, adapters, load
 from harness.spec import Case
-from harness.sweep import DENSE, MethodSpec, Sweep
+from harness.sweep import DENSE, MethodSpec, Mode, Sweep
 from harness.task import Task, TaskSettings
 from harness.workload import Point, Workload, digest
+from results.analysis.modes import EAGER
 from results.analysis.point_names import point_names
 
 _LOG = logging.getLogger(__name__)
@@ -121,6 +122,7 @@ def _workload(sweep: Sweep, model: Model, task: Task, cases: Sequence[Case], met
         compares=compares,
         judged=judged,
         environment=facts,
+        modes=tuple(mode for mode in get_args(Mode) if mode in sweep.mode and mode != EAGER),
     )  # fmt: skip
 
 

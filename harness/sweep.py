@@ -22,7 +22,7 @@ DENSE = "dense"
 META = "meta"
 _LARGEST = 16_384  # images per batch, or side of the latents
 Mode = Literal["eager", "compile", "graph", "compile+graph"]
-"""How a denoiser step is executed, see `harness.profiling.modes`."""
+"""How a denoiser step is executed, see `harness.modes`."""
 QUICK: dict[str, Any] = {"cases": 16, "ratios": (0.2,), "rounds": 6}
 """What `--quick` sets, where nothing else is given."""
 
@@ -48,6 +48,9 @@ class MeasurementConfig(BaseModel):
     model: str = Field("", description="zoo model, pipeline folder or hub id; none: the task's own default")
     ratios: tuple[float, ...] = Field((), description="compression ratios; none: the task's own default")
     rounds: int = Field(12, ge=2, le=10_000, description="pairs of the interleaved latency measurement, in six blocks")
+    mode: tuple[Mode, ...] = Field(
+        ("eager",), description="eager, compile (by blocks), graph (CUDA graphs), compile+graph; dense in the same one"
+    )
     variant: str | None = Field(None, description="variant of the model's weights, for instance fp16")
     revision: str | None = Field(None, description="branch, tag or commit of a model on the hub")
     device: str = Field("cpu", description="cpu, cuda or cuda:N")
@@ -77,6 +80,11 @@ class MeasurementConfig(BaseModel):
                 item = own | {"settings": {**_settings(own.get("name"), own.get("settings")), **rest}}
             out.append(item)
         return out
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _modes(cls, value: Any) -> Any:
+        return tuple(dict.fromkeys(part.strip() for part in value.split(","))) if isinstance(value, str) else value
 
     @field_validator("ratios", mode="before")
     @classmethod
@@ -120,6 +128,11 @@ class Sweep(MeasurementConfig):
         None, description="metrics, comma-separated; none: all that apply and whose weights are here"
     )
     metric_settings: dict[str, dict[str, Any]] = Field(default_factory=dict, description="settings by metric")
+    mode: tuple[Mode, ...] = Field(
+        ("eager",),
+        description="how images are executed while latency is measured, beside eager: compile (by blocks), graph (CUDA "
+        "graphs), compile+graph; dense in the same one",
+    )
     match: Literal["latency", "gmacs"] | None = Field(
         None, description="tune every method to costs relative to dense: latency=0.9,0.8 or gmacs=0.8"
     )
@@ -154,13 +167,15 @@ class Sweep(MeasurementConfig):
         return value
 
     def shared(self) -> dict[str, Any]:
-        """What all points of a run folder share, as JSON: everything but which points there are."""
-        which = {"methods", "ratios", "task_settings", "match", "budgets", "adapters"}
+        """What all points of a run folder share, as JSON: everything but which points there are, and what else they are
+        timed in."""
+        which = {"methods", "ratios", "task_settings", "match", "budgets", "adapters", "mode"}
         return {"kind": "images", **self.model_dump(mode="json", exclude=which)}
 
     def run_name(self) -> str:
-        """A folder name that no other configuration has."""
-        digest = hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+        """A folder name that no other configuration has, modes apart, which are added to what is there."""
+        asked = self.model_dump(mode="json", exclude={"mode"})
+        digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         return f"{_words(f'{self.task}-{Path(self.model).name}')}-{digest[:8]}"
 
 
@@ -183,17 +198,9 @@ class Profile(MeasurementConfig):
     mask_tokens: int | None = Field(
         None, ge=1, le=10_000_000, description="tokens to generate, for lazydiffusion; none: all of them"
     )
-    mode: tuple[Mode, ...] = Field(
-        ("eager",), description="eager, compile (by blocks), graph (CUDA graphs), compile+graph; dense in the same one"
-    )
     ratio_table: Path | None = Field(
         None, description="CSV of layer, region, ratio, for methods whose ratios are learned (diffcr)"
     )
-
-    @field_validator("mode", mode="before")
-    @classmethod
-    def _words(cls, value: Any) -> Any:
-        return tuple(dict.fromkeys(part.strip() for part in value.split(","))) if isinstance(value, str) else value
 
     @field_validator("batch", "size", mode="before")
     @classmethod

@@ -26,6 +26,7 @@ class Workload:
     compares: those of these that must match for two records to compare.
     judged: what figures of metrics rest on, by name.
     environment: provenance, in no key.
+    modes: of execution beside eager, in which latency is measured, too.
     """
 
     request: dict[str, Any]
@@ -37,6 +38,7 @@ class Workload:
     compares: dict[str, str] = field(default_factory=dict)
     judged: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    modes: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -49,8 +51,8 @@ class Workload:
 
     @cached_property
     def digest(self) -> str:
-        """The same, and the metrics."""
-        return digest([self.sample_digest, self.judged])
+        """The same, and the metrics and modes."""
+        return digest([self.sample_digest, self.judged, *([self.modes] if self.modes else [])])
 
     @property
     def fingerprint(self) -> dict[str, str]:
@@ -79,7 +81,7 @@ class Point:
 
     @cached_property
     def sample_key(self) -> str:
-        """Equal keys have equal images and costs."""
+        """Equal keys have equal images and costs, latency in further modes apart."""
         return digest([self.workload.sample_digest, *self._own])
 
     @cached_property

@@ -78,7 +78,8 @@ class Record(BaseModel):
     n_cases: int = Field(description="number of images")
     cases: tuple[CaseFacts, ...] = Field(default=(), description="one per image; none in records of schema 1")
     outcome: Literal["ok", "incomplete", "failed"] = Field(
-        description="incomplete: measured, but a metric could not judge it; failed: no figure of it counts"
+        description="incomplete: measured, but a metric could not judge it, or it could not run in a mode of "
+        "execution; failed: no figure of it counts"
     )
     reason: str = Field(default="", description="why the outcome is not ok")
     traceback: str = Field(default="", description="of the exception behind the reason")

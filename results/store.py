@@ -94,10 +94,10 @@ class Store:
         return self._parse(*row) if row else None
 
     def of_sample(self, sample_key: str) -> Record | None:
-        """A usable record whose images and costs are those of this sample key, or None."""
+        """The newest usable record whose images and costs are those of this sample key, or None."""
         if self.schema < SCHEMA_VERSION or not sample_key:
             return None
-        query = "SELECT key, body FROM record WHERE sample_key = ? AND outcome != 'failed'"
+        query = "SELECT key, body FROM record WHERE sample_key = ? AND outcome != 'failed' ORDER BY rowid DESC"
         with self._explained():
             row = self._db.execute(query, (sample_key,)).fetchone()
         return self._parse(*row) if row else None

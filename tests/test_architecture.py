@@ -46,10 +46,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("measure",),  # costs of any callable
     ("backbones",),
     ("models", "limit"),
-    ("attach",),
+    ("attach", "modes"),
     ("compose",),
     ("catalog", "contract"),  # what is registered, and whether it keeps its promises
-    ("config", "cost", "judging", "token_maps"),
+    ("config", "cost", "timing", "judging", "token_maps"),
     ("training",),  # loop and batches, of recipes and fits
     ("zoo",),
     ("fitting",),

@@ -10,10 +10,9 @@ from support import build, state_for
 from torch._dynamo.utils import counters
 
 import harness
-from harness import attach
+from harness import attach, modes
 from harness.errors import UserError
 from harness.models import Model, load
-from harness.profiling import modes
 from harness.spec import Step
 from results.tables import step_costs
 

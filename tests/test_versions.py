@@ -34,7 +34,13 @@ _ATTACHING = [
     "harness/backbones/base.py", "harness/backbones/sampler_clock.py", "harness/backbones/following.py",
     "harness/backbones/lora.py",
 ]  # fmt: skip
-_COSTS = ["harness/cost.py", "harness/limit.py", "results/analysis/statistics.py"]
+_COSTS = [
+    "harness/cost.py",
+    "harness/limit.py",
+    "harness/timing.py",
+    "harness/modes.py",
+    "results/analysis/statistics.py",
+]
 _JOINT = "harness/backbones/joint_attention.py"
 ALSO = {
     "task text-to-image": [*_RENDERER, *_EMOJI, "harness/models/prompting.py", "harness/text.py", "tasks/prompts.py"],

@@ -2,4 +2,5 @@
 
 VERSION = 4
 """Of what is measured and how. Raise it where a change makes another figure of the same run: measured points of older
-versions run again and share no front with newer ones. Covers this package and `harness/cost.py`."""
+versions run again and share no front with newer ones. Covers this package, `harness/cost.py`,
+`harness/timing.py` and `harness/modes.py`."""

@@ -76,6 +76,11 @@ def weights_bytes(modules: Iterable[nn.Module], without: Iterable[nn.Module] = (
     return sum(storages.values())
 
 
+def ran_out(error: BaseException) -> bool:
+    """Whether an error says that there is not enough memory."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
 @contextmanager
 def idle(modules: Sequence[nn.Module]) -> Iterator[list[nn.Module]]:
     """Filled on leaving: those of the modules no part of which ran inside this context. What torch.compile has made has

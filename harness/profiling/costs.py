@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 
-from harness import attach, limit
+from harness import attach, limit, modes
 from harness.backbones.base import Backbone
 from harness.cost import timed, worked
 from harness.measure import energy, latency, memory
 from harness.measure.torch_counter import Executed, counting
-from harness.profiling import modes
 from harness.profiling.breakdown import attribute_cost
 from harness.profiling.subject import Candidate, Setup, Subject, inputs
 from harness.spec import Step

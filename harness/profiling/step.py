@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 
 import torch
 
+from harness import modes
 from harness.errors import failure_reason, first_line
 from harness.measure import memory
 from harness.process_state import ProcessState
-from harness.profiling import modes
 from harness.profiling.costs import measured
 from harness.profiling.subject import Candidate, Setup, Subject, settings_of
 from harness.spec import Progress
@@ -104,8 +104,7 @@ def _idle(candidate: Candidate, estimates: Mapping[str, Estimate], dense: Record
 
 
 def _reason(error: Exception, device: torch.device, own: Collection[str]) -> str:
-    full = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-    if full:
+    if memory.ran_out(error):
         peak = f" at a peak of {_peak(device) / _MIB:,.0f} MiB"
         if device.type == "cuda":
             torch.cuda.empty_cache()

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from harness import config, measure, versions
+from harness import config, measure, modes, versions
 from harness.attach import check
 from harness.backbones.base import Backbone
 from harness.compose import method_class
@@ -20,7 +20,7 @@ from harness.measure import environment
 from harness.method import Method
 from harness.models import adapters, random_init
 from harness.models.loading import RANDOM, checked, family_of, load
-from harness.profiling import modes, ratio_table
+from harness.profiling import ratio_table
 from harness.profiling.step import OpenStep
 from harness.profiling.subject import Candidate, Setup, Subject, inputs, settings_of
 from harness.spec import State
@@ -34,7 +34,7 @@ def plans(profile: Profile) -> list[tuple[OpenStep, tuple[Point, ...]]]:
     chosen = candidates(profile, on)
     facts = environment.describe(on.device)
     for mode in profile.mode:
-        modes.check(mode, on.device)
+        modes.check(mode, on.device.type)
     setups = [
         Setup(batch, size, on.text_tokens, profile.mask_tokens, mode)
         for size in (profile.size or (on.size,))

@@ -56,7 +56,8 @@ def figure(name: str, estimates: Iterable[str]) -> str:
     """The estimate that a name stands for: itself, a cost's short name, or the one with brackets behind it ("truth" for
     "truth[shapes-judge]"). Raises BadBound for none or several."""
     known = list(dict.fromkeys(estimates))
-    wanted = COSTS.get(name, name)
+    axis, bracket, mode = name.partition("[")
+    wanted = f"{COSTS[axis]}{bracket}{mode}" if axis in COSTS else name
     found = [wanted] if wanted in known else [one for one in known if one.startswith(f"{name}[")]
     if len(found) == 1:
         return found[0]

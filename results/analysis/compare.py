@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from results.analysis import modes
 from results.analysis.bounds import Bound
 from results.analysis.compare_types import CostRatio, MetricDifference, PointComparison
 from results.analysis.comparisons import LOGARITHMIC
@@ -117,28 +118,26 @@ def _costs(a: Record, b: Record) -> list[CostRatio]:
             own, other = a.estimates[name], b.estimates[name]
             ratio = own.value / other.value if other.value else None
             out.append(CostRatio(cost=name, unit=own.unit, a=own.value, b=other.value, ratio=ratio))
-    if a.hardware == b.hardware and (latency := latency_between(a, b)) is not None:
-        out.append(latency)
+    if a.hardware == b.hardware:
+        out += [latency_between(a, b, mode) for mode in modes.of(a.estimates) if mode in modes.of(b.estimates)]
     return out
 
 
-def latency_between(a: Record, b: Record) -> CostRatio | None:
+def latency_between(a: Record, b: Record, mode: str = modes.EAGER) -> CostRatio:
     """Of the ratios to dense, so that a machine that was slower on one day cancels."""
-    name = "latency_ratio"
-    if name not in a.estimates or name not in b.estimates:
-        return None
+    name = modes.named(modes.RATIO, mode)
     own, other = a.estimates[name], b.estimates[name]
     low = high = None
-    blocks = [_blocks(record) for record in (a, b)]
+    blocks = [_blocks(record, mode) for record in (a, b)]
     if blocks[0] is not None and blocks[1] is not None:
         low, high = _between_blocks(np.log(blocks[0]), np.log(blocks[1]))
     ratio, pairs = own.value / other.value, min(own.n, other.n)
     return CostRatio(cost=name, unit=own.unit, a=own.value, b=other.value, ratio=ratio, low=low, high=high, pairs=pairs)
 
 
-def _blocks(record: Record) -> np.ndarray | None:
+def _blocks(record: Record, mode: str) -> np.ndarray | None:
     """Ratios to dense by block (B,), from the raw samples; None for fewer than two."""
-    own, dense = (record.samples.get(f"latency_{who}_s", ()) for who in ("method", "dense"))
+    own, dense = (record.samples.get(modes.named(f"latency_{who}_s", mode), ()) for who in ("method", "dense"))
     return None if len(own) != len(dense) or len(own) < 2 else block_medians(own, dense)
 
 

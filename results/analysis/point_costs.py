@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from results.analysis import modes
 from results.analysis.paired import FEWEST
 from results.analysis.points import Point
-from results.analysis.verdict_types import Cost, LatencyWord
+from results.analysis.verdict_types import Cost, LatencyWord, ModeLatency
 from results.record import Estimate, Record
 
 FLOOR = "latency_floor"
 """In a record's environment, where the machine was calibrated (`calibrate-clock`)."""
-
-BUSY = "device_busy"
-LEAST_BUSY = 0.75
-"""Below it, a latency on a GPU is the host's, which launches kernels, and says nothing of a method."""
 
 
 def cost_of(point: Point, dense: Point) -> Cost:
@@ -23,22 +21,27 @@ def cost_of(point: Point, dense: Point) -> Cost:
     gmacs = None
     if "gmacs" in own.estimates and "gmacs" in other.estimates:
         gmacs = own.estimates["gmacs"].value / other.estimates["gmacs"].value
-    ratio = own.estimates.get("latency_ratio")
-    if ratio is None:
-        return Cost(gmacs=gmacs)
-    return Cost(
-        gmacs=gmacs, latency=ratio.value, latency_low=ratio.low, latency_high=ratio.high, latency_pairs=ratio.n,
-        latency_word=_latency_word((own, other), ratio),
-    )  # fmt: skip
+    found = {
+        mode: _latency((own, other), own.estimates[modes.named(modes.RATIO, mode)], mode)
+        for mode in modes.of(own.estimates)
+    }
+    eager = found.pop(modes.EAGER, {})
+    return Cost(gmacs=gmacs, **eager, modes=tuple(ModeLatency(mode=mode, **one) for mode, one in found.items()))
 
 
-def _latency_word(records: Sequence[Record], ratio: Estimate) -> LatencyWord:
+def _latency(records: Sequence[Record], ratio: Estimate, mode: str) -> dict[str, Any]:
+    return {
+        "latency": ratio.value, "latency_low": ratio.low, "latency_high": ratio.high, "latency_pairs": ratio.n,
+        "latency_word": _latency_word(records, ratio, mode),
+    }  # fmt: skip
+
+
+def _latency_word(records: Sequence[Record], ratio: Estimate, mode: str) -> LatencyWord:
     """From the interval over blocks of pairs; a ratio nearer to 1 than the machine's noise floor says nothing, nor does
     one of which a GPU idles through too much. records: of the method and of dense."""
     if ratio.low is None or ratio.high is None or ratio.n < FEWEST:
         return ""
-    shares = [record.estimates[BUSY].value for record in records if BUSY in record.estimates]
-    if any(share < LEAST_BUSY for share in shares):
+    if modes.launch_bound(records, mode):
         return "launch-bound"
     floor = float(records[0].environment.get(FLOOR, 0.0))
     if ratio.low <= 1 <= ratio.high or abs(ratio.value - 1) <= floor:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from results.analysis import comparisons
 from results.analysis.bounds import COSTS, BadBound, Bound, check_unit, figure
 from results.analysis.differences import NotComparable, arms
+from results.analysis.modes import RATIO, base, named, split
 from results.analysis.paired import cluster_index
 from results.analysis.points import Point
 from results.analysis.statistics import block_medians, resample_counts, resamples
@@ -72,15 +73,15 @@ def candidates(
     BadBound for a bound on nothing that the records hold, or without a unit."""
     known = [
         name for record in (dense, *points.values()) for name, e in record.estimates.items()
-        if name in COSTS.values() or (e.role == "quality" and e.better)
+        if base(name) in COSTS.values() or (e.role == "quality" and e.better)
     ]  # fmt: skip
     on_cost = [(one, figure(one.name, known)) for one in most]
     on_quality = [(one, figure(one.name, known)) for one in least]
     for one, name in on_cost:
-        if name not in COSTS.values():
+        if base(name) not in COSTS.values():
             raise BadBound(f"--max {one.text!r}: expected a cost ({', '.join(COSTS)}); a metric's limit is --min")
     for one, name in on_quality:
-        if name in COSTS.values():
+        if base(name) in COSTS.values():
             raise BadBound(f"--min {one.text!r}: expected a metric; a cost's limit is --max")
     found, left_out = [], []
     for label, record in points.items():
@@ -114,13 +115,14 @@ def _cost(limit: Bound, name: str, record: Record, dense: Record) -> tuple[Check
     if limit.unit not in ("", "%") or limit.signed:
         raise BadBound(f"--max {limit.text!r}: expected a share of dense, such as {limit.name}=0.8 or {limit.name}=80%")
     most = limit.value / (100 if limit.unit == "%" else 1)
-    if name not in record.estimates or (name != "latency_ratio" and name not in dense.estimates):
+    kind, mode = split(name)
+    if name not in record.estimates or (kind != RATIO and name not in dense.estimates):
         raise NotComparable(f"it has no {name}")
     own = record.estimates[name].value
-    value = own if name == "latency_ratio" else own / dense.estimates[name].value
+    value = own if kind == RATIO else own / dense.estimates[name].value
     drawn = np.array([value])
-    if name == "latency_ratio":
-        pairs = [record.samples.get(f"latency_{who}_s", ()) for who in ("method", "dense")]
+    if kind == RATIO:
+        pairs = [record.samples.get(named(f"latency_{who}_s", mode), ()) for who in ("method", "dense")]
         if len(pairs[0]) == len(pairs[1]) > 1:
             blocks = block_medians(*pairs)
             drawn = np.median(blocks[resamples(len(blocks), RESAMPLES)], axis=1)

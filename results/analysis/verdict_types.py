@@ -20,9 +20,21 @@ class Plain(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class ModeLatency(Plain):
+    """A latency in a mode of execution other than eager, in the words of `Cost`."""
+
+    mode: str
+    latency: float
+    latency_low: float | None = None
+    latency_high: float | None = None
+    latency_pairs: int = 0
+    latency_word: LatencyWord = ""
+
+
 class Cost(Plain):
     """What a point costs relative to dense. latency: of interleaved pairs in blocks; word: from its interval where
-    there are at least 8 pairs, and from the machine's noise floor where it was calibrated; not adjusted."""
+    there are at least 8 pairs, and from the machine's noise floor where it was calibrated; not adjusted. modes: the
+    same in modes of execution other than eager, where they were asked for."""
 
     gmacs: float | None = None
     latency: float | None = None
@@ -30,6 +42,7 @@ class Cost(Plain):
     latency_high: float | None = None
     latency_pairs: int = 0
     latency_word: LatencyWord = ""
+    modes: tuple[ModeLatency, ...] = ()
 
 
 class Compared(Plain):

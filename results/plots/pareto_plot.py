@@ -29,6 +29,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from results.analysis.headline import headline
+from results.analysis.modes import base
 from results.analysis.point_names import strength, variants
 from results.analysis.sets import RANKING_NEEDS
 from results.files import slug, write_atomic
@@ -122,7 +123,7 @@ def _figures(table: Table, everything: bool) -> Iterator[tuple[str, str, str, pd
     """The figures: name below the folder, cost axis, metric and points."""
     first = headline(table.records)
     for cost, quality, points in table.fronts():
-        top = first is None or (quality == first.name and cost in _OVERVIEW)
+        top = first is None or (quality == first.name and base(cost) in _OVERVIEW)
         if not (top or everything):
             continue
         for group, rows in parts(points, "group"):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from results.analysis.modes import base, split
 from results.analysis.pareto import front
 from results.analysis.sets import ranks
 from results.plots.window import window
@@ -23,6 +24,12 @@ NAMES = {
 }
 
 
+def title(name: str) -> str:
+    """A figure's name for people."""
+    known, mode = split(name)
+    return NAMES.get(name) or (f"{NAMES[known]} ({mode})" if known in NAMES else name)
+
+
 def described(records: Iterable[Record]) -> dict[str, Estimate]:
     """Every estimate's name with its first appearance in a usable record."""
     found: dict[str, Estimate] = {}
@@ -36,7 +43,7 @@ def axes(records: list[Record]) -> tuple[list[str], list[str]]:
     """Cost axes and metrics with a direction. Latencies of several machines, and those that no interleaving has made
     comparable, are no axis, as in `Table`; energy is one."""
     known, table = described(records), Table(records)
-    further = [name for name, e in known.items() if e.role == "cost" and name not in COST_AXES and _wanted(name)]
+    further = [name for name, e in known.items() if e.role == "cost" and base(name) not in COST_AXES and _wanted(name)]
     return [*table.costs, *further], list(table.qualities)
 
 
@@ -65,7 +72,7 @@ def fronts(records: list[Record]) -> dict[str, dict[str, list[Any]]]:
     found: dict[str, dict[str, list[Any]]] = {}
     for cost in costs:
         for metric in metrics:
-            if cost in COST_AXES:
+            if base(cost) in COST_AXES:
                 rows = table.pareto(cost, metric).to_dict("records")
                 found[f"{cost}|{metric}"] = {
                     row["key"]: [bool(row["on_front"]), None if math.isnan(row["front_share"]) else row["front_share"]]

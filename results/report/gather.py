@@ -160,7 +160,7 @@ class _Group:
             "verdict": verdict.shown(self.section), "warnings": self._warnings(points),
             "estimates": {
                 name: {"unit": e.unit, "convention": e.convention, "role": e.role, "better": e.better, "n": e.n,
-                       "title": fronts.NAMES.get(name, name)}
+                       "title": fronts.title(name)}
                 for name, e in self.known.items()
             },
             "published": published(self.records[0].task), "windows": plain(fronts.windows(self.records)),
@@ -274,7 +274,8 @@ class _Group:
 
     def _warnings(self, points: Sequence[Mapping[str, Any]]) -> list[str]:
         notes = [note[:1].upper() + note[1:] + "." for note in self.section.notes]
-        for outcome, words in (("failed", "failed"), ("incomplete", "lack a metric that failed")):
+        lacking = "lack a metric or a mode of execution that failed"
+        for outcome, words in (("failed", "failed"), ("incomplete", lacking)):
             bad = [f"{point['name']} ({point['reason']})" for point in points if point["outcome"] == outcome]
             if bad:
                 notes.append(f"{len(bad)} of {len(points)} points {words}: {'; '.join(bad[:5])}{_more(bad[5:])}.")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from results.analysis.verdict_types import BlockVerdict, Compared, Cost, Section
+from results.analysis.verdict_types import BlockVerdict, Compared, Section
 from results.tables.formatting import DIRECTIONS, change, interval, number, percent
-from results.tables.verdict import duration, resolution
+from results.tables.verdict import duration, latency, resolution
 
 MARKS = {"better": ("good", "▲"), "no worse than margin": ("good", "≈"), "worse": ("bad", "▼"),
          "not distinguishable": ("open", "○")}  # fmt: skip
@@ -54,17 +54,14 @@ def _line(one: Compared, place: Callable[[Compared], dict[str, float] | None]) -
         "point": one.method, "rival": one.comparator, "word": one.word, "kind": kind, "mark": mark,
         "detail": "" if one.word != "not distinguishable" else one.text.removeprefix("not distinguishable").strip(),
         "difference": _difference(one), "change": change(one.relative), "p": number(one.p_adjusted, 2),
-        "gmacs": number(one.cost.gmacs, 3), "latency": _latency(one.cost), "latency_word": one.cost.latency_word,
+        "gmacs": number(one.cost.gmacs, 3), "latency": latency(one.cost, word=False),
+        "latency_word": one.cost.latency_word, "modes": [f"{mode.mode} {latency(mode)}" for mode in one.cost.modes],
         "settles": _settles(one), "exploratory": one.family == "exploratory", "place": place(one),
     }  # fmt: skip
 
 
 def _difference(one: Compared) -> str:
     return f"{one.difference:+.3g} {interval(one.low, one.high)}".strip()
-
-
-def _latency(cost: Cost) -> str:
-    return f"{number(cost.latency, 3)} {interval(cost.latency_low, cost.latency_high)}".strip()
 
 
 def _settles(one: Compared) -> str:

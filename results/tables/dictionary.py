@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from results.analysis.modes import split
 from results.record import Estimate, Record
 from results.tables.formatting import code, plain, rows
 from results.tables.table import COSTS, Table
@@ -19,7 +20,7 @@ POINT_COLUMNS: dict[str, tuple[str, str]] = {
     "dtype": ("precision of the weights", "never"),
     "steps": ("sampler steps", "never"),
     "cases": ("images", "never"),
-    "outcome": ("ok; incomplete: a metric failed; failed: no figure counts", "never"),
+    "outcome": ("ok; incomplete: a metric or a mode of execution failed; failed: no figure counts", "never"),
     "reason": ("why the outcome is not ok", "it is ok"),
     "seed": ("seed of the first image's noise; those of all images are in the record", "records of schema 1"),
     "guidance": ("scale of classifier-free guidance (CFG)", "the sampler of the record names none"),
@@ -40,6 +41,7 @@ ENVIRONMENT_COLUMNS: dict[str, str] = {
 
 _COUNTED = "nothing was counted"
 _TIMED = "nothing was timed"
+_NO_MODE = "the mode was not asked for, or the method cannot run in it: `reason` says why"
 _ABSENT: dict[str, str] = {
     "gmacs": _COUNTED,
     "gmacs_paper": "the counter of papers does not know an operation",
@@ -83,6 +85,10 @@ def figures(records: Iterable[Record]) -> str:
 
 
 def _line(name: str, e: Estimate) -> list[str]:
-    empty = _ABSENT.get(name) or ("the metric did not run or does not apply" if e.role == "quality" else _TIMED)
+    empty = (
+        _ABSENT.get(name)
+        or (_NO_MODE if split(name)[0] != name else "")
+        or ("the metric did not run or does not apply" if e.role == "quality" else _TIMED)
+    )
     bounds = "none: exact" if e.role == "cost" and e.low is None else "none" if e.low is None else "95 %"
     return [code(name), plain(e.unit), e.better or "", str(e.sample_size), bounds, plain(e.convention), empty]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from results.analysis.modes import split
 from results.record import Record
 
 TITLES = {"gmacs": "GMACs", "latency_ratio": "latency ratio", "peak_memory_mb": "peak memory"}
@@ -59,7 +60,8 @@ def point(method: str, ratio: float | None) -> str:
 
 def title(cost: str) -> str:
     """The name of a cost axis in words."""
-    return TITLES.get(cost, cost)
+    name, mode = split(cost)
+    return TITLES.get(cost) or (f"{TITLES.get(name, name)} [{mode}]" if name != cost else cost)
 
 
 def setup(record: Record) -> str:

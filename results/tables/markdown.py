@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from results.analysis import seeds
+from results.analysis import modes, seeds
 from results.record import Estimate, Record
 from results.tables.formatting import (
     DIRECTIONS,
@@ -54,14 +54,15 @@ def render(table: Table) -> str:
 def summary(table: Table) -> str:
     """One row per operating point, training seeds taken together, and what each column means."""
     pooled = seeds.pooled(table.records)
-    columns = [name for name in (*_COSTS, *table.qualities) if name in pooled]
+    columns = [*modes.variants(_COSTS, map(str, pooled.columns)), *(name for name in table.qualities if name in pooled)]
     known = {name: estimate for record in table.records for name, estimate in record.estimates.items()}
     many, apart = seeds.several(table.records), len(table.groups) > 1
     beside = [name for name, shown in (("group", apart), ("seeds", many)) if shown]
     head = ["point", *beside, *columns]
     cells = (
-        [plain(row["point"]), *(str(row[name]) for name in beside), *(_bounded(row, name) for name in columns)]
+        [plain(row["point"]), *(str(row[name]) for name in beside), *(_bounded(row, name, fastest) for name in columns)]
         for row in pooled.to_dict("records")
+        for fastest in (modes.fastest(row),)
     )
     numbered = (f"**Group {number}**: " if apart else "" for number in range(1, len(table.groups) + 1))
     groups = "\n".join(
@@ -70,6 +71,8 @@ def summary(table: Table) -> str:
     legend = [f"- {code(name)}: {_axis(known[name])}; {DIRECTIONS[known[name].better or 'lower']}" for name in columns]
     note = "[low, high]: 95 % interval: bootstrap over cases for quality; for latency, over blocks of interleaved pairs"
     note += "; where there are several training seeds, the t-interval over their values instead." if many else "."
+    if len(modes.of(columns)) > 1:
+        note += " ◆: the mode of execution in which the point takes the least seconds, launch-bound ones apart."
     failed = [_failed(table.failed())] if table.failed() else []
     return (
         "\n\n".join(["# Summary", groups, rows([*map(plain, head)], cells), note + "\n\n" + "\n".join(legend), *failed])
@@ -77,10 +80,10 @@ def summary(table: Table) -> str:
     )
 
 
-def _bounded(row: dict[Any, Any], name: str) -> str:
+def _bounded(row: dict[Any, Any], name: str, fastest: str) -> str:
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     bounds = "" if low == high else interval(low, high)  # seeds that cost the same
-    return f"{number(row[name], 3)} {bounds}".strip()
+    return f"{number(row[name], 3)} {bounds}{' ◆' * (name == fastest)}".strip()
 
 
 def _section(table: Table, cost: str, quality: str, points: pd.DataFrame) -> str:

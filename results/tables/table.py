@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from results.analysis import modes
 from results.analysis.differences import NotComparable, difference, seed_difference
 from results.analysis.paired import Difference
 from results.analysis.pareto import Better, comparable, front, front_share
@@ -64,7 +65,7 @@ class Table:
         shown = {name for group in self.groups for name in _axes(group)}
         if not any(_differs(group, MEMORY) for group in self.groups):
             shown.discard(MEMORY)
-        return {name: self._described[name] for name in COST_AXES if name in self._described and name in shown}
+        return {name: self._described[name] for name in modes.variants(COST_AXES, self._described) if name in shown}
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -93,7 +94,7 @@ class Table:
         point is on the front (empty where nothing was resampled). A distance between sets of fewer than 1,000 images
         has no front: no point is on it. Raises KeyError for a name without a front.
         """
-        if quality not in self.qualities or cost not in COST_AXES:
+        if quality not in self.qualities or modes.base(cost) not in COST_AXES:
             raise KeyError(
                 f"no front of {quality!r} against {cost!r}: metrics are {list(self.qualities)}, costs {list(COST_AXES)}"
             )
@@ -159,7 +160,7 @@ class Table:
     references = features
 
     def failed(self) -> list[Record]:
-        """The records of the points that failed, or lack a metric that failed."""
+        """The records of the points that failed, or lack a metric or mode of execution that failed."""
         return [record for record in self.records if record.outcome != "ok"]
 
     def sample_size(self, name: str, group: int) -> str:
@@ -251,11 +252,14 @@ def _front_rows(index: int, group: list[Record], cost: str, quality: str, better
 
 def _axes(group: list[Record]) -> set[str]:
     """The cost axes of a group. Ratios compare with the dense point of the same task settings, so points of several
-    settings are compared in seconds. Latencies that several machines measured are no axis."""
-    if len({record.hardware for record in group if "latency_s" in record.estimates}) > 1:
-        return set(COST_AXES) - {"latency_s", "latency_ratio"}
+    settings are compared in seconds. Latencies that several machines measured are no axis. Those of each mode of
+    execution are one."""
     one = len({compact_json(record.task_settings) for record in group}) == 1
-    return set(COST_AXES) - {"latency_s" if one else "latency_ratio"}
+    out = {modes.SECONDS if one else modes.RATIO}
+    if len({record.hardware for record in group if modes.SECONDS in record.estimates}) > 1:
+        out = {modes.SECONDS, modes.RATIO}
+    known = (name for record in group for name in record.estimates)
+    return set(modes.variants(set(COST_AXES) - out, {*COST_AXES, *known}))
 
 
 def _differs(group: list[Record], name: str) -> bool:

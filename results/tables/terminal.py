@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from results.analysis import modes
 from results.analysis.point_names import variants
 from results.record import Estimate, Record
 from results.tables.formatting import DIRECTIONS, asked_and_reached, interval, number, point, setup, title
@@ -40,6 +41,8 @@ def show(table: Table, console: Console) -> None:
     if any(marks.values()):
         letters = ", ".join(f"{_letter(cost)} {title(cost)}" for cost in table.costs)
         console.print(Text(f"On the Pareto front by cost axis: {letters}. [low, high]: 95 % interval."), width=width)
+    if any(modes.fastest(modes.values(record)) for record in table.records):
+        console.print(Text("◆: the mode of execution in which the point takes the least seconds."), width=width)
     if dropped:
         names = ", ".join(map(title, dropped))
         note = f"Too wide for {width} columns: {names}; every figure is in tables/results.csv."
@@ -57,7 +60,9 @@ def _front_marks(table: Table) -> _Marks:
 
 
 def _letter(cost: str) -> str:
-    return cost[0].upper()
+    """Of a cost axis; in a mode of execution, with the mode's first letters."""
+    name, mode = modes.split(cost)
+    return name[0].upper() + ("" if mode == modes.EAGER else "".join(part[0] for part in mode.split("+")))
 
 
 def _costs(table: Table, group: list[Record], marks: _Marks, console: Console, width: int) -> tuple[str, ...]:
@@ -66,7 +71,7 @@ def _costs(table: Table, group: list[Record], marks: _Marks, console: Console, w
     for leaving in DROPPED:
         if _width(_rich_table(table, group, costs, first, marks), console) <= width:
             break
-        costs = tuple(cost for cost in costs if cost != leaving)
+        costs = tuple(cost for cost in costs if modes.base(cost) != leaving)
     return costs
 
 
@@ -107,11 +112,11 @@ def _rich_table(
         name = Text(record.method.replace("+", "+\n") if len(record.method) > 24 else record.method, "bold")
         for part in names[record.key].split()[1:]:
             name.append(f"\n{part}", "not bold dim")
-        estimates = record.estimates if record.usable else {}
+        estimates, fastest = record.estimates if record.usable else {}, modes.fastest(modes.values(record))
         drawn.add_row(
             name,
             asked_and_reached(record.ratio, record.ratio_reached).replace(" (", "\n("),
-            *(_cell(estimates.get(cost)) for cost in costs),
+            *(_cell(estimates.get(cost), "◆" * (cost == fastest)) for cost in costs),
             *(_cell(estimates.get(metric), marks.get((record.key, metric), "")) for metric in metrics),
             *([Text(record.outcome, "" if record.outcome == "ok" else "red")] if lost else []),
         )
@@ -120,8 +125,10 @@ def _rich_table(
 
 def _cost_heading(cost: str, estimate: Estimate) -> str:
     """In lines as short as the figures below."""
-    unit = "/ dense" if cost == "latency_ratio" else estimate.unit
-    name = title(cost).removesuffix(" ratio").removesuffix("_s").replace(" ", "\n")
+    base, mode = modes.split(cost)
+    unit = "/ dense" if base == modes.RATIO else estimate.unit
+    name = title(base).removesuffix(" ratio").removesuffix("_s").replace(" ", "\n")
+    name += f"\n[{mode}]" if base != cost else ""
     return name if unit in (name, "") else f"{name}\n{unit}"
 
 

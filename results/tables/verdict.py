@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from results.analysis.verdict_types import Compared, Cost, Rank, Section, Verdict
+from results.analysis.verdict_types import Compared, Cost, ModeLatency, Rank, Section, Verdict
 from results.files import write_atomic
 from results.tables.formatting import DIRECTIONS, change, code, interval, number, percent, plain
 from results.tables.markdown import rows
@@ -133,9 +133,15 @@ def _difference(one: Compared) -> str:
     return f"{one.difference:+.3g} {interval(one.low, one.high)}".strip()
 
 
-def _cost(cost: Cost) -> tuple[str, str]:
-    latency = f"{number(cost.latency, 3)} {interval(cost.latency_low, cost.latency_high)} {cost.latency_word}"
-    return number(cost.gmacs, 3), " ".join(latency.split())
+def _cost(cost: Cost, between: str = "; ") -> tuple[str, str]:
+    each = (latency(cost), *(f"{one.mode} {latency(one)}" for one in cost.modes))
+    return number(cost.gmacs, 3), between.join(filter(None, each))
+
+
+def latency(one: Cost | ModeLatency, *, word: bool = True) -> str:
+    """The ratio to dense with its interval, and with what the verdict says of it."""
+    said = one.latency_word if word else ""
+    return " ".join(f"{number(one.latency, 3)} {interval(one.latency_low, one.latency_high)} {said}".split())
 
 
 def _rank(one: Rank) -> list[str]:
@@ -220,8 +226,8 @@ def _needed(rows: Sequence[Sequence[str | Text]]) -> list[int]:
 def _short_line(one: Compared, gap: str) -> list[Text]:
     mark = " *" if one.family == "exploratory" else ""
     difference = f"{change(one.relative)} {_bounds(one)}" if one.relative is not None else _difference(one)
-    gmacs, latency = _cost(one.cost)
-    figures = (difference.replace(" [", f"{gap}["), gmacs, latency.replace(" [", f"{gap}[").replace("] ", f"]{gap}"))
+    gmacs, took = _cost(one.cost, "\n")
+    figures = (difference.replace(" [", f"{gap}["), gmacs, took.replace(" [", f"{gap}[").replace("] ", f"]{gap}"))
     verdict = Text(one.text + mark, _STYLES[one.word])
     return [Text(one.method), Text(one.comparator), verdict, *map(Text, figures)]
 

@@ -37,7 +37,7 @@ const titled = (name) => {
 // Name and unit, where the name does not say the unit itself.
 function labelled(name) {
   const title = titled(name), unit = unitOf(name);
-  return !unit || title.includes(unit) || name === "latency_ratio" ? title : `${title}, ${unit}`;
+  return !unit || title.includes(unit) || name.startsWith("latency_ratio") ? title : `${title}, ${unit}`;
 }
 const unitOf = (name) => group().estimates[name].unit;
 

@@ -13,7 +13,7 @@ function publishedPoints() {
 
 // Of what an axis is divided by to be relative to dense: a latency ratio is so already. null: dense has no such figure.
 function denseFigure(point, name) {
-  if (name === "latency_ratio") return 1;
+  if (name.startsWith("latency_ratio")) return 1;
   const value = denseOf(point)?.estimates[name]?.[0];
   return value > 0 ? value : null;
 }
@@ -162,10 +162,10 @@ async function plotFront(plot, points, others) {
   const wide = others.length > 0 && least > 0 && most > 8 * least;
   const spare = wide ? (most / least) ** 0.13 : 0.13 * (most - least);  // for labels above and below points
   const range = others.length ? { autorangeoptions: { include: wide ? [least / spare, most * spare] : [least - spare, most + spare] } } : {};
-  const over = others.length ? " / dense" : "", of = (name) => (others.length && name !== "latency_ratio" ? titled(name) : labelled(name));
+  const over = others.length ? " / dense" : "", of = (name) => (others.length && !name.startsWith("latency_ratio") ? titled(name) : labelled(name));
   const better = g.estimates[front.metric].better, narrow = plot.clientWidth < 560;
   const Plotly = await draw(plot, traces, {
-    xaxis: axis(wrapped(`${of(front.cost)}${front.cost === "latency_ratio" ? "" : over} (lower is better)`, 60)),
+    xaxis: axis(wrapped(`${of(front.cost)}${front.cost.startsWith("latency_ratio") ? "" : over} (lower is better)`, 60)),
     yaxis: axis(wrapped(`${of(front.metric)}${over} (${better} is better)`, narrow ? 40 : 56), { ...range, ...(wide ? decades(levels) : {}) }),
     legend: narrow ? { orientation: "h", y: -0.25 } : { y: 1 }, height: narrow ? 520 : 480,
   });

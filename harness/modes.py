@@ -1,0 +1,141 @@
+"""How a denoiser step is executed: what Python costs, and what the device does, told apart.
+
+eager: one operator after another, as diffusers runs it. compile: each block through torch.compile, once for every shape
+and not once per layer. graph: the step captured into CUDA graphs, one for every timestep region, and replayed, so that
+no launch waits for Python. compile+graph: both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+
+from harness.backbones.base import Backbone
+from harness.errors import UserError, failure_reason, first_line
+from harness.measure import memory
+from harness.method import Method
+from harness.sweep import Mode
+
+
+def check(mode: Mode, device: str) -> None:
+    """Raises UserError for a mode that a device has not. device: its type."""
+    if mode != "eager" and device == "meta":
+        raise UserError(f"device meta executes nothing, and has no mode {mode!r}: leave --mode out")
+    if "graph" in mode and device != "cuda":
+        raise UserError(f"mode {mode!r} captures CUDA graphs, and the device is {device!r}: there, the modes are "
+                        f"eager and compile")  # fmt: skip
+
+
+@contextmanager
+def compiling(mode: Mode, backbones: Collection[Backbone]) -> Iterator[None]:
+    """Within the context the blocks of these backbones run compiled, where the mode says so."""
+    with ExitStack() as stack:
+        if "compile" in mode:
+            # else what has too many forms would run eagerly, and nobody would know
+            stack.enter_context(torch._dynamo.config.patch(fail_on_recompile_limit_hit=True))
+            for backbone in backbones:
+                stack.enter_context(backbone.compiled_blocks())
+        yield
+
+
+class CapturedError(RuntimeError):
+    """A step that cannot be captured into a CUDA graph, and why."""
+
+
+def refusal(mode: Mode, method: Method) -> str:
+    """Why a method cannot run in a mode whatever the device; "" where it may."""
+    if "graph" in mode and method.reuses:
+        return "it keeps what one sampling step computes for another, and a graph that is replayed decides nothing anew"
+    return ""
+
+
+def why(error: Exception, mode: Mode, own: Collection[str] = ()) -> str:
+    """Why a mode could not run, in one line. own: files of the method, see `failure_reason`."""
+    if memory.ran_out(error):
+        more = " and the tensors of every graph" if "graph" in mode else ""
+        return (f"out of memory: beside the model, the mode holds a copy of the denoiser{more}; take --dtype bfloat16 "
+                "or a smaller model, or leave the mode out")  # fmt: skip
+    if isinstance(error, CapturedError):
+        return str(error)
+    while isinstance(inner := getattr(error, "inner_exception", None), Exception):  # the compiler's own words
+        error = inner
+    return failure_reason(error, own)
+
+
+def capture(run: Callable[[], Any], pool: Any = None) -> tuple[torch.cuda.CUDAGraph, Any]:
+    """A CUDA graph of a run, and what the run returned, which each replay fills anew. pool: of an earlier graph, whose
+    memory it shares. Raises CapturedError."""
+    try:
+        beside = torch.cuda.Stream()
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):  # the first runs allocate, compile and draw
+            for _ in range(3):
+                run()
+        torch.cuda.current_stream().wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            out = run()
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise CapturedError(f"cannot be captured into a CUDA graph: {first_line(error)}") from error
+    return graph, out
+
+
+def captured(
+    steps: Sequence[Callable[[], object]], put_on: Callable[[], AbstractContextManager[object]]
+) -> Callable[[], None]:
+    """What replays these steps, each from a CUDA graph of its own, in one pool of memory. put_on: what has to be on
+    while they are captured. Raises CapturedError."""
+    graphs: list[torch.cuda.CUDAGraph] = []
+    with put_on():
+        for step in steps:
+            graphs.append(capture(step, graphs[0].pool() if graphs else None)[0])
+
+    def replay() -> None:
+        for graph in graphs:
+            graph.replay()
+
+    return replay
+
+
+class Graphs:
+    """Advice around a denoiser's forward that replays its calls from CUDA graphs, in one pool of memory: one for each
+    batch shape and timestep region. A call that has none yet is captured. region: of the call that is due; calls of one
+    region do the same work.
+
+    Raises CapturedError.
+    """
+
+    def __init__(self, region: Callable[[], Hashable]) -> None:
+        self._region = region
+        self._known: dict[Hashable, tuple[torch.cuda.CUDAGraph, list[Any], Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __call__(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        leaves, form = tree_flatten((args, kwargs))
+        key = self._region(), repr(form), tuple(map(_kind, leaves))
+        if key not in self._known:
+            given = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            own_args, own_kwargs = tree_unflatten(given, form)
+            pool = next((graph.pool() for graph, *_ in self._known.values()), None)
+            graph, out = capture(lambda: forward(*own_args, **own_kwargs), pool)
+            self._known[key] = graph, given, out
+        graph, given, out = self._known[key]
+        for own, leaf in zip(given, leaves, strict=True):
+            if isinstance(leaf, Tensor):
+                own.copy_(leaf)
+        graph.replay()
+        return tree_map_only(Tensor, Tensor.clone, out)  # the next replay writes into the same place
+
+
+def _kind(leaf: object) -> Hashable:
+    """What of an argument a graph is bound to: of a tensor its form, of anything else its value."""
+    return (leaf.shape, leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else repr(leaf)
