@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from results.analysis import modes
 from results.record import Record
 from results.tables.step_costs import TASK
 
@@ -29,6 +30,8 @@ def command(record: Record, workload: Mapping[str, Any]) -> str:
         if known.get(name) is not None:
             words += [f"--{name}", str(known[name])]
     words += _settings(record)
+    timed = modes.of(record.estimates)
+    words += ["--mode", ",".join(timed)] if set(timed) - {modes.EAGER} else []
     if kind == "run":
         for name, value in record.task_settings.items():
             words += ["--task-set", f"{name}={_yaml(value)}"]

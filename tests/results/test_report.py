@@ -178,7 +178,10 @@ def test_the_command_names_every_setting(run: Path) -> None:
     assert words[:7] == ["python", "-m", "harness", "run", "--methods", "method0", "--ratios"]
     assert words[words.index("--seed") + 1] == "3" and "--steps" not in words
     assert words[words.index("--metrics") + 1] == "a,b"
-    assert f"method0.note={json.dumps(HOSTILE, ensure_ascii=False)}" in words
+    assert f"method0.note={json.dumps(HOSTILE, ensure_ascii=False)}" in words and "--mode" not in words
+    timed = {**record.estimates, "latency_ratio[compile]": record.estimates["latency_ratio"]}
+    words = shlex.split(command(record.model_copy(update={"estimates": timed}), {}))
+    assert words[words.index("--mode") + 1] == "eager,compile"
 
 
 @pytest.mark.parametrize("case", ["newer", "nowhere", "unwritable", "foreign"])
