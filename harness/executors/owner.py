@@ -67,8 +67,8 @@ class Attempt:
 
 
 class Owner:
-    """work: points by workload. put: makes a parcel or images reachable for workers. left: how many points are neither kept nor
-    given up."""
+    """work: points by workload. put: makes a parcel or images reachable for workers. left: how many points are neither
+    kept nor given up."""
 
     def __init__(
         self,
