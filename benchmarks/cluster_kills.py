@@ -1,8 +1,8 @@
 """Random kills of workers of a local Ray cluster while a sweep runs: every point arrives once, or is a failed record
 with a reason.
 
-    python benchmarks/cluster_kills.py                # 50 kills of workers and 2 of the driver, 100 points, two workers
-    python benchmarks/cluster_kills.py --kills 5 --drivers 0 --points 10 --seed 7
+    python -m benchmarks.cluster_kills                # 50 kills of workers and 2 of the driver, 100 points, two workers
+    python -m benchmarks.cluster_kills --kills 5 --drivers 0 --points 10 --seed 7
 
 A tiny untrained model, five images a point, so that images of dense and of the last point are made in chunks. Each kill
 (SIGKILL) comes a random while after a random number of points is done. A run whose driver was killed, or that ended
