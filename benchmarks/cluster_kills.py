@@ -64,13 +64,13 @@ def main(
         moments = draw.sample(["worker"] * kills + ["driver"] * drivers, kills + drivers)
         at = sorted(draw.randrange(points) for _ in moments)
         out.parent.mkdir()
-        starts, ended = _killed(command, out, list(zip(at, moments, strict=True)), draw)
+        killed, codes = _killed(command, out, list(zip(at, moments, strict=True)), draw)
         (planned,) = plan.make(config.build(asked | {"ratios": ratios}))
         found = _wrong(out, {point.key for point in planned.points})
         some = draw.sample(ratios, min(compared, len(ratios)))
         found += _different(harness.run(**asked, ratios=some, out=Path(place) / "here" / "run"), harness.open_run(out))
         outcomes = Counter(record.outcome for record in harness.open_run(out).records)
-        print(f"{len(planned.points)} points, {dict(outcomes)}; {starts} starts, exit codes {ended}")
+        print(f"{killed} kills; {len(planned.points)} points, {dict(outcomes)}; exit codes {codes}")
     print("\n".join(found) or "nothing wrong")
     if found:
         raise typer.Exit(1)
@@ -80,13 +80,11 @@ def _killed(
     command: list[str], out: Path, moments: list[tuple[int, str]], draw: random.Random
 ) -> tuple[int, list[int]]:
     """Run the command to its end, killed at these moments: how many points are done, and what is killed then. Returns
-    how often it was started, and its exit codes."""
-    began, starts, codes = time.monotonic(), 0, list[int]()
-    waiting = list(moments)
+    how many kills there were, and the exit codes of all starts."""
+    began, codes, waiting = time.monotonic(), list[int](), list(moments)
     while not codes or codes[-1] not in (0, 1):
-        if starts > len(moments) + 3:
-            raise SystemExit(f"started {starts} times, and not done")
-        starts += 1
+        if len(codes) > len(moments) + 3:
+            raise SystemExit(f"started {len(codes)} times, and not done: {codes}")
         with open(out.parent.with_suffix(".said"), "a") as said:
             own = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
             driver = subprocess.Popen(command, env=own, stdout=said, stderr=said)
@@ -101,7 +99,7 @@ def _killed(
             print(f"{time.monotonic() - began:.0f} s, {done} done: {waiting.pop(0)[1]}, {_title(process)}", flush=True)
             process.send_signal(signal.SIGKILL)
         codes.append(driver.wait())
-    return starts, codes
+    return len(moments) - len(waiting), codes
 
 
 def _victim(driver: int, kind: str, draw: random.Random) -> psutil.Process | None:
