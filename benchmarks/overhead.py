@@ -14,7 +14,7 @@ import tempfile
 import numpy as np
 import torch
 
-from harness import config, plan
+from harness import config, generation, plan
 from harness.measure.latency import interleave
 from results.analysis.statistics import paired_ratio
 from results.run_folder import RunFolder
@@ -44,7 +44,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place, RunFolder.grow(place, {}) as folder:
 
         def whole() -> None:
-            images, *_ = opened.generate(opened.dense, None, lambda _what, _images: None)
+            made = opened.generate(opened.dense, None, lambda _what, _images: None)
+            images, _ = generation.joined(made, len(opened.cases))
             folder.save_images(images, "bench")
 
         a, b = interleave([bare, whole], device=model.device, warmup=1, repeats=args.rounds)

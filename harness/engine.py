@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -12,11 +12,11 @@ from functools import cached_property
 from typing import Any, ClassVar, get_args
 
 import numpy as np
-import torch
 
-from harness import attach, cost, timing, token_maps
+from harness import attach, cost, generation, timing, token_maps
 from harness.compose import method_class
 from harness.errors import MethodFailure, failure_reason
+from harness.generation import Chunk
 from harness.judging import judged
 from harness.measure import environment
 from harness.method import Method
@@ -102,10 +102,28 @@ class OpenWorkload:
             self.task.generate(batch)
             return (time.monotonic() - began) / len(batch)
 
-    def run(self, point: Point, folder: RunFolder, progress: Progress) -> Record:
+    def chunk(self, point: Point, number: int, of: int, progress: Progress) -> Chunk:
+        """Part `number`, from 0, of `of` of a point's images, for the process that runs it. Raises what the method
+        raises, and MethodFailure for what it has left behind; model and process are then as they were."""
+        process = ProcessState.now()
+        try:
+            self.task.prepare(self.cases)
+            self.model.remember()
+            method = self.method(point)
+            state = adapters.state_of(method, self.model)
+            mine = generation.part(generation.batches(self.task, self.cases, method, self.batch), number, of)
+            made = generation.generate(self.subject, method, state, mine, _prefixed(progress, point.label))
+        finally:
+            left = [*process.restore(), *self.model.left_behind()]
+        if left:
+            raise MethodFailure(f"it left behind: {', '.join(left)}")
+        return made
+
+    def run(self, point: Point, folder: RunFolder, progress: Progress, made: Sequence[Chunk] = ()) -> Record:
         """Generate, measure and judge one point, its files in `folder`. Whatever the method raises becomes a failed
         record, and so does what it has left behind on the model, which is then loaded anew, or in the process, which
-        is restored. A point whose images and costs are there, under other metrics, is judged alone."""
+        is restored. A point whose images and costs are there, under other metrics, is judged alone. made: images that
+        others have made; the rest is made here."""
         process = ProcessState.now()
         began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
         result, outcome, reason, trace, effective_ratio = _PointResult(), "ok", "", "", None
@@ -118,7 +136,7 @@ class OpenWorkload:
             own = set[str]().union(*(one.files() for one in method.members()))
             state = adapters.state_of(method, self.model)
             effective_ratio = method.effective_ratio(state) if method.ratio is not None else None
-            lost = self._passes(point, method, state, folder, result, tell)
+            lost = self._passes(point, method, state, folder, result, tell, made)
             if lost:
                 outcome, reason = "incomplete", "; ".join(lost)
         except Exception as error:
@@ -131,7 +149,7 @@ class OpenWorkload:
         return self.record(
             point, outcome=outcome, reason=reason, traceback=trace, ratio_reached=effective_ratio,
             estimates=result.estimates, samples=result.samples, judged=result.judged, started=started,
-            seconds=time.monotonic() - began, **result.paths,
+            seconds=time.monotonic() - began + sum(chunk.took for chunk in made), **result.paths,
             **({"environment": result.environment} if result.environment else {}),
         )  # fmt: skip
 
@@ -164,6 +182,7 @@ class OpenWorkload:
         folder: RunFolder,
         result: _PointResult,
         progress: Progress,
+        made: Sequence[Chunk],
     ) -> list[str]:
         """Fills `result`; returns what could not be judged."""
         dense = self._reference(point, folder)
@@ -176,7 +195,7 @@ class OpenWorkload:
             result.environment = dict(known.environment)  # the costs were measured by that commit, on that day
             result.paths = {"images": known.images, "shown": known.shown, "token_maps": known.token_maps}
         else:
-            sample = self._measure(point, method, state, folder, result, progress)
+            sample = self._measure(point, method, state, folder, result, progress, made)
         if dense is None:
             self._dense = (point.key, sample, result.estimates["gmacs"].value)
         lost = self._time_in_modes(method, state, result, progress)
@@ -226,14 +245,16 @@ class OpenWorkload:
         folder: RunFolder,
         result: _PointResult,
         progress: Progress,
+        made: Sequence[Chunk],
     ) -> Sample:
-        images, seconds, subject = self.generate(method, state, progress)
-        sample = Sample(self.cases, images)
+        chunks = self.generate(method, state, progress, made)
+        images, spent = generation.joined(chunks, len(self.cases))
+        sample, subject = Sample(self.cases, images), replace(self.subject, spent=spent)
         progress("cost", 0)
         with self.exclusive() if self.exclusive else nullcontext():
             result.estimates, result.samples = cost.measured(subject, method, state, self.dense, self.rounds, progress)
         if not self.exclusive:  # others may have worked beside the generation
-            result.estimates |= cost.throughput(seconds, len(self.cases), self.batch)
+            result.estimates |= generation.throughput(chunks, self.batch)
         result.estimates |= self.task.facts(self.cases)
         self._check_effect(point, method, sample, result.estimates["gmacs"].value)
         if point.reference and point.ratio:
@@ -250,31 +271,12 @@ class OpenWorkload:
         return sample
 
     def generate(
-        self, method: Method, state: State | None, progress: Progress
-    ) -> tuple[np.ndarray, list[float], cost.Subject]:
-        """All cases' images, (N, H, W, 3) uint8, the seconds that each batch took, and what costs are measured on."""
-        rows_done: dict[int, np.ndarray] = {}
-        seconds, spent = [], []
-        alone = [[row] for row in range(len(self.cases))]
-        with attach.running(self.model, method, state, guided=self.task.guided):
-            for rows in alone if method.adaptive else self.task.batches(self.cases, self.batch):
-                cases = [self.cases[row] for row in rows]
-                progress("images", 0)
-                began = time.monotonic()
-                if method.adaptive:
-                    images, gmacs = cost.with_products(self.subject, cases[0])
-                    spent.append(gmacs)
-                else:
-                    images = self.task.generate(cases)
-                if images.ndim != 4 or len(images) != len(cases) or images.shape[1] != 3:
-                    raise MethodFailure(f"expected images of shape ({len(cases)}, 3, H, W), got {tuple(images.shape)}")
-                if not torch.isfinite(images).all():
-                    raise MethodFailure("the images hold NaN or infinite values")
-                rows_done |= dict(zip(rows, images_to_uint8(images), strict=True))  # waits for the device
-                seconds.append(time.monotonic() - began)
-                progress("images", len(cases))
-        every = np.stack([rows_done[row] for row in range(len(self.cases))])
-        return every, [] if spent else seconds, replace(self.subject, spent=tuple(spent))
+        self, method: Method, state: State | None, progress: Progress, made: Sequence[Chunk] = ()
+    ) -> tuple[Chunk, ...]:
+        """All cases' images: those that others have made, and the rest, which is made here."""
+        batches = generation.batches(self.task, self.cases, method, self.batch)
+        rest = generation.missing(batches, made)
+        return (*made, generation.generate(self.subject, method, state, rest, progress)) if rest else (*made,)
 
     def _reference(self, point: Point, folder: RunFolder) -> Sample | None:
         """The dense images that a point is compared with; None for dense itself."""

@@ -10,21 +10,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 from diffusers import PixArtSigmaPipeline
+from support import CALL, save_tiny
 
 from harness import cli
 from harness.backbones.pixart import PixArt
 from harness.models import Model, load
 from harness.models.inpainting.lazy_pipeline import LazyInpaintPipeline
-from harness.zoo.shapes import networks
 from harness.zoo.shapes_inpaint.make import Lazy
-
-CALL = {
-    "height": 64,
-    "width": 64,
-    "clean_caption": False,
-    "use_resolution_binning": False,
-    "max_sequence_length": networks.TEXT_TOKENS,
-}
 
 
 def pytest_collection_finish() -> None:
@@ -52,22 +44,8 @@ def _plugins() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline folder like the zoo's, untrained and much smaller: 3 layers, width 32."""
-    torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("tiny") / "pipeline"
-    transformer = networks.transformer(width=32, layers=3, heads=2)
-    # Fresh gates are near zero; larger ones make blocks matter, so that a change in one shows in the image.
-    for block in transformer.transformer_blocks:
-        torch.nn.init.normal_(block.scale_shift_table, std=1.0)
-    torch.nn.init.normal_(transformer.proj_out.weight, std=0.2)
-    PixArtSigmaPipeline(
-        tokenizer=networks.tokenizer(),
-        text_encoder=networks.text_encoder(),
-        vae=networks.vae(),
-        transformer=transformer,
-        scheduler=networks.scheduler(),
-    ).save_pretrained(folder)
-    notes = {"scenes": "shapes", "judge": "shapes-judge", "defaults": {"steps": 4, "guidance": 2.0}, "call": CALL}
-    (folder / "harness.json").write_text(json.dumps(notes))
+    save_tiny(folder)
     return folder
 
 

@@ -1,15 +1,46 @@
 """What several test files build."""
 
+import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from diffusers import PixArtSigmaPipeline
 
 from harness import cli
 from harness.backbones.base import Backbone
 from harness.compose import method_class
 from harness.method import Method
 from harness.spec import State
+from harness.zoo.shapes import networks
+
+CALL = {
+    "height": 64,
+    "width": 64,
+    "clean_caption": False,
+    "use_resolution_binning": False,
+    "max_sequence_length": networks.TEXT_TOKENS,
+}
+
+
+def save_tiny(folder: Path) -> None:
+    """A pipeline folder like the zoo's, untrained and much smaller: 3 layers, width 32."""
+    torch.manual_seed(0)
+    transformer = networks.transformer(width=32, layers=3, heads=2)
+    # Fresh gates are near zero; larger ones make blocks matter, so that a change in one shows in the image.
+    for block in transformer.transformer_blocks:
+        torch.nn.init.normal_(block.scale_shift_table, std=1.0)
+    torch.nn.init.normal_(transformer.proj_out.weight, std=0.2)
+    PixArtSigmaPipeline(
+        tokenizer=networks.tokenizer(),
+        text_encoder=networks.text_encoder(),
+        vae=networks.vae(),
+        transformer=transformer,
+        scheduler=networks.scheduler(),
+    ).save_pretrained(folder)
+    notes = {"scenes": "shapes", "judge": "shapes-judge", "defaults": {"steps": 4, "guidance": 2.0}, "call": CALL}
+    (folder / "harness.json").write_text(json.dumps(notes))
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

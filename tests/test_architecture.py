@@ -49,7 +49,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("attach", "modes"),
     ("compose",),
     ("catalog", "contract"),  # what is registered, and whether it keeps its promises
-    ("config", "cost", "timing", "judging", "token_maps"),
+    ("config", "cost", "generation", "timing", "judging", "token_maps"),
     ("training",),  # loop and batches, of recipes and fits
     ("zoo",),
     ("fitting",),

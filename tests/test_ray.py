@@ -40,17 +40,21 @@ FOLDER = Path({folder!r})
 @harness.methods.register("killed-once")
 class KilledOnce(RandomDrop):
     def attach(self, backbone, state=None):
-        if not (FOLDER / "killed").exists():
-            (FOLDER / "killed").touch()
+        if not (FOLDER / self.name).exists():
+            (FOLDER / self.name).touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return super().attach(backbone, state)
+
+@harness.methods.register("helper-killed")
+class HelperKilled(KilledOnce):
+    pass
 
 @harness.methods.register("sleeps")
 class Sleeps(RandomDrop):
     def attach(self, backbone, state=None):
         time.sleep(100_000)
 """
-NAMES = ("killed-once", "sleeps")
+NAMES = ("killed-once", "helper-killed", "sleeps")
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +93,16 @@ def plugin(tmp_path: Path) -> Iterator[Path]:
         registry.methods.forget(name)
 
 
-def test_workers_make_what_this_process_makes_though_one_is_killed(
+def test_workers_make_what_this_process_makes_though_some_are_killed(
     head: str, plugin: Path, small: dict[str, Any], tmp_path: Path
 ) -> None:
+    """Two for four points: images of dense and of the last point are made by both. One is killed that runs a point
+    alone, one that makes some of the last one's images."""
     torch.set_num_threads(1)
-    asked = small | {"methods": "tome,killed-once", "steps": 3, "metrics": "alignment,paired,kid", "plugins": [plugin]}
+    asked = small | {
+        "methods": "tome,killed-once,helper-killed", "steps": 3, "metrics": "alignment,paired,kid", "cases": 5,
+        "batch": 1, "plugins": [plugin],
+    }  # fmt: skip
     said: list[str] = []
 
     class Hears(Listener):
@@ -112,15 +121,20 @@ def test_workers_make_what_this_process_makes_though_one_is_killed(
     there = harness.run(
         **asked, out=tmp_path / "there" / "run", executor="ray", address=head, workers=2, listener=hears
     )
-    assert (tmp_path / "killed").exists() and "killed-once 20 %: its worker ended" in said[0]
+    assert sorted(line.partition(";")[0] + line.partition(";")[2] for line in said) == [
+        "helper-killed 20 %: its worker ended its images are made again by another one",
+        "killed-once 20 %: its worker ended the point runs again on another one",
+    ]
     assert hears.work == 0  # as much as was announced
     here = harness.run(**asked, out=tmp_path / "here" / "run")
-    assert [r.outcome for r in there.records] == ["ok"] * 3
+    assert [r.outcome for r in there.records] == ["ok"] * 4
+    split = {record.method for record in there.records if "image_workers" in record.environment}
+    assert {"dense", "helper-killed"} <= split and "tome" not in split
     for one, other in zip(here.records, there.records, strict=True):
         _same(here, one, there, other)
         assert other.environment["worker"] and one.hardware == other.hardware
     with Store(tmp_path / "there" / "run" / "store.sqlite", read_only=True) as store:
-        assert len(store.records()) == 3
+        assert len(store.records()) == 4
 
 
 def test_a_point_that_does_not_end(head: str, plugin: Path, small: dict[str, Any], tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ _ATTACHING = [
 ]  # fmt: skip
 _COSTS = [
     "harness/cost.py",
+    "harness/generation.py",
     "harness/limit.py",
     "harness/timing.py",
     "harness/modes.py",

@@ -135,11 +135,11 @@ def _executor(
 ) -> Iterator[Callable[[RunFolder], None]]:
     """What runs these points into a folder, ready to begin. Raises UserError where it cannot."""
     if cluster is not None and work:
-        from harness.executors import ray_pool  # its locks are POSIX's
+        from harness.executors import ray_pool, splits  # its locks are POSIX's
 
         sweep = [(one, some) for one, some in work if isinstance(one, OpenWorkload)]  # profiles ask for no cluster
-        opened, count = [one for one, _ in sweep], sum(len(some) for _, some in sweep)
-        with ray_pool.started(cluster, opened, shared, count, point_timeout, hear) as pool:
+        opened = [one for one, _ in sweep]
+        with ray_pool.started(cluster, opened, shared, splits.room(sweep), point_timeout, hear) as pool:
             yield partial(pool.run, sweep)
         return
     for here, _ in work:

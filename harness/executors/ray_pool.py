@@ -18,8 +18,9 @@ from harness.errors import UserError, first_line
 from harness.executors import marks, ray_cluster
 from harness.executors.cluster import Cluster
 from harness.executors.owner import Attempt, Hears, Owner, Task
-from harness.executors.ray_worker import Done, News, Refused, Worker
+from harness.executors.ray_worker import Done, News, Refused, Unmade, Worker
 from harness.executors.shipping import Setup, plugins_of
+from harness.generation import Chunk
 from harness.workload import Point
 from results.run_folder import RunFolder
 
@@ -44,11 +45,11 @@ class _Member:
 
 @contextmanager
 def started(
-    cluster: Cluster, opened: Sequence[OpenWorkload], shared: Mapping[str, Any], points: int, timeout: float | None,
+    cluster: Cluster, opened: Sequence[OpenWorkload], shared: Mapping[str, Any], most: int, timeout: float | None,
     listener: Hears,
 ) -> Iterator[Pool]:  # fmt: skip
-    """Workers, the first of them ready, while the context lasts. opened: the workloads of a run. points: how many are
-    to run. timeout: seconds after which a point is given up.
+    """Workers, the first of them ready, while the context lasts. opened: the workloads of a run. most: as many
+    workers as can have something to do. timeout: seconds after which a point is given up.
 
     Raises UserError for a cluster that cannot be reached, has no room, or none of whose workers is fit.
     """
@@ -62,7 +63,7 @@ def started(
             plugins=plugins_of(registry.plugins()), own_device=gpus >= 1,
         )  # fmt: skip
         count = _room(ray.cluster_resources(), cluster.workers, threads, gpus)
-        pool = Pool(ray, setup, min(count, max(1, points)), threads, gpus, timeout, listener)
+        pool = Pool(ray, setup, min(count, max(1, most)), threads, gpus, timeout, listener)
         try:
             pool.open()
             yield pool
@@ -103,9 +104,9 @@ class Pool:
         """Run these points of the workloads, in the order in which the pool was given these, and keep their records.
         Where dense fails, nothing that is compared with its images runs. Raises UserError where no worker is left."""
         owner = Owner(work, folder, self._hear, self._ray.put)
-        while owner.left:
+        while owner.left or any(member.attempt for member in self._members):  # some may make what is given up
             for member in self._idle():
-                if (task := owner.next()) is None:
+                if (task := owner.next(len(self._members))) is None:
                     break
                 self._begin(member, task, owner)
             self._look(owner)
@@ -137,7 +138,12 @@ class Pool:
 
     def _begin(self, member: _Member, task: Task, owner: Owner) -> None:
         values = {name: getattr(task.point, name) for name in _FIELDS}
-        member.answer = member.actor.run.remote(task.number, values, owner.dense(task), owner.known(task))
+        if task.chunk is not None:
+            member.answer = member.actor.make.remote(task.number, values, *task.chunk)
+        else:
+            member.answer = member.actor.run.remote(
+                task.number, values, owner.dense(task), owner.known(task), *owner.made(task)
+            )
         member.attempt = Attempt(task)
 
     def _look(self, owner: Owner | None = None) -> None:
@@ -181,10 +187,12 @@ class Pool:
         except self._ray.exceptions.RayTaskError as error:  # raised by the worker, which goes on
             cause = error.cause if isinstance(error.cause, BaseException) else error
             reason = f"{type(cause).__name__}: {first_line(cause)}"
-            if attempt is not None and owner is not None:
-                owner.fail(attempt, reason, traceback=str(error))
-            else:
+            if attempt is None or owner is None:
                 self._refuse(member, reason)
+            elif attempt.task.chunk is not None:
+                owner.unmade(attempt, reason)
+            else:
+                owner.fail(attempt, reason, traceback=str(error))
         except self._ray.exceptions.RayError as error:
             self._died(member, attempt, owner, " ".join(str(error).split())[:300])
         else:
@@ -195,6 +203,10 @@ class Pool:
             elif isinstance(found, Done) and attempt is not None and owner is not None:
                 self.exclusive_s += found.exclusive_s
                 owner.keep(attempt, found.parcel)
+            elif isinstance(found, Chunk) and attempt is not None and owner is not None:
+                owner.keep_chunk(attempt, found)
+            elif isinstance(found, Unmade) and attempt is not None and owner is not None:
+                owner.unmade(attempt, found.reason)
             else:
                 member.open, self._deaths = True, 0
 
@@ -222,7 +234,7 @@ class Pool:
             return
         now = time.monotonic()
         for member in list(self._members):
-            if member.attempt is not None and member.attempt.ran(now) > self._timeout:
+            if member.attempt is not None and owner.ran(member.attempt, now) > self._timeout:
                 self._drop(member)
                 owner.fail(member.attempt, f"the point took longer than {self._timeout:g} s (--point-timeout)")
                 if owner.left:

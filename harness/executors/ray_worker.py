@@ -18,11 +18,12 @@ import torch
 
 from harness import plan
 from harness.engine import OpenWorkload
-from harness.errors import UserError
+from harness.errors import UserError, first_line
 from harness.executors import shipping, worker
 from harness.executors.scratch import scratch
 from harness.executors.shipping import Setup
 from harness.executors.turns import Turns
+from harness.generation import Chunk
 from harness.measure import environment
 from harness.models import Model
 from harness.sweep import Sweep, validated
@@ -51,6 +52,13 @@ class Done:
 @dataclass(frozen=True)
 class Refused:
     """A worker that is not fit for a run. reason: what differs from what was planned."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Unmade:
+    """A chunk that could not be made; whoever runs the point will see why."""
 
     reason: str
 
@@ -105,13 +113,13 @@ class Worker:
         return list(dict.fromkeys(different))
 
     def run(
-        self, number: int, fields: dict[str, Any], dense: Parcel | None = None, known: Parcel | None = None
-    ) -> Done | Refused:
+        self, number: int, fields: dict[str, Any], dense: Parcel | None = None, known: Parcel | None = None,
+        *made: Chunk,
+    ) -> Done | Refused:  # fmt: skip
         """Run a point of the workload of this number. fields: of the point, but for its workload. dense: what it is
-        compared with. known: its images and costs, where they are to be judged anew."""
-        opened = self._opened[number]
-        torch.set_num_threads(int(opened.workload.depends_on["threads"]))
-        point = Point(workload=opened.workload, **fields)
+        compared with. known: its images and costs, where they are to be judged anew. made: images that workers have
+        made."""
+        opened, point = self._point(number, fields)
         if reason := _not_here(opened, point):
             return Refused(reason)
         before = self._turns.exclusive_s if self._turns else 0.0
@@ -122,11 +130,27 @@ class Worker:
             for parcel in (dense, known):
                 if parcel is not None and folder.store.get(parcel.record.key) is None:
                     unpacked(parcel, folder)
-            record = worker.record_of(opened, point, folder, self._progress)
+            record = worker.record_of(opened, point, folder, self._progress, made)
+            if made:
+                names = ", ".join(sorted({chunk.worker for chunk in made}))
+                record = record.model_copy(update={"environment": record.environment | {"image_workers": names}})
             parcel = packed(folder, record, without=dense.files if dense is not None else ())
             if point.reference:
                 shutil.rmtree(folder.path / "images" / point.sample_key, ignore_errors=True)
         return Done(parcel, (self._turns.exclusive_s if self._turns else 0.0) - before)
+
+    def make(self, number: int, fields: dict[str, Any], part: int, of: int) -> Chunk | Unmade | Refused:
+        """Make a chunk of a point's images: part `part`, from 0, of `of`."""
+        opened, point = self._point(number, fields)
+        if reason := _not_here(opened, point):
+            return Refused(reason)
+        with self._turns.among_others() if self._turns else nullcontext():
+            try:
+                return replace(opened.chunk(point, part, of, self._progress), worker=self._name)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # `sys.exit` in a method, too
+                return Unmade(f"{type(error).__name__}: {first_line(error)}")
 
     def heard(self) -> News:
         """What is new, as soon as anything is; while this worker measures alone, only that its wait is over."""
@@ -143,6 +167,11 @@ class Worker:
     def close(self) -> None:
         """Remove what this worker has written."""
         self._scratch.__exit__(None, None, None)
+
+    def _point(self, number: int, fields: dict[str, Any]) -> tuple[OpenWorkload, Point]:
+        opened = self._opened[number]
+        torch.set_num_threads(int(opened.workload.depends_on["threads"]))
+        return opened, Point(workload=opened.workload, **fields)
 
     # -- inside a point ----------------------------------------------------------------------------------------
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from harness import plan, registry
 from harness.engine import OpenWorkload
+from harness.generation import Chunk
 from harness.profiling.step import OpenStep
 from harness.profiling.workload import open_step
 from harness.spec import Progress
@@ -30,10 +32,15 @@ def open_workload(workload: Workload) -> Opened:
     return plan.reopen(validated(Sweep, request), workload)
 
 
-def record_of(opened: Opened, point: Point, folder: RunFolder, progress: Progress) -> Record:
-    """Run a point; its record. What would end this process (`sys.exit` in a method) costs the point alone."""
+def record_of(
+    opened: Opened, point: Point, folder: RunFolder, progress: Progress, made: Sequence[Chunk] = ()
+) -> Record:
+    """Run a point; its record. What would end this process (`sys.exit` in a method) costs the point alone. made: images
+    that others have made."""
     began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     try:
+        if made and isinstance(opened, OpenWorkload):
+            return opened.run(point, folder, progress, made)
         return opened.run(point, folder, progress)
     except (Exception, KeyboardInterrupt):
         raise
