@@ -38,7 +38,6 @@ _MEASURED = re.compile(r"^\|.*\[-?[\d.]+, -?[\d.]+\]", re.MULTILINE)
 UNDRAWN = {
     "profile.md": "joint blocks: printed by benchmarks/joint_blocks.py, which keeps no records",
     "shapes.md": "read by hand off a run of 512 images that is not kept",
-    "rivals_shapes.md": "an edited excerpt of results/reference/rivals_shapes*/matched.md",
 }
 """Pages with tables of measured figures that are not drawn from records, and why. To be emptied."""
 

@@ -34,9 +34,11 @@ def rivals(axis: str) -> str:
             found.append((match, led))
         else:
             left_out.append([_named(match["method"], match["settings"]), "left out", f"{match['cost']:.3f}", *[""] * 7])
-    diffcr = next(record for _match, record in found if record.method == "diffcr")
     to_dense = _less([(record, dense) for _match, record in found], TRUTH, run)
-    to_diffcr = _less([(diffcr, record) for _match, record in found if record is not diffcr], TRUTH, run)
+    diffcr = next((record for _match, record in found if record.method == "diffcr"), None)  # perhaps left out
+    rest = [record for _match, record in found if record is not diffcr]
+    from_diffcr = [] if diffcr is None else _less([(diffcr, record) for record in rest], TRUTH, run)
+    less_it = {record.key: _starred(*less) for record, less in zip(rest, from_diffcr, strict=bool(diffcr))}
     lines = []
     for (match, record), less_dense in zip(found, to_dense, strict=True):
         latency, psnr = record.estimates["latency_ratio"], record.estimates.get("psnr_to_dense")
@@ -46,7 +48,7 @@ def rivals(axis: str) -> str:
             f"{match['cost']:.3f}{note}",
             f"{gmacs_of([record]) / gmacs_of([dense]):.3f}",
             f"{number(latency.value, 3)} {interval(latency.low, latency.high)}",
-            *values_of([record], [TRUTH]), *less_dense, "" if record is diffcr else _starred(*to_diffcr.pop(0)),
+            *values_of([record], [TRUTH]), *less_dense, less_it.get(record.key, ""),
             "" if psnr is None else number(psnr.value, 3),
         ]  # fmt: skip
         lines.append((record.estimates[TRUTH].value, cells))
