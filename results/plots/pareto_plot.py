@@ -263,7 +263,7 @@ def _draw_texts(
     )
     caption = (
         f"{title(cost)}: {x.convention}. {quality}: {y.convention}. {sizes}. Bars: 95 % intervals{arrows}. "
-        f"Labels: compression ratio, or the strength setting. {front}"
+        f"Labels: compression ratio, or the strength setting, where there is room. {front}"
     )
     figure.supxlabel(_wrapped(caption, 150), x=0.015, ha="left", fontsize=8, color="#555555")
 
@@ -295,7 +295,7 @@ def _draw_legend(figure: Figure, chosen: dict[str, Look], ranked: bool) -> None:
 
 
 def _draw_labels(figure: Figure, axes: Axes, points: pd.DataFrame, chosen: dict[str, Look]) -> None:
-    """The strength beside each point, where it hides least; needs the final layout, hence comes last."""
+    """The strength beside each point, where it hides least and no other; needs the final layout, hence comes last."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     pixel = figure.dpi / 72  # pixels per typographic point
@@ -308,6 +308,8 @@ def _draw_labels(figure: Figure, axes: Axes, points: pd.DataFrame, chosen: dict[
     centres = label_placement.place(at, sizes, np.vstack(obstacles), frame, gap=4 * pixel)
     halo = [withStroke(linewidth=2.5, foreground="white", alpha=0.85)]
     for text, (x, y), name in zip(texts, axes.transData.inverted().transform(centres), points["variant"], strict=True):
+        if np.isnan(x):
+            continue
         style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8, "path_effects": halo, "zorder": 5}
         axes.text(x, y, text, color=_darker(chosen[name].colour), **style)
 

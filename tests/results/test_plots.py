@@ -124,6 +124,15 @@ def test_labels_stay_in_the_frame():
     assert x + 10 <= 100 and y + 4 <= 100
 
 
+def test_labels_without_room_are_left_out():
+    centres = place(np.full((30, 2), 50.0), np.tile([20.0, 8.0], (30, 1)), [], (0, 0, 100, 100), gap=4)
+    shown = centres[~np.isnan(centres).any(axis=1)]
+    assert 4 <= len(shown) <= 8
+    for i, one in enumerate(shown):
+        shared = np.maximum([20.0, 8.0] - np.abs(shown[i + 1 :] - one), 0).prod(axis=1)
+        assert (shared <= 0.25 * 160).all()
+
+
 def test_boxes_along_a_line():
     boxes = along([[0.0, 0.0], [10.0, 0.0]], spacing=5, radius=1)
     assert boxes[0].tolist() == [-1, -1, 1, 1] and boxes[-1].tolist() == [9, -1, 11, 1]
