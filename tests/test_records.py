@@ -31,9 +31,9 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     generated: list[str] = []
     original = OpenWorkload.generate
 
-    def generate(self: OpenWorkload, method: Any, state: Any, progress: Any) -> Any:
+    def generate(self: OpenWorkload, method: Any, *rest: Any) -> Any:
         generated.append(method.name)
-        return original(self, method, state, progress)
+        return original(self, method, *rest)
 
     monkeypatch.setattr(OpenWorkload, "generate", generate)
     return generated
