@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from results.analysis import modes, seeds
+from results.analysis.point_names import point_names
 from results.record import Estimate, Record
 from results.tables.formatting import (
     DIRECTIONS,
@@ -32,14 +33,15 @@ _HOW_TO_READ = """\
 - **front share**: the share of bootstrap resamples of the cases in which the point is on the front.
 - Distances between sets (FID, KID, CMMD) of fewer than 1,000 images rank nothing, and have no front.
 - **[low, high]**: 95 % bootstrap interval of the quality metric.
-- **ratio**: the compression ratio asked for. A cell without a number is empty.
+- **point**: the method, those of its settings in which its points here differ, and the ratio asked for or another
+  strength; `results.csv` has every setting. A cell without a number is empty.
 - Only points of one group share a front: same task, model, device, dtype, steps, cases and fingerprint."""
 
 _COSTS = (
     "gmacs", "gmacs_paper", "gmacs_encoder", "latency_s", "latency_ratio", "latency_limit_ratio", "latency_overhead",
     "peak_memory_mb", "tokens",
 )  # fmt: skip
-_HEADINGS = ("front", "method", "settings", "ratio", "cost", "quality", "[low, high]", "front share")
+_HEADINGS = ("front", "point", "cost", "quality", "[low, high]", "front share")
 
 
 def render(table: Table) -> str:
@@ -93,11 +95,15 @@ def _section(table: Table, cost: str, quality: str, points: pd.DataFrame) -> str
         f"- Cost: `{cost}` in {_axis(table.costs[cost])}, lower is better\n"
         f"- Quality: {code(quality)} in {_axis(metric)}, {DIRECTIONS[metric.better or 'lower']}",
     ]
+    called = point_names(table.records)
     for group, members in parts(points, "group"):
         sample = f"n = {table.sample_size(quality, group)} for the metric"
         if not table.exact(cost, group):
             sample += f", n = {table.sample_size(cost, group)} for the cost"
-        lines += [f"### Group {group} ({sample})", rows(_HEADINGS, map(_cells, members.to_dict("records")))]
+        lines += [
+            f"### Group {group} ({sample})",
+            rows(_HEADINGS, (_cells(row, called[row["key"]]) for row in members.to_dict("records"))),
+        ]
     shown = set(points["key"])
     absent = [r for r in table.records if r.usable and r.key not in shown]
     if absent:
@@ -110,12 +116,10 @@ def _axis(estimate: Estimate) -> str:
     return plain(f"{estimate.unit}, {estimate.convention}")
 
 
-def _cells(row: dict[Any, Any]) -> tuple[str, ...]:
+def _cells(row: dict[Any, Any], name: str) -> tuple[str, ...]:
     return (
         "●" if row["on_front"] else "",
-        plain(row["method"]),
-        code(row["settings"]),
-        percent(row["ratio"]),
+        plain(name),
         number(row["cost"]),
         number(row["quality"]),
         interval(row["low"], row["high"]),
