@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from diffusers import PixArtSigmaPipeline
 from harness import cli
 from harness.backbones.base import Backbone
 from harness.compose import method_class
+from harness.executors.execute import Listener
 from harness.method import Method
 from harness.spec import State
 from harness.zoo.shapes import networks
@@ -103,3 +105,19 @@ def _idle_lora(backbone: Backbone) -> dict[str, torch.Tensor]:
         f"lora.{place}.A": torch.zeros(2, linear.in_features),
         f"lora.{place}.B": torch.zeros(linear.out_features, 2),
     }
+
+
+class Counts(Listener):
+    """What is left of the bar, and what was said."""
+
+    def __init__(self) -> None:
+        self.work, self.outcomes, self.said = 0, [], []
+
+    def progress(self, what: str, work: int) -> None:
+        self.work += work
+
+    def finished(self, record: Any) -> None:
+        self.outcomes.append(record.outcome)
+
+    def say(self, line: str) -> None:
+        self.said.append(line)

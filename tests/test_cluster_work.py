@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from support import Counts
 
 import harness
 from harness import config, plan
 from harness.errors import UserError
 from harness.executors import shipping
-from harness.executors.execute import Listener
 from harness.executors.owner import Attempt, Owner
 from harness.executors.ray_pool import _FIELDS
 from harness.executors.ray_worker import Done, News, Refused, Worker
@@ -130,25 +130,9 @@ def test_news_are_silent_while_a_worker_is_alone(made: tuple[Path, Setup, plan.P
 # -- the owner -----------------------------------------------------------------------------------------------------
 
 
-class _Counts(Listener):
-    """What is left of the bar, and what was said."""
-
-    def __init__(self) -> None:
-        self.work, self.outcomes, self.said = 0, [], []
-
-    def progress(self, what: str, work: int) -> None:
-        self.work += work
-
-    def finished(self, record: Any) -> None:
-        self.outcomes.append(record.outcome)
-
-    def say(self, line: str) -> None:
-        self.said.append(line)
-
-
 def test_workers_that_die_and_a_dense_point_that_fails(made: tuple[Path, Setup, plan.Plan], tmp_path: Path) -> None:
     _, setup, planned = made
-    hears = _Counts()
+    hears = Counts()
     with RunFolder.grow(tmp_path / "new", setup.shared) as folder:
         owner = Owner([(planned.opened, planned.points)], folder, hears, lambda parcel: parcel)
         for left in (2, 2, 0):  # tome, which is compared with dense, is given up with it
@@ -169,7 +153,7 @@ def test_workers_that_die_and_a_dense_point_that_fails(made: tuple[Path, Setup, 
 def test_what_is_there_goes_to_the_workers_with_its_files(made: tuple[Path, Setup, plan.Plan]) -> None:
     path, _, planned = made
     with RunFolder.open(path) as folder:
-        owner = Owner([(planned.opened, planned.points[1:])], folder, _Counts(), lambda parcel: parcel)
+        owner = Owner([(planned.opened, planned.points[1:])], folder, Counts(), lambda parcel: parcel)
         task = owner.next()
         assert task is not None and owner.left == 1
         dense, known = owner.dense(task), owner.known(task)

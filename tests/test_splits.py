@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support import Counts
 
 import harness
 from harness import config, generation, plan
@@ -90,22 +91,6 @@ def test_what_is_split(planned: plan.Plan, asked: dict[str, Any], tmp_path: Path
         ]  # fmt: skip
 
 
-class _Counts(Listener):
-    """What is left of the bar, and what was said."""
-
-    def __init__(self) -> None:
-        self.work, self.outcomes, self.said = 0, [], []
-
-    def progress(self, what: str, work: int) -> None:
-        self.work += work
-
-    def finished(self, record: Any) -> None:
-        self.outcomes.append(record.outcome)
-
-    def say(self, line: str) -> None:
-        self.said.append(line)
-
-
 def test_a_run_in_chunks_is_the_run_of_one_process(
     asked: dict[str, Any], planned: plan.Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,7 +100,7 @@ def test_a_run_in_chunks_is_the_run_of_one_process(
     shared = config.build(asked).shared()
     worker = Worker(Setup((planned.opened.workload,), shared, (), os.getcwd(), False))
     assert isinstance(worker.open(), str)
-    hears, done = _Counts(), []
+    hears, done = Counts(), []
     with RunFolder.grow(tmp_path / "there" / "run", shared) as folder:
         owner = Owner([(planned.opened, planned.points)], folder, hears, lambda parcel: parcel)
         while owner.left:
@@ -159,7 +144,7 @@ def _ends(*_args: object) -> None:
 
 
 def test_a_point_given_up_takes_its_chunks_along(planned: plan.Plan, tmp_path: Path) -> None:
-    hears = _Counts()
+    hears = Counts()
     with RunFolder.grow(tmp_path / "run", {}) as folder:
         owner = Owner([(planned.opened, planned.points)], folder, hears, lambda parcel: parcel)
 
