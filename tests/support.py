@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 import torch
 from diffusers import PixArtSigmaPipeline
+from torch._dynamo.testing import CompileCounter
 
 from harness import cli
+from harness.attach import attached
 from harness.backbones.base import Backbone
+from harness.backbones.following import track_sampler
 from harness.compose import method_class
 from harness.executors.execute import Listener
 from harness.method import Method
@@ -121,3 +124,23 @@ class Counts(Listener):
 
     def say(self, line: str) -> None:
         self.said.append(line)
+
+
+def compiled_as_eager(model: Any, method: Method, state: State) -> int:
+    """How many graphs a sampler's whole run compiles to with the method on. Asserts that it makes the eager latents."""
+
+    def draw() -> Any:
+        generator = torch.Generator().manual_seed(0)
+        return model.pipeline(
+            "star", num_inference_steps=12, generator=generator, output_type="latent", **model.call
+        ).images
+
+    counter = CompileCounter()
+    with track_sampler(model.backbone, model.pipeline), attached(model.backbone, method, state), torch.no_grad():
+        eager = draw()
+        torch._dynamo.reset()
+        model.pipeline.transformer.compile(backend=counter)
+        compiled = draw()
+    torch._dynamo.reset()
+    assert torch.equal(compiled, eager)
+    return int(counter.frame_count)

@@ -6,9 +6,8 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given
-from support import build, state_for
+from support import build, compiled_as_eager, state_for
 from torch import Tensor, nn
-from torch._dynamo.testing import CompileCounter
 
 from harness.attach import attached
 from harness.backbones.following import track_sampler
@@ -265,22 +264,7 @@ def test_a_frozen_adapter_compiles_to_one_graph_per_region(model: Model) -> None
     state = state_for(method, model.backbone)  # type: ignore[arg-type]
     assert state is not None
     state.tensors["ratios"] = torch.tensor([[0.5, 0.0], [0.0, 0.0], [0.2, 0.9]])
-
-    def draw() -> Tensor:
-        generator = torch.Generator().manual_seed(0)
-        return model.pipeline(
-            "star", num_inference_steps=12, generator=generator, output_type="latent", **model.call
-        ).images
-
-    counter = CompileCounter()
-    with track_sampler(model.backbone, model.pipeline), attached(model.backbone, method, state), torch.no_grad():
-        eager = draw()
-        torch._dynamo.reset()
-        model.pipeline.transformer.compile(backend=counter)
-        compiled = draw()
-    torch._dynamo.reset()
-    assert torch.equal(compiled, eager)
-    assert counter.frame_count <= 3  # one for each of two regions; torch may make one of them anew
+    assert compiled_as_eager(model, method, state) <= 3  # one for each of two regions; torch may make one of them anew
 
 
 def test_the_coefficient_grows_where_the_mean_falls_behind_and_rests_where_it_catches_up(model: Model) -> None:

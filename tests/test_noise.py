@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from support import build, forward_once, state_for
+from support import build, compiled_as_eager, forward_once, state_for
 from torch import Tensor
-from torch._dynamo.testing import CompileCounter
 
 from harness.attach import attached
 from harness.backbones.following import track_sampler
@@ -131,20 +130,4 @@ def test_noise_leaves_one_graph_per_region(model: Model) -> None:
     state = state_for(method, model.backbone)
     assert state is not None
     state.tensors["ratios"] = torch.tensor([[0.5, 0.0], [0.0, 0.0], [0.2, 0.9]])
-
-    def draw() -> Tensor:
-        generator = torch.Generator().manual_seed(0)
-        out: Tensor = model.pipeline(
-            "star", num_inference_steps=12, generator=generator, output_type="latent", **model.call
-        ).images
-        return out
-
-    counter = CompileCounter()
-    with track_sampler(model.backbone, model.pipeline), attached(model.backbone, method, state), torch.no_grad():
-        eager = draw()
-        torch._dynamo.reset()
-        model.pipeline.transformer.compile(backend=counter)
-        compiled = draw()
-    torch._dynamo.reset()
-    assert torch.equal(compiled, eager)
-    assert counter.frame_count <= 3
+    assert compiled_as_eager(model, method, state) <= 3
