@@ -107,8 +107,10 @@ def _kept_starts(batch: int, tokens: int, device: torch.device) -> Tensor:
 
 
 def mix(low: Tensor, high: Tensor, share: Tensor) -> Tensor:
-    """(1 - share) * low + share * high; the gradient reaches `share` (a scalar)."""
-    return torch.lerp(low, high, share.to(low.dtype))
+    """(1 - share) * low + share * high; the gradient reaches `share` (a scalar). Of two precisions, as autocast leaves
+    them, the result has the wider one."""
+    kind = torch.promote_types(low.dtype, high.dtype)
+    return torch.lerp(low.to(kind), high.to(kind), share.to(kind))
 
 
 def unpack(tokens: Tensor, patch: int, size: tuple[int, int]) -> Tensor:
