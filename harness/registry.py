@@ -22,9 +22,10 @@ T = TypeVar("T")
 
 
 @cache
-def _installed() -> EntryPoints:
-    """The entry points of every installed package: reading them takes a tenth of a second, so once per process."""
-    return cast(EntryPoints, entry_points())
+def _installed(group: str) -> EntryPoints:
+    """The entry points of every installed package in a group: reading them takes a tenth of a second, so once per
+    process."""
+    return cast(EntryPoints, entry_points(group=group))
 
 
 class Registry(Generic[T]):
@@ -37,7 +38,7 @@ class Registry(Generic[T]):
 
     def _points(self) -> dict[str, EntryPoint]:
         found: dict[str, EntryPoint] = {}
-        for point in _installed().select(group=self.group):
+        for point in _installed(self.group):
             if point.name in found and found[point.name].value != point.value:
                 raise UserError(
                     f"two packages register {self.kind} {point.name!r}: {found[point.name].value} and {point.value}; "

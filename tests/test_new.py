@@ -105,7 +105,7 @@ def test_bad_input_is_one_line_and_exit_2(
 def test_one_file_is_a_plugin_and_an_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = new("method", "my-both", tmp_path / "own")
     point = EntryPoint("my-both", "my_both:MyBoth", "harness.methods")
-    monkeypatch.setattr(registry, "_installed", lambda: EntryPoints((point,)))
+    monkeypatch.setattr(registry, "_installed", lambda group: EntryPoints((point,)).select(group=group))
     monkeypatch.syspath_prepend(tmp_path / "own")
     try:
         registry.load_plugin(made.source)
