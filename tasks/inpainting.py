@@ -25,8 +25,11 @@ from harness.models.inpainting import diffusers_inpaint, latent_blending
 from harness.models.inpainting.regions import Strategy, covered, window
 from harness.spec import Case, Step
 from harness.task import Task, TaskSettings
+from harness.zoo.emoji import held_out
 from results.record import Estimate
 from tasks import inpainting_cases
+
+_AREA = 0.25  # of the image, under the masks of the model's own images
 
 
 class InpaintingSettings(TaskSettings):
@@ -37,7 +40,10 @@ class InpaintingSettings(TaskSettings):
         "the tokens under the mask alone (Lazy Diffusion)",
     )
     mask_area: float | None = Field(
-        None, gt=0, le=1, description="share of the image that is masked, for the model's own scenes (0.25 by default)"
+        None,
+        gt=0,
+        le=1,
+        description=f"share of the image that is masked, for the model's own images ({_AREA:g} by default)",
     )
     encoder_ratio: float = Field(
         0.0, ge=0, le=0.75, description="share of the tokens that are merged (ToMe) in each block of the ViT encoder"
@@ -46,7 +52,8 @@ class InpaintingSettings(TaskSettings):
 
 
 class Inpainting(Task):
-    """Scenes with one object under a mask, which the caption tells, or a user's own images, masks and captions."""
+    """Scenes with one object under a mask, which the caption tells, held-out pictures of `emoji`, or a user's own
+    images, masks and captions."""
 
     name = "inpainting"
     version = 2  # costs are those of the lower median of the masks, empty ones aside
@@ -68,7 +75,7 @@ class Inpainting(Task):
 
     @classmethod
     def swept(cls, model: Any, *, own: bool) -> dict[str, tuple[Any, ...]]:
-        return {"strategy": _strategies(model), "mask_area": (None if own else 0.25,)}
+        return {"strategy": _strategies(model), "mask_area": (None if own else _AREA,)}
 
     @classmethod
     def dense_alone(cls, model: Any, given: Mapping[str, Any], settings: TaskSettings) -> bool:
@@ -87,16 +94,19 @@ class Inpainting(Task):
             found = inpainting_cases.from_folder(data, count, self._side, binarize=self.settings.binarize)
             _masked(found)
             return found
-        if self.model.facts.get("scenes") != "shapes":
+        own = self.model.facts.get("scenes")
+        if own == held_out.SCENES:
+            return inpainting_cases.from_pictures(range(count), area or _AREA)
+        if own != "shapes":
             raise UserError(f"model {self.model.name!r} brings no images of its own to inpaint; give --data FOLDER")
-        return inpainting_cases.from_scenes("evaluation", range(count), 0.25 if area is None else area)
+        return inpainting_cases.from_scenes("evaluation", range(count), area or _AREA)
 
     def calibration(
         self, count: int, after: int, prompts: Path | None = None, data: Path | None = None
     ) -> tuple[Case, ...]:
         if data is not None or self.model.facts.get("scenes") != "shapes":
             return super().calibration(count, after, prompts, data)
-        return inpainting_cases.from_scenes("calibration", range(count), self.settings.mask_area or 0.25)
+        return inpainting_cases.from_scenes("calibration", range(count), self.settings.mask_area or _AREA)
 
     def prepare(self, cases: Sequence[Case]) -> None:
         if new := {case.prompt: case for case in cases if case.prompt not in self._states}:

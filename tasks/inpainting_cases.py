@@ -1,4 +1,4 @@
-"""Where the cases of inpainting come from: held-out scenes, or a folder of a user's own.
+"""Where the cases of inpainting come from: held-out scenes or pictures, or a folder of a user's own.
 
 A case's data: image (3, S, S) in 0..1 as an 8-bit file holds it, mask (S, S) bool (True is generated), and for scenes
 which one it is and the quadrant whose object is under the mask.
@@ -20,6 +20,7 @@ from harness import text
 from harness.errors import UserError
 from harness.models.inpainting import masks
 from harness.spec import Case
+from harness.zoo.emoji import held_out
 from harness.zoo.shapes import scene
 
 
@@ -32,6 +33,28 @@ def from_scenes(split: scene.Split, indices: range, area: float) -> tuple[Case, 
     for row, (index, caption) in enumerate(zip(indices, scenes.captions(), strict=True)):
         mask, quadrant = _mask(index, scenes, row, coverage[row], area)
         out.append(_case(index, caption, images[row], mask, {"scene": index, "split": split, "quadrant": quadrant}))
+    return tuple(out)
+
+
+@lru_cache(maxsize=8)
+def from_pictures(indices: range, area: float) -> tuple[Case, ...]:
+    """The held-out pictures of `emoji` at these places of their order, each with a mask over its object, of a kind that
+    goes round with the index. There are 440, none of them a flag: what lies beyond is left out, since a picture on
+    another background would be the same object once more."""
+    shown = held_out.cases("evaluation", min(indices.stop, held_out.COUNT))[indices.start :]
+    if not shown:
+        return ()
+    images, coverage = held_out.true_pictures(shown)
+    out = []
+    for case, image, own in zip(shown, images, coverage > 0.5, strict=True):
+        rng, kind = _rng(case.index), masks.KINDS[case.index % len(masks.KINDS)]
+        if kind == "object":
+            mask = masks.around(own, area)
+        else:
+            places = own.nonzero()
+            row, column = places[int(rng.integers(len(places)))].tolist()
+            mask = (masks.box if kind == "box" else masks.brush)(own.shape[0], area, (row, column), rng)
+        out.append(_case(case.index, case.prompt, image, mask, {}))
     return tuple(out)
 
 
@@ -63,8 +86,12 @@ def _case(index: int, prompt: str, image: Tensor, mask: Tensor, data: dict[str, 
     return Case(index, prompt, seed=index, data={**data, "image": levels / 255, "mask": mask}, digest=digest)
 
 
+def _rng(index: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=[99, index]))
+
+
 def _mask(index: int, scenes: scene.Scenes, row: int, coverage: Tensor, area: float) -> tuple[Tensor, int]:
-    rng = np.random.Generator(np.random.Philox(key=[99, index]))
+    rng = _rng(index)
     present = scenes.present[row].nonzero().flatten().tolist()
     quadrant = present[int(rng.integers(len(present)))]
     x, y = scenes.offsets[row, quadrant].tolist()

@@ -24,6 +24,7 @@ from harness.zoo.emoji.pictures import BACKGROUNDS, FLAGS, Item, Pictures, capti
 
 WEIGHTS = Path(__file__).resolve().parent / "weights" / "pictures.safetensors"
 SCENES = "emoji"  # what the model's harness.json says
+COUNT = 440  # held-out pictures that are no flags
 GALLERY = 61  # pictures that a true one is looked for among
 _SEED = 0
 
@@ -116,7 +117,7 @@ def true_pictures(cases: Sequence[Case]) -> tuple[Tensor, Tensor]:
 
 
 def reference() -> Tensor:
-    """All that are no flags, each on its first background: (440, 3, S, S) in 0..1."""
+    """All that are no flags, each on its first background: (COUNT, 3, S, S) in 0..1."""
     return drawn(_evaluated(), [background(row) for row in _evaluated()])[0]
 
 
