@@ -68,12 +68,21 @@ AXES: dict[str, tuple[Fits, dict[str, Fits]]] = {
             ("timesteps", "averaged-timesteps"), ("timesteps", "reversed-timesteps"),
         )
     }),
+    "emoji-fits": (LT, {
+        "tokens, swapped: `random-tokens`": _is("diffcr", **RANDOM),
+        "layers, refitted: `uniform`": _is("uniform", ratio=0.3),
+        "timesteps, refitted: DiffCR-L": _is("diffcr", axes="layer", ratio=0.3),
+    }),
 }  # fmt: skip
+
+
+STORES = {"emoji": "attribution_emoji", "emoji-fits": "table1_emoji"}
+"""Of axes whose records are not those of Table 1 on `shapes`."""
 
 
 def attributed(axis: str) -> str:
     """A method less each control of an axis, seed by seed and over the seeds."""
-    run = open_run(REFERENCE / ("attribution_emoji" if axis == "emoji" else "table1_shapes"))
+    run = open_run(REFERENCE / STORES.get(axis, "table1_shapes"))
     fits, controls = AXES[axis]
     own = {record.settings.get("seed", 0): record for record in run.records if fits(record)}
     pairs = [
@@ -176,6 +185,18 @@ def table1() -> str:
     return configurations(run, run.records, dense, metrics, _called)
 
 
+def table1_emoji() -> str:
+    """Every configuration of `emoji` but controls."""
+    run = open_run(REFERENCE / "table1_emoji")
+    (dense,) = (record for record in run.records if record.method == "dense")
+    metrics = {
+        "truth[efficientnet-lite0]": "truth (lower)", "retrieval[efficientnet-lite0]": "nearest of 61 (higher)",
+        "retrieval_top5[efficientnet-lite0]": "among 5 nearest (higher)", "psnr_to_dense": "PSNR to dense, dB",
+    }  # fmt: skip
+    shown = (record for record in run.records if not record.settings.get("control"))
+    return configurations(run, shown, dense, metrics, _called)
+
+
 def table2(area: float, encoder_ratio: float = 0.0) -> str:
     """Every configuration of `shapes-inpaint` at one mask area, less dense of `lazy`."""
     run = open_run(REFERENCE / "table2_shapes")
@@ -194,6 +215,7 @@ def table2(area: float, encoder_ratio: float = 0.0) -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "table1": table1,
+    "table1-emoji": table1_emoji,
     "table2-small": partial(table2, 0.06),
     "table2-large": partial(table2, 0.25),
     **{f"attribution-{axis}": partial(attributed, axis) for axis in AXES},

@@ -1,4 +1,4 @@
-"""Tables of docs/rivals_shapes.md: methods at equal cost, how their settings were chosen, and DiffCR with caches."""
+"""Tables of docs/rivals_shapes.md and docs/table1_emoji.md: methods at equal cost, how their settings were chosen, and DiffCR with caches."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from results.tables.formatting import interval, number, percent, rows
 TRUTH = "truth[shapes-judge]"
 
 
-def rivals(axis: str) -> str:
+def rivals(axis: str, folder: str = "rivals_shapes", truth: str = TRUTH) -> str:
     """What the search for a budget of one axis found, and what became of it on the evaluation's captions."""
-    run = open_run(experiments.REFERENCE / "rivals_shapes")
+    run = open_run(experiments.REFERENCE / folder)
     (dense,) = (record for record in run.records if record.method == "dense")
     found: list[tuple[Mapping[str, Any], Record]] = []
     left_out = []
@@ -34,10 +34,10 @@ def rivals(axis: str) -> str:
             found.append((match, led))
         else:
             left_out.append([_named(match["method"], match["settings"]), "left out", f"{match['cost']:.3f}", *[""] * 7])
-    to_dense = _less([(record, dense) for _match, record in found], TRUTH, run)
+    to_dense = _less([(record, dense) for _match, record in found], truth, run)
     diffcr = next((record for _match, record in found if record.method == "diffcr"), None)  # perhaps left out
     rest = [record for _match, record in found if record is not diffcr]
-    from_diffcr = [] if diffcr is None else _less([(diffcr, record) for record in rest], TRUTH, run)
+    from_diffcr = [] if diffcr is None else _less([(diffcr, record) for record in rest], truth, run)
     less_it = {record.key: _starred(*less) for record, less in zip(rest, from_diffcr, strict=bool(diffcr))}
     lines = []
     for (match, record), less_dense in zip(found, to_dense, strict=True):
@@ -48,10 +48,10 @@ def rivals(axis: str) -> str:
             f"{match['cost']:.3f}{note}",
             f"{gmacs_of([record]) / gmacs_of([dense]):.3f}",
             f"{number(latency.value, 3)} {interval(latency.low, latency.high)}",
-            *values_of([record], [TRUTH]), *less_dense, less_it.get(record.key, ""),
+            *values_of([record], [truth]), *less_dense, less_it.get(record.key, ""),
             "" if psnr is None else number(psnr.value, 3),
         ]  # fmt: skip
-        lines.append((record.estimates[TRUTH].value, cells))
+        lines.append((record.estimates[truth].value, cells))
     head = [
         "method", "setting", f"{axis}, tuned", "GMACs / dense", "latency / dense", "truth (lower)", "less dense's", "p",
         "DiffCR less it", "PSNR to dense, dB",
@@ -110,9 +110,9 @@ def _named(method: str, settings: Mapping[str, Any]) -> str:
     return ", ".join([f"`{method}`", *given, *(name for name, value in settings.items() if value is True)])
 
 
-def _less(pairs: Sequence[tuple[Record, Record]], TRUTH: str, run: Run) -> list[list[str]]:
+def _less(pairs: Sequence[tuple[Record, Record]], truth: str, run: Run) -> list[list[str]]:
     """One less another with its interval, and p within these pairs (Holm)."""
-    each = [difference(one, other, TRUTH, run.features, run.references) for one, other in pairs]
+    each = [difference(one, other, truth, run.features, run.references) for one, other in pairs]
     adjusted = holm([found.p for found in each])
     return [
         [f"{found.value:+.3f} {interval(found.low, found.high)}", number(p, 2)]
@@ -128,6 +128,7 @@ def _starred(found: str, p: str) -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "rivals-gmacs": partial(rivals, "gmacs"),
     "rivals-latency": partial(rivals, "latency"),
+    "rivals-emoji": partial(rivals, "gmacs", "table1_emoji", "truth[efficientnet-lite0]"),
     "rivals-tuned": tuned,
     "rivals-caches": caches,
 }

@@ -112,17 +112,29 @@ def lora_names(model: Model) -> list[str]:
     return [name for name, _ in model.backbone.transformer.named_parameters() if "lora_" in name]
 
 
+TRAINED = [("uniform", {}), ("random-ft", {}), ("depth-ft", {}), ("width-ft", {}), ("dense-ft", {}), ("l2c", {}),
+           ("diffcr", {}), ("diffcr", {"axes": "layer"}), ("diffcr", {"preset": "paper"})]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "settings"), TRAINED)
 def test_bfloat16_trains_float32_weights(
-    tiny_folder: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_folder: Path,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    settings: dict[str, str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     AcceleratorState._reset_state(True)
-    values = {"steps": 3, "batch": 2, "lora_rank": 2, "precision": "bfloat16"}
+    values = {"steps": 3, "batch": 2, "lora_rank": 2, "scenes": 64, "precision": "bfloat16"}
+    ratios = () if name == "dense-ft" else (0.2,)
     try:
-        request = Request("uniform", {}, (0.2,), FitOptions.model_validate(values))
-        (path,) = request.run(str(tiny_folder), tmp_path / "out", data=folder)
+        request = Request(name, settings, ratios, FitOptions.model_validate(values))
+        paths = request.run(str(tiny_folder), tmp_path / "out", data=folder)
     finally:
         AcceleratorState._reset_state(True)
-    tensors, facts = checkpoints.load(path)
+    tensors, facts = checkpoints.load(next(path for path in paths if path.suffix == ".safetensors"))
     assert facts["fit"]["precision"] == "bfloat16"
-    assert tensors["router"].dtype == torch.float32 and all(bool(t.isfinite().all()) for t in tensors.values())
+    assert torch.bfloat16 not in {t.dtype for t in tensors.values()}
+    assert all(bool(t.isfinite().all()) for t in tensors.values())
