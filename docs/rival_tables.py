@@ -1,4 +1,5 @@
-"""Tables of docs/rivals_shapes.md and docs/table1_emoji.md: methods at equal cost, how their settings were chosen, and DiffCR with caches."""
+"""Tables of docs/rivals_shapes.md and docs/table1_emoji.md: methods at equal cost, how their settings were chosen, and
+DiffCR with caches."""
 
 from __future__ import annotations
 
