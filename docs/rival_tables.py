@@ -20,7 +20,7 @@ from results.analysis.points import led_to
 from results.record import Record
 from results.tables.formatting import interval, number, percent, rows
 
-TRUTH = "truth[shapes-judge]"
+TRUTH, EMOJI_TRUTH = "truth[shapes-judge]", "truth[efficientnet-lite0]"
 
 
 def rivals(axis: str, folder: str = "rivals_shapes", truth: str = TRUTH) -> str:
@@ -99,6 +99,31 @@ def caches() -> str:
     return rows(head, lines)
 
 
+def few_steps() -> str:
+    """Fewer steps, DiffCR, and both, against dense at 8 steps, and against the same model at 4."""
+    run = open_run(experiments.REFERENCE / "few_steps_emoji")
+    (dense,) = (record for record in run.records if record.method == "dense")
+    (four,) = (one for one in run.records if one.method == "fewer-steps" and one.settings["spared"] == 0.5)
+    lines = []
+    for record in sorted(run.records, key=lambda record: -gmacs_of([record])):
+        spared = record.settings.get("spared", record.settings.get("fewer-steps.spared", 0))
+        latency = record.estimates["latency_ratio"]
+        against = [(record, other) for other in (dense, four) if record not in (dense, other)]
+        words = [_less([pair], EMOJI_TRUTH, run)[0] for pair in against]
+        words = [["", ""]] * (record is dense) + words + [["", ""]] * (record is four)
+        lines.append([
+            f"{record.method.partition('+')[0]} {percent(record.ratio)}".strip(), str(round(8 * (1 - spared))),
+            f"{gmacs_of([record]) / gmacs_of([dense]):.3f}",
+            f"{number(latency.value, 3)} {interval(latency.low, latency.high)}",
+            *values_of([record], [EMOJI_TRUTH]), *(word for each in words for word in each),
+        ])  # fmt: skip
+    head = [
+        "method", "steps", "GMACs / dense", "latency / dense", "truth (lower)", "less dense's at 8 steps", "p",
+        "less dense's at 4 steps", "p",
+    ]  # fmt: skip
+    return rows(head, lines)
+
+
 def _saved(record: Record, part: Record) -> str:
     """1 less the ratio of two latencies over dense, with an interval from the blocks of both."""
     ratio = latency_between(record, part)
@@ -129,7 +154,8 @@ def _starred(found: str, p: str) -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "rivals-gmacs": partial(rivals, "gmacs"),
     "rivals-latency": partial(rivals, "latency"),
-    "rivals-emoji": partial(rivals, "gmacs", "table1_emoji", "truth[efficientnet-lite0]"),
+    "rivals-emoji": partial(rivals, "gmacs", "table1_emoji", EMOJI_TRUTH),
+    "few-steps-emoji": few_steps,
     "rivals-tuned": tuned,
     "rivals-caches": caches,
 }
