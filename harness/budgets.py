@@ -90,7 +90,6 @@ def _search(
             continue
         if not searched:
             searched = True
-            model.remember()
             dense_gmacs = cost.counted(on, dense, None).gmacs if sweep.match == "gmacs" else None
 
         def measure(method: Method, gmacs: float | None = dense_gmacs) -> float:
@@ -99,6 +98,7 @@ def _search(
         costs: dict[float, float] = {}  # a method's budgets share what was measured
         for budget in sweep.budgets:
             process = ProcessState.now()
+            model.remember()  # anew where an earlier search has left something behind
             match = _match(spec, sweep.match or "", budget, ladder, costs, measure)
             match = replace(match, rests_on=rests_on, task_settings=dict(workload.task_settings))
             process.restore()

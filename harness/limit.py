@@ -9,23 +9,26 @@ Letters: B batch, N tokens, K tokens that a block runs on, D width.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from harness.backbones.base import Backbone
-from harness.spec import Call
+from harness.spec import Call, Part
 
 Counts = Mapping[tuple[int, int], int]
 """How many tokens a block ran on, by the step's index and the layer; none: it did not run."""
 
 
 class Seen:
-    """What blocks ran on. counts: see `Counts`. whole: N."""
+    """What blocks ran on. counts: see `Counts`. inside: the same for their parts, which a method may thin out alone, by
+    the part, too. whole: N."""
 
     def __init__(self) -> None:
         self.counts: dict[tuple[int, int], int] = {}
+        self.inside: dict[tuple[int, int], dict[str, int]] = {}
         self.whole = 0
 
     @property
@@ -34,15 +37,23 @@ class Seen:
         return any(count < self.whole for count in self.counts.values())
 
     @contextmanager
-    def on(self, backbone: Backbone) -> Iterator[None]:
-        """Watch; to be entered when the method is on."""
+    def on(self, backbone: Backbone, *, parts: bool = False) -> Iterator[None]:
+        """Watch blocks, and their parts where `parts` says so; to be entered when the method is on."""
 
         def block(call: Call) -> Tensor:
             self.whole = backbone.tokens
             self.counts[call.step.index, call.layer] = call.x.shape[1]
             return call.run(call.x)
 
-        with backbone.advise("block", block):
+        def inside(call: Call) -> Tensor:
+            self.inside.setdefault((call.step.index, call.layer), {})[call.part] = call.x.shape[1]
+            return call.run(call.x)
+
+        with ExitStack() as stack:
+            stack.enter_context(backbone.advise("block", block))
+            for part in get_args(Part)[1:] if parts else ():
+                if layers := [layer for layer in range(backbone.layers) if part in backbone.parts_of(layer)]:
+                    stack.enter_context(backbone.advise(part, inside, layers))
             yield
 
 

@@ -49,7 +49,7 @@ class CapturedError(RuntimeError):
 
 def refusal(mode: Mode, method: Method) -> str:
     """Why a method cannot run in a mode whatever the device; "" where it may."""
-    if "graph" in mode and method.reuses:
+    if "graph" in mode and any(one.reuses for one in method.members()):
         return "it keeps what one sampling step computes for another, and a graph that is replayed decides nothing anew"
     return ""
 

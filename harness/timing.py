@@ -54,7 +54,7 @@ def measured(
     with (
         torch.compiler.set_stance("force_eager"),
         attach.running(model, method, state, guided=guided),
-        seen.on(model.backbone),
+        seen.on(model.backbone, parts="graph" in mode),
     ):
         generate()
     progress("latency", 1)
@@ -64,10 +64,10 @@ def measured(
         modes.compiling(mode, [model.backbone, own]),
     ):
         inside = [
-            _executed(mode, model.backbone, bare, {}),
-            _executed(mode, own, put_on, seen.counts),
+            _executed(mode, model.backbone, bare, limit.Seen()),
+            _executed(mode, own, put_on, seen),
         ]
-        limited = _executed(mode, model.backbone, partial(_limited, bare, model.backbone, seen.counts), seen.counts)
+        limited = _executed(mode, model.backbone, partial(_limited, bare, model.backbone, seen.counts), seen)
         if least:
             with limited():  # the first run compiles and captures
                 generate()
@@ -119,13 +119,15 @@ def in_modes(
     return estimates, samples, lost
 
 
-def _executed(mode: Mode, backbone: Backbone, put_on: PutOn, counts: limit.Counts) -> PutOn:
-    """What puts something on and has the denoiser's calls replayed, where the mode says so. counts: of the tokens that
-    blocks run on, by which steps are of one region."""
+def _executed(mode: Mode, backbone: Backbone, put_on: PutOn, seen: limit.Seen) -> PutOn:
+    """What puts something on and has the denoiser's calls replayed, where the mode says so. seen: the tokens that
+    blocks and their parts run on, by which steps are of one region."""
 
     def region() -> Hashable:
         step = backbone.step
-        return step.branch, tuple(counts.get((step.index, layer)) for layer in range(backbone.layers))
+        places = [(step.index, layer) for layer in range(backbone.layers)]
+        inside = (tuple(sorted(seen.inside.get(place, {}).items())) for place in places)
+        return step.branch, tuple(map(seen.counts.get, places)), tuple(inside)
 
     graphs = modes.Graphs(region) if "graph" in mode else None
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from results import outputs
+from results.analysis.points import led_to
 from results.record import SCHEMA_VERSION, Record
 from results.run import Run, open_run
 from results.run_folder import RunError, RunFolder
+from results.tables.formatting import compact_json
 from results.taken_over import take
 
+_QUESTION = ("method", "settings", "axis", "budget", "task_settings")
 _OUTCOMES = ("failed", "incomplete", "ok")
 """Of two records of one point, the later in this list is kept."""
 
@@ -53,8 +58,25 @@ def merged(folders: Sequence[str | Path], out: str | Path) -> Run:
     with RunFolder.grow(out, workload) as folder:
         done = folder.store.keys("ok")
         take(folder, {key: place for key, (place, _) in _in_order(found).items() if key not in done})
+        _match(folder, places)
         outputs.write(folder)
     return open_run(out)
+
+
+def _match(folder: RunFolder, places: Sequence[Path]) -> None:
+    """Keep what searches for budgets found in these folders, one answer to each question: shards that tuned apart may
+    have found several, and one that led to a point of its own folder is kept before others."""
+    found: dict[str, tuple[bool, dict[str, Any]]] = {}
+    with ExitStack() as stack:
+        for run in (folder, *(stack.enter_context(RunFolder.open(place)) for place in places)):
+            records = run.records()
+            for match in run.read_json(outputs.MATCHES) or ():
+                asked = compact_json({name: match.get(name) for name in _QUESTION})
+                led = match["strength"] is not None and any(led_to(match, record) for record in records)
+                if asked not in found or led > found[asked][0]:
+                    found[asked] = led, match
+    if found:
+        folder.write_json(outputs.MATCHES, [match for _, match in found.values()])
 
 
 def _in_order(found: dict[str, tuple[Path, Record]]) -> dict[str, tuple[Path, Record]]:

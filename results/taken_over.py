@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,11 +17,14 @@ def beside(path: Path, keys: Sequence[str]) -> dict[str, Path]:
     keys. A folder that cannot be read is passed over."""
     found: dict[str, Path] = {}
     here = path.resolve()
-    places = sorted(here.parent.iterdir()) if keys and here.parent.is_dir() else []
+    try:
+        places = sorted(here.parent.iterdir()) if keys and here.parent.is_dir() else []
+    except OSError:
+        places = []
     for place in places:
-        if place == here or not (place / STORE).is_file():
-            continue
         try:
+            if place == here or not (place / STORE).is_file():
+                continue
             with RunFolder.open(place) as other:
                 if other.store.schema == SCHEMA_VERSION:
                     held = other.store.keys("ok") & set(keys) - found.keys()
@@ -42,19 +44,12 @@ def take(folder: RunFolder, found: Mapping[str, Path]) -> None:
 
 
 def _take(folder: RunFolder, other: RunFolder, record: Record) -> None:
-    source, target = other.place(record.sample_key), folder.place(record.sample_key)
-    if source.exists() and not target.exists():  # a profile has no images
-        part = part_of(target)
-        part.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source, part, copy_function=link_or_copy)
-        try:
-            part.rename(target)
-        except OSError:  # somebody else was faster
-            shutil.rmtree(part, ignore_errors=True)
-            if not target.is_dir():
-                raise
-    for name in record.references.values():
-        if not (folder.path / name).is_file():
-            (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
-            link_or_copy(str(other.path / name), str(folder.path / name))
+    """File by file: a run that was killed has left a part of them, perhaps."""
+    for name in record.files():
+        source, target = other.path / name, folder.path / name
+        if not target.is_file():
+            part = part_of(target)
+            part.parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(str(source), str(part))
+            part.replace(target)
     folder.put(record)

@@ -3,18 +3,22 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import harness
-from harness import registry
+from harness import config, plan, registry
 from harness.engine import OpenWorkload
+from harness.executors import isolated, worker
 from harness.executors.execute import Listener
 from harness.measure import environment
-from results import Run, RunFolder, Table, open_run
+from results import Run, RunFolder, Table, open_run, taken_over
 from results.analysis.differences import NotComparable
 
 
@@ -156,6 +160,56 @@ def test_finished_points_of_another_run_are_taken_over(
     assert all((second / image).is_file() for record in run.records for image in record.images)
     again(finished.parent / "third", tiny_folder, "tome", fresh=True)
     assert generated[1:] == ["dense", "tome"]
+
+
+def test_what_a_killed_run_left_of_the_images_is_completed(finished: Path, tmp_path: Path) -> None:
+    dense, out = open_run(finished).records[0], tmp_path / "half"
+    for name in (dense.images[1], next(iter(dense.features.values()))):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(finished / name, out / name)
+    with RunFolder.grow(out, {}) as folder:
+        taken_over.take(folder, {dense.key: finished})
+        (record,) = folder.records()
+        images = Run([record], out).images(record)
+        assert folder.complete(record) and images is not None and len(images) == 4
+        assert not list(out.rglob("*.part"))
+
+
+def test_a_child_that_dies_behind_its_record_loses_nothing(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense = open_run(finished).records[0].model_copy(update={"started": "2999-01-01T00:00:00+00:00"})
+    point = SimpleNamespace(key=dense.key, label="dense", to_json=dict)
+    opened = SimpleNamespace(work_per_point=4)
+    with RunFolder.grow(tmp_path / "run", {}) as folder:
+        monkeypatch.setattr(isolated, "_child", lambda *_: (folder.put(dense), ("ended by SIGSEGV", ""))[1])
+        kept = isolated.run_point(opened, point, folder, lambda *_: None)  # type: ignore[arg-type]
+        assert kept == dense and folder.records() == [dense]
+
+
+def test_a_child_has_the_threads_of_its_workload(finished: Path, tiny_folder: Path) -> None:
+    sweep = config.build({"methods": "tome", "model": str(tiny_folder), "cases": 4, "metrics": "alignment"})
+    workload = plan.make(sweep)[0].opened.workload
+    before = torch.get_num_threads()
+    try:
+        worker.open_workload(replace(workload, depends_on=workload.depends_on | {"threads": str(before + 2)}))
+        assert torch.get_num_threads() == before + 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_folder_that_may_not_be_read_is_passed_over(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, original = finished.parent / "closed", Path.is_file
+    closed.mkdir(exist_ok=True)
+
+    def is_file(self: Path) -> bool:
+        if closed in self.parents:
+            raise PermissionError(13, "Permission denied", str(self))
+        return original(self)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    key = open_run(finished).records[0].key
+    assert taken_over.beside(finished.parent / "another", [key]) == {key: finished}
 
 
 def test_a_metric_that_changed_judges_the_images_that_are_there(

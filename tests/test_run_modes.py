@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 import harness
-from harness import modes, timing
+from harness import config, modes, timing
 from harness.engine import OpenWorkload
 from harness.errors import UserError
 from results import Record, Run
@@ -155,6 +155,25 @@ class Fake:
         self.out[0].copy_(self.run()[0])
 
 
+def stood_in(monkeypatch: pytest.MonkeyPatch) -> list[modes.Graphs]:
+    """On the CPU with a stand-in for the capture: what graphs are made from now on."""
+    made: list[modes.Graphs] = []
+
+    class Seen(modes.Graphs):
+        def __init__(self, region: Callable[[], Any]) -> None:
+            super().__init__(region)
+            made.append(self)
+
+    def capture(run: Callable[[], Any], pool: Any = None) -> Any:
+        out = run()
+        return Fake(run, out), out
+
+    monkeypatch.setattr(modes, "capture", capture)
+    monkeypatch.setattr(modes, "Graphs", Seen)
+    monkeypatch.setattr(modes, "check", lambda *_: None)
+    return made
+
+
 def test_a_graph_for_each_shape_and_region(monkeypatch: pytest.MonkeyPatch) -> None:
     pools: list[Any] = []
 
@@ -187,22 +206,23 @@ def test_a_graph_for_each_shape_and_region(monkeypatch: pytest.MonkeyPatch) -> N
     assert pools == [None, 7, 7, 7]
 
 
+@pytest.mark.parametrize("name", ["pab", "depth+taylorseer", "random+fbcache"])
+def test_what_is_kept_between_steps_is_no_graph(name: str) -> None:
+    method = config.method_of(name, {})
+    assert "keeps what one sampling step computes" in modes.refusal("compile+graph", method)
+    assert not modes.refusal("compile", method)
+
+
+def test_steps_differ_where_a_part_runs_on_fewer_tokens(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ToMe around the MLPs, first steps exempt: blocks run on all tokens in every step, their parts do not."""
+    made = stood_in(monkeypatch)
+    sweep(methods=[{"name": "tome", "around": "mlp", "first_steps": 0.5}], mode="graph")
+    assert [len(one) for one in made] == [1, 1, 0, 1, 2, 0]  # dense twice; dense and the method, which has two regions
+
+
 def test_graphs_of_a_sweep_go_by_the_tokens_of_each_step(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the CPU with a stand-in for the capture: one graph serves all steps that run on as many tokens."""
-    made: list[modes.Graphs] = []
-
-    class Seen(modes.Graphs):
-        def __init__(self, region: Callable[[], Any]) -> None:
-            super().__init__(region)
-            made.append(self)
-
-    def capture(run: Callable[[], Any], pool: Any = None) -> Any:
-        out = run()
-        return Fake(run, out), out
-
-    monkeypatch.setattr(modes, "capture", capture)
-    monkeypatch.setattr(modes, "Graphs", Seen)
-    monkeypatch.setattr(modes, "check", lambda *_: None)
+    """One graph serves all steps that run on as many tokens."""
+    made = stood_in(monkeypatch)
     run = sweep("random,pab", mode="graph")
     assert [len(one) for one in made] == [1, 1, 0, 1, 1, 1]  # dense twice and no limit; dense, the method, its limit
     assert of(run, "random").outcome == "ok"

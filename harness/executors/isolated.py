@@ -41,7 +41,8 @@ def run_point(
     why, words = _child(json.dumps(work), timeout)
     progress(f"{point.label}: own process", opened.work_per_point)
     record = folder.store.get(point.key)
-    if why or record is None or record.started < started:
+    kept = record is not None and record.started >= started
+    if record is None or not kept or (why and not record.usable):  # what it kept stands, however it ended then
         record = opened.record(
             point, outcome="failed", reason=why or "the point's process left no record", traceback=words[-_KEPT:],
             started=started, seconds=time.monotonic() - began,

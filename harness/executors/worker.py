@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import torch
+
 from harness import plan, registry
 from harness.engine import OpenWorkload
 from harness.generation import Chunk
@@ -24,8 +26,9 @@ Opened = OpenWorkload | OpenStep
 
 
 def open_workload(workload: Workload) -> Opened:
-    """The model, the task and its cases, in a process that was handed the workload. Its digests are taken as they are.
-    Raises UserError where something is not here."""
+    """The model, the task and its cases, in a process of its own that was handed the workload, and that runs on as many
+    threads from here on. Its digests are taken as they are. Raises UserError where something is not here."""
+    torch.set_num_threads(int(workload.depends_on["threads"]))
     request = {name: value for name, value in workload.request.items() if name != "kind"}
     if workload.kind == "step":
         return open_step(validated(Profile, request), workload)

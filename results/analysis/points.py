@@ -77,12 +77,13 @@ def budget_of(match: Mapping[str, Any]) -> str:
 
 
 def blocks_of(points: Iterable[Point], matches: Sequence[Mapping[str, Any]] = ()) -> list[Block]:
-    """By the budget that a point was tuned to, else by its ratio; points with neither come last, together. matches:
+    """By the budgets that a point was tuned to, else by its ratio; points with neither come last, together. matches:
     what the search for budgets found; one without a strength was left out."""
     found: dict[str, list[Point]] = {}
     for point in points:
-        own = (budget_of(one) for one in matches if one["strength"] is not None and led_to(one, point.first))
-        found.setdefault(next(own, percent(point.first.ratio) or OTHERS), []).append(point)
+        own = [budget_of(one) for one in matches if one["strength"] is not None and led_to(one, point.first)]
+        for title in dict.fromkeys(own or [percent(point.first.ratio) or OTHERS]):
+            found.setdefault(title, []).append(point)
     titles = sorted(found, key=lambda title: title == OTHERS)
     return [Block(title, tuple(found[title])) for title in titles]
 

@@ -65,6 +65,8 @@ def _section(group: Sequence[Record], about: str, matches: Sequence[Mapping[str,
         return Section(setup=about, n=n, notes=(_NO_HEADLINE,))
     if not references:
         return Section(setup=about, n=n, notes=("dense has no usable record: nothing to compare with",))
+    if not on.fidelity and (lacking := [one.name for one in references.values() if not _has(one, on.name)]):
+        return Section(setup=about, n=n, notes=(f"{lacking[0]} lacks {on.name}: nothing to compare with",))
     sweep = _Sweep(points, references, on)
     blocks = blocks_of(sweep.others, matches)
     if on.fidelity:
@@ -87,6 +89,10 @@ def _section(group: Sequence[Record], about: str, matches: Sequence[Mapping[str,
             [*_few(n), *_one_training(sweep.others), *_closest(sweep.others, matches), *sweep.notes]
         )),
     )  # fmt: skip
+
+
+def _has(point: Point, metric: str) -> bool:
+    return all(metric in record.estimates for record in point.records)
 
 
 def _few(n: int) -> list[str]:
@@ -135,7 +141,7 @@ class _Sweep:
         for block in blocks:
             for point in block.points:
                 for rival in self.rivals(point, block):
-                    if (rival.name, point.name) not in tests:
+                    if not {(rival.name, point.name), (point.name, rival.name)} & tests.keys():
                         self._keep(tests, (point.name, rival.name), point, rival, None)
         return comparisons.family(tests, kind)
 

@@ -20,7 +20,7 @@ from results.analysis import modes
 from results.analysis.differences import NotComparable, difference, seed_difference
 from results.analysis.paired import Difference
 from results.analysis.pareto import Better, comparable, front, front_share
-from results.analysis.point_names import point_names, variants
+from results.analysis.point_names import SEED, point_names, variants
 from results.analysis.seeds import SeedDifference
 from results.analysis.sets import ranks
 from results.files import write_atomic
@@ -151,7 +151,14 @@ class Table:
                 raise KeyError(f"no point of the name {name!r}; there are: {', '.join(known)}")
             if len(comparable(some)) > 1:
                 raise NotComparable(f"the training seeds of {name!r} were not judged alike: other cases or versions")
-        return seed_difference(found[0], found[1], metric)
+        seeds = [[record.settings.get(SEED, 0) for record in some] for some in found]
+        if len(found[0]) > 1 < len(found[1]) and sorted(seeds[0]) != sorted(seeds[1]):
+            raise NotComparable(
+                f"{method!r} has the training seeds {', '.join(map(str, sorted(seeds[0])))} and {comparator!r} "
+                f"{', '.join(map(str, sorted(seeds[1])))}: pairs need the same"
+            )
+        in_order = [sorted(some, key=lambda record: record.settings.get(SEED, 0)) for some in found]
+        return seed_difference(in_order[0], in_order[1], metric)
 
     def features(self, record: Record, extractor: str) -> np.ndarray | None:
         """A table alone holds no features; a run does."""

@@ -173,3 +173,18 @@ def test_a_ratio_that_is_not_reached_is_told(two, record, estimate):
     pruned = record("depth-ft", 0.3, settings={"ratio": 0.3}, ratio_reached=0.25, estimates=estimates)
     near = record("diffcr-x", 0.3, settings={"ratio": 0.3}, ratio_reached=0.297, estimates=estimates)
     assert pooled([*two, pruned, near])["point"].tolist()[-2:] == ["depth-ft 30 % (reaches 25 %)", "diffcr-x 30 %"]
+
+
+def test_seeds_are_paired_by_name_not_by_place(judged):
+    rng = np.random.default_rng(0)
+    values = {seed: rng.normal(5, 1, 32) for seed in (0, 1, 2)}
+
+    def made(method, order, shift):
+        return [judged(method, 0.2, values[s] + shift, settings={"ratio": 0.2, "seed": s}) for s in order]
+
+    in_order = Table([*made("a", (0, 1, 2), 0.1), *made("b", (0, 1, 2), 0)])
+    mixed = Table([*made("a", (0, 1, 2), 0.1), *made("b", (1, 0, 2), 0)])
+    one, other = (table.compare_seeds("a 20 %", "b 20 %", "truth[judge]") for table in (in_order, mixed))
+    assert one == other and one.high - one.low < 1e-6
+    with pytest.raises(NotComparable, match="training seeds 0, 1, 2 and 'b 20 %' 0, 1: pairs need the same"):
+        Table([*made("a", (0, 1, 2), 0.1), *made("b", (1, 0), 0)]).compare_seeds("a 20 %", "b 20 %", "truth[judge]")

@@ -282,3 +282,24 @@ def test_long_names_fit_the_terminal(judged, width):
         scale = one.relative / one.difference
         assert f"[{change(one.low * scale)}, {change(one.high * scale)}]".replace(" %", "") in text
     assert text.count("not distinguishable") + text.count("not \n") >= 1 and "distinguishable" in text
+
+
+def test_dense_that_lacks_the_headline_alone_is_said(sweep):
+    (dense, *others) = sweep
+    bare = dense.model_copy(update={"estimates": {}, "outcome": "incomplete", "reason": "metric truth failed"})
+    (section,) = judge([bare, *others]).sections
+    assert not section.blocks and "dense lacks truth[judge]: nothing to compare with" in section.notes
+
+
+def test_a_point_that_led_to_two_budgets_stands_in_both(sweep):
+    def match(record, budget):
+        return {"method": record.method, "settings": {}, "chosen": record.settings, "axis": "gmacs", "budget": budget,
+                "setting": "ratio", "strength": 0.2, "cost": 0.775}  # fmt: skip
+
+    _, worse, better, same, _ = sweep
+    matches = [match(worse, 0.8), match(better, 0.8), match(worse, 0.75), match(same, 0.75)]
+    (section,) = judge(sweep[:4], matches).sections
+    blocks = {block.title: [one.method for one in block.to_dense] for block in section.blocks}
+    assert blocks == {"gmacs 0.8": ["worse 20 %", "better 20 %"], "gmacs 0.75": ["worse 20 %", "same 20 %"]}
+    pairs = [frozenset((one.method, one.comparator)) for block in section.blocks for one in block.to_rival]
+    assert len(pairs) == len(set(pairs)) == 2

@@ -1,0 +1,44 @@
+"""What a search for budgets leaves: the model as it was, and budgets that outlive a merge of shards."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import harness
+from harness import budgets, config, cost, plan
+from harness.method import Method
+from results.merge import merged
+
+
+def test_a_method_that_changes_weights_at_every_budget_spoils_nothing(
+    monkeypatch: pytest.MonkeyPatch, small: dict[str, Any]
+) -> None:
+    sweep = config.build({**small, "methods": "tome,random", "match": "gmacs", "budgets": [0.9, 0.8]})
+    model, seen = plan.load_model(sweep), list[bool]()
+    clean = {name: tensor.clone() for name, tensor in model.backbone.transformer.state_dict().items()}
+
+    def whole() -> bool:
+        return all(torch.equal(t, clean[name]) for name, t in model.backbone.transformer.state_dict().items())
+
+    def relative(_on: cost.Subject, method: Method, _dense: Method, _gmacs: float | None) -> float:
+        seen.append(whole())
+        with torch.no_grad():
+            next(model.backbone.transformer.parameters()).add_(1)
+        return 1 - (method.ratio or 0)
+
+    monkeypatch.setattr(budgets, "relative_cost", relative)
+    budgets._search(sweep, model, [], lambda _found: None, lambda _line: None)
+    assert len(seen) >= 3 and seen[0] and whole()
+
+
+def test_merged_shards_keep_their_budgets(small: dict[str, Any], tmp_path: Path) -> None:
+    asked = {k: v for k, v in small.items() if k != "ratios"} | {"match": "gmacs", "budgets": [0.8], "fresh": True}
+    parts = [tmp_path / str(number) for number in (1, 2)]
+    for number, part in enumerate(parts, start=1):
+        harness.run("tome,random", shard=f"{number}/2", out=part, **asked)
+    run = merged(parts, tmp_path / "merged")
+    assert [one["method"] for one in run.matches] == ["tome", "random"]
+    assert all(any(r.settings == one["chosen"] for r in run.records) for one in run.matches)
+    assert "## gmacs 0.8" in (tmp_path / "merged" / "tables" / "matched.md").read_text()
