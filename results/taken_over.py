@@ -47,7 +47,7 @@ def _take(folder: RunFolder, other: RunFolder, record: Record) -> None:
     """File by file: a run that was killed has left a part of them, perhaps."""
     for name in record.files():
         source, target = other.path / name, folder.path / name
-        if not target.is_file():
+        if source.is_file() and not target.is_file():  # what did not end well may lack some
             part = part_of(target)
             part.parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(str(source), str(part))
