@@ -99,9 +99,13 @@ def _font() -> ImageFont.FreeTypeFont:
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """Lines no wider than `width` pixels, as far as an average letter tells, and six of them at most."""
-    letters = max(4, int(width / (font.getlength("compression ratio") / 17)))
-    return textwrap.wrap(text, letters, max_lines=MAX_CAPTION_LINES, placeholder=" …") or [""]
+    """Lines no wider than `width` pixels where four letters fit into it, and MAX_CAPTION_LINES of them at most."""
+    letters = max(4, int(width / font.getlength("i")))
+    while True:
+        lines = textwrap.wrap(text, letters, max_lines=MAX_CAPTION_LINES, placeholder=" …") or [""]
+        if letters == 4 or all(font.getlength(line) <= width for line in lines):
+            return lines
+        letters -= 1
 
 
 def _write(pen: ImageDraw.ImageDraw, corner: tuple[int, int], lines: list[str], font: ImageFont.FreeTypeFont) -> None:

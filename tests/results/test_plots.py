@@ -13,6 +13,7 @@ from PIL import Image
 
 from results import Record, Table
 from results.files import slug
+from results.plots import image_grid as image_grid_module
 from results.plots import pareto_plot
 from results.plots.image_grid import image_grid
 from results.plots.label_placement import along, place
@@ -143,6 +144,14 @@ def pixels_of(path) -> np.ndarray:
     """The image as (H, W, 3) integers."""
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB")).astype(int)
+
+
+@pytest.mark.parametrize("width", [64, 128, 200])
+def test_captions_are_no_wider_than_their_image(width):
+    for text in ("twemoji hammer on black", "WWWW MMMM WWWW MMMM", "il " * 40, "supercalifragilistic " * 3, ""):
+        lines = image_grid_module._wrap(text, image_grid_module._font(), width)
+        assert all(image_grid_module._font().getlength(line) <= width for line in lines) and len(lines) <= 6
+    assert image_grid_module._wrap("a b c", image_grid_module._font(), width) == ["a b c"]
 
 
 def test_image_grid(tmp_path):
