@@ -169,22 +169,25 @@ def test_damaged_weights(
     assert len(error) == 1 and str(folder) in error[0]
 
 
-def test_table1_of_emoji_says_what_it_lacks(
+def test_a_sweep_of_emoji_says_what_it_lacks(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    file = str(Path(__file__).parent.parent / "examples" / "table1_emoji.yaml")
-    monkeypatch.chdir(tmp_path)
-    assert main(monkeypatch, "run", "--config", file, "--dry-run") == 2
+    examples, file = Path(__file__).parent.parent / "examples", tmp_path / "more.yaml"
+    lacking = "  - width-ft\n  - {name: diffcr, axes: layer}\n"
+    file.write_text((examples / "table1_emoji.yaml").read_text() + lacking)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(monkeypatch, "run", "--config", str(file), "--dry-run") == 2
     (error,) = capsys.readouterr().err.strip().splitlines()
-    assert "'sensitivity', 'uniform', 'diffcr' (axes=layer), " in error and "'dense-ft': no fitted adapters" in error
-    monkeypatch.setattr(sys, "argv", ["harness", "run", "--config", file, "--fit", "--dry-run"])
+    assert "'width-ft', 'diffcr' (axes=layer): no fitted adapters" in error  # all others are shipped
+    monkeypatch.setattr(sys, "argv", ["harness", "run", "--config", str(file), "--fit", "--dry-run"])
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert not caught.value.code
     said = " ".join(capsys.readouterr().out.split())
-    assert "to fit: diffcr-l-18.75: python -m harness fit diffcr --model emoji --ratio 0.1875 --set axes=layer" in said
-    assert "to fit: dense-ft: python -m harness fit dense-ft --model emoji --data FOLDER --out adapters" in said
-    assert not list(tmp_path.iterdir())
+    assert "to fit: diffcr-l-20: python -m harness fit diffcr --model emoji --ratio 0.2 --set axes=layer" in said
+    assert "to fit: width-ft-20: python -m harness fit width-ft --model emoji --ratio 0.2 --data FOLDER" in said
+    assert "dense-ft" not in said and not list(Path().iterdir())
 
 
 def test_dry_run_writes_nothing(
