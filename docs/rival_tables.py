@@ -23,8 +23,9 @@ from results.tables.formatting import interval, number, percent, rows
 TRUTH, EMOJI_TRUTH = "truth[shapes-judge]", "truth[efficientnet-lite0]"
 
 
-def rivals(axis: str, folder: str = "rivals_shapes", truth: str = TRUTH) -> str:
-    """What the search for a budget of one axis found, and what became of it on the evaluation's captions."""
+def rivals(axis: str, folder: str = "rivals_shapes", truth: str = TRUTH, *, timed: bool = True) -> str:
+    """What the search for a budget of one axis found, and what became of it on the evaluation's captions. timed: with
+    the latency."""
     run = open_run(experiments.REFERENCE / folder)
     (dense,) = (record for record in run.records if record.method == "dense")
     found: list[tuple[Mapping[str, Any], Record]] = []
@@ -34,7 +35,8 @@ def rivals(axis: str, folder: str = "rivals_shapes", truth: str = TRUTH) -> str:
         if led is not None:
             found.append((match, led))
         else:
-            left_out.append([_named(match["method"], match["settings"]), "left out", f"{match['cost']:.3f}", *[""] * 7])
+            empty = [""] * (6 + timed)
+            left_out.append([_named(match["method"], match["settings"]), "left out", f"{match['cost']:.3f}", *empty])
     to_dense = _less([(record, dense) for _match, record in found], truth, run)
     diffcr = next((record for _match, record in found if record.method == "diffcr"), None)  # perhaps left out
     rest = [record for _match, record in found if record is not diffcr]
@@ -43,19 +45,19 @@ def rivals(axis: str, folder: str = "rivals_shapes", truth: str = TRUTH) -> str:
     lines = []
     for (match, record), less_dense in zip(found, to_dense, strict=True):
         latency, psnr = record.estimates["latency_ratio"], record.estimates.get("psnr_to_dense")
+        seconds = [f"{number(latency.value, 3)} {interval(latency.low, latency.high)}"] * timed
         note = "" if match["met"] else " *closest*"
         cells = [
             _named(match["method"], match["settings"]), f"{match['setting']} {match['strength']:.4g}",
             f"{match['cost']:.3f}{note}",
             f"{gmacs_of([record]) / gmacs_of([dense]):.3f}",
-            f"{number(latency.value, 3)} {interval(latency.low, latency.high)}",
-            *values_of([record], [truth]), *less_dense, less_it.get(record.key, ""),
+            *seconds, *values_of([record], [truth]), *less_dense, less_it.get(record.key, ""),
             "" if psnr is None else number(psnr.value, 3),
         ]  # fmt: skip
         lines.append((record.estimates[truth].value, cells))
     head = [
-        "method", "setting", f"{axis}, tuned", "GMACs / dense", "latency / dense", "truth (lower)", "less dense's", "p",
-        "DiffCR less it", "PSNR to dense, dB",
+        "method", "setting", f"{axis}, tuned", "GMACs / dense", *["latency / dense"] * timed, "truth (lower)",
+        "less dense's", "p", "DiffCR less it", "PSNR to dense, dB",
     ]  # fmt: skip
     return rows(head, [cells for _truth, cells in sorted(lines, key=lambda line: line[0])] + left_out)
 
@@ -107,19 +109,17 @@ def few_steps() -> str:
     lines = []
     for record in sorted(run.records, key=lambda record: -gmacs_of([record])):
         spared = record.settings.get("spared", record.settings.get("fewer-steps.spared", 0))
-        latency = record.estimates["latency_ratio"]
         against = [(record, other) for other in (dense, four) if record not in (dense, other)]
         words = [_less([pair], EMOJI_TRUTH, run)[0] for pair in against]
         words = [["", ""]] * (record is dense) + words + [["", ""]] * (record is four)
         lines.append([
             f"{record.method.partition('+')[0]} {percent(record.ratio)}".strip(), str(round(8 * (1 - spared))),
-            f"{gmacs_of([record]) / gmacs_of([dense]):.3f}",
-            f"{number(latency.value, 3)} {interval(latency.low, latency.high)}",
-            *values_of([record], [EMOJI_TRUTH]), *(word for each in words for word in each),
+            f"{gmacs_of([record]) / gmacs_of([dense]):.3f}", *values_of([record], [EMOJI_TRUTH]),
+            *(word for each in words for word in each),
         ])  # fmt: skip
     head = [
-        "method", "steps", "GMACs / dense", "latency / dense", "truth (lower)", "less dense's at 8 steps", "p",
-        "less dense's at 4 steps", "p",
+        "method", "steps", "GMACs / dense", "truth (lower)", "less dense's at 8 steps", "p", "less dense's at 4 steps",
+        "p",
     ]  # fmt: skip
     return rows(head, lines)
 
@@ -154,7 +154,7 @@ def _starred(found: str, p: str) -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "rivals-gmacs": partial(rivals, "gmacs"),
     "rivals-latency": partial(rivals, "latency"),
-    "rivals-emoji": partial(rivals, "gmacs", "table1_emoji", EMOJI_TRUTH),
+    "rivals-emoji": partial(rivals, "gmacs", "table1_emoji", EMOJI_TRUTH, timed=False),
     "few-steps-emoji": few_steps,
     "rivals-tuned": tuned,
     "rivals-caches": caches,
