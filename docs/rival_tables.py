@@ -109,9 +109,9 @@ def few_steps() -> str:
     lines = []
     for record in sorted(run.records, key=lambda record: -gmacs_of([record])):
         spared = record.settings.get("spared", record.settings.get("fewer-steps.spared", 0))
-        against = [(record, other) for other in (dense, four) if record not in (dense, other)]
-        words = [_less([pair], EMOJI_TRUTH, run)[0] for pair in against]
-        words = [["", ""]] * (record is dense) + words + [["", ""]] * (record is four)
+        words = [
+            ["", ""] if record is other else _less([(record, other)], EMOJI_TRUTH, run)[0] for other in (dense, four)
+        ]
         lines.append([
             f"{record.method.partition('+')[0]} {percent(record.ratio)}".strip(), str(round(8 * (1 - spared))),
             f"{gmacs_of([record]) / gmacs_of([dense]):.3f}", *values_of([record], [EMOJI_TRUTH]),
