@@ -23,7 +23,7 @@ from results import Run, open_run
 from results.analysis.compare_types import Comparison
 from results.analysis.verdict_types import Compared, Verdict
 from results.compare import compare_runs
-from results.plots import pareto_plot
+from results.plots import look, pareto_plot
 from results.plots.png import write_png
 from results.record import SCHEMA_VERSION
 from results.tables import dictionary
@@ -141,7 +141,7 @@ def undrawn() -> set[str]:
 
 def picture(run: Run, cost: str, quality: str, path: Path) -> Path:
     points = next(points for c, q, points in run.fronts() if (c, q) == (cost, quality))
-    with mpl.rc_context(pareto_plot.STYLE):
+    with mpl.rc_context(look.STYLE):
         return write_png(pareto_plot.pareto_figure(run, cost, quality, points), path, dpi=pareto_plot.DPI)
 
 

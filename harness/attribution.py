@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import api, config, plan, registry
+from harness import config, plan, registry, runner
 from harness.compose import method_class
 from harness.errors import UserError, unknown
 from harness.executors.execute import Listener
@@ -61,7 +61,7 @@ def attribute(
     training_seeds, controls, refit: see `run_attribution`. words: of `harness.run` (model, task, cases, adapters, ...).
     The table is `.attribution` of the run that it returns. Raises UserError as `run_attribution`."""
     given = {**words, "methods": [{"name": method, "settings": dict(settings or {})}], "ratios": ratio}
-    sweep = api.sweep_of(given, plugins=plugins)
+    sweep = runner.sweep_of(given, plugins=plugins)
     folder = run_folder(sweep, out, name)
     return run_attribution(
         sweep, folder, training_seeds=training_seeds, controls=controls, refit=refit, isolate=isolate,
@@ -71,7 +71,7 @@ def attribute(
 
 def run_folder(sweep: Sweep, out: str | Path | None, name: str | None) -> Path:
     """Where it goes by default: results/runs/attribute-..."""
-    return api.run_folder(sweep, out, name or (None if out is not None else f"attribute-{sweep.run_name()}"))
+    return runner.run_folder(sweep, out, name or (None if out is not None else f"attribute-{sweep.run_name()}"))
 
 
 def run_attribution(
@@ -114,7 +114,7 @@ def run_attribution(
     points = [MethodSpec(name=spec.name, settings=_given(method)) for method in methods]
     points += [MethodSpec(name=one.method, settings=one.settings) for one in wanted]
     asked = sweep.model_copy(update={"methods": (*points, *tuned)})
-    run = api.run_sweep(
+    run = runner.run_sweep(
         asked, folder, listener=hear, fit=refit, isolate=isolate, point_timeout=point_timeout, fresh=fresh
     )
     pairs = list(_pairs(run, spec.name, methods, wanted))

@@ -14,16 +14,8 @@ from harness.method import Control, Fitting, Method, MethodSettings
 from harness.spec import Call, State
 from harness.tokens import kept_count
 from methods.common.counts import Counts
-from methods.common.routing import (
-    Routed,
-    Routers,
-    RoutingFit,
-    RoutingSettings,
-    calibration,
-    defaults,
-    random_routers,
-    token_controls,
-)
+from methods.common.routing import Routed, Routers, calibration, random_routers
+from methods.common.routing_settings import RoutingFit, RoutingSettings, defaults, token_controls
 
 
 class Uniform(Method):

@@ -60,6 +60,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("executors",),
     ("matches",),
     ("budgets", "published"),
+    ("runner",),
     ("api", "user_pipeline"),
     ("attribution",),
     ("harness",),

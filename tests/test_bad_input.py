@@ -147,13 +147,13 @@ def test_two_plugins_with_one_name(tmp_path: Path) -> None:
 def test_a_fault_of_the_program_is_one_line_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from harness import api
+    from harness import runner
 
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a mistake of ours")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(api, "sweep_of", broken)
+    monkeypatch.setattr(runner, "sweep_of", broken)
     for flags, told in (([], 1), (["--debug"], 2)):
         monkeypatch.setattr(sys, "argv", ["harness", *flags, "run"])
         with pytest.raises(SystemExit) as caught:

@@ -17,7 +17,8 @@ from harness.kernels import routing
 from harness.measure.busy import busy
 from harness.method import Method
 from harness.spec import Call, State, Step
-from methods.common.routing import Rescale, Routed
+from methods.common.routing import Routed
+from methods.common.routing_settings import Rescale
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]

@@ -14,7 +14,8 @@ from harness.models import Model
 from harness.spec import State, Step
 from harness.tokens import top_k
 from methods.common.noise import gumbel
-from methods.common.routing import Routed, RoutingFit, soft_choice
+from methods.common.routing import Routed, soft_choice
+from methods.common.routing_settings import RoutingFit
 from methods.diffcr import DiffCR
 from methods.diffcr.fit import DiffCRFit
 from methods.uniform import Uniform

@@ -10,7 +10,7 @@ import typer.main
 from pydantic import BaseModel
 
 import harness
-from harness import api, cli, config
+from harness import api, cli, config, runner
 from harness.errors import UserError
 from harness.sweep import Profile, Sweep
 
@@ -38,7 +38,7 @@ def test_the_help_shows_each_default_as_the_model_has_it(capsys: pytest.CaptureF
 
 
 def test_words_as_on_the_command_line(tmp_path: Path) -> None:
-    sweep = api.sweep_of({"match": "gmacs=0.8,0.7", "methods": "tome", "ratios": "0.1,0.3"}, quick=True)
+    sweep = runner.sweep_of({"match": "gmacs=0.8,0.7", "methods": "tome", "ratios": "0.1,0.3"}, quick=True)
     assert (sweep.match, sweep.budgets, sweep.ratios, sweep.cases, sweep.rounds) == (
         "gmacs",
         (0.8, 0.7),
@@ -48,7 +48,7 @@ def test_words_as_on_the_command_line(tmp_path: Path) -> None:
     )
     (tmp_path / "sweep.yaml").write_text("cases: 8\nmatch: latency=0.9\nmetric_settings: {fid: {weights: a}}\n")
     given = {"metric_settings": {"fid": {"reference": "b"}}, "cases": 4}
-    found = api.sweep_of(given, config=tmp_path / "sweep.yaml", quick=True)
+    found = runner.sweep_of(given, config=tmp_path / "sweep.yaml", quick=True)
     assert (found.cases, found.match, found.budgets, found.rounds) == (4, "latency", (0.9,), 6)
     assert found.metric_settings == {"fid": {"weights": "a", "reference": "b"}}
 
@@ -69,13 +69,13 @@ def test_bad_words_are_one_line(values: dict[str, Any], said: str) -> None:
 
 def test_names_of_run_folders(tmp_path: Path) -> None:
     sweep = config.build({})
-    assert api.run_folder(sweep, None, "mine") == Path("results/runs/mine")
-    assert api.run_folder(sweep, tmp_path) == tmp_path
+    assert runner.run_folder(sweep, None, "mine") == Path("results/runs/mine")
+    assert runner.run_folder(sweep, tmp_path) == tmp_path
     for name in ("a/b", "..", ""):
         with pytest.raises(UserError, match="plain folder name"):
-            api.run_folder(sweep, None, name)
+            runner.run_folder(sweep, None, name)
     with pytest.raises(UserError, match="give --name or --out, not both"):
-        api.run_folder(sweep, tmp_path, "mine")
+        runner.run_folder(sweep, tmp_path, "mine")
 
 
 def test_another_seed_is_another_workload_with_other_noise(small: dict[str, Any], tmp_path: Path) -> None:

@@ -70,14 +70,14 @@ def attribute(
 ) -> None:
     """Say what each axis of a method (tokens, layers, timesteps, training) is worth: the method beside controls of
     equal cost that destroy one axis each, paired by image."""
-    from harness import api
+    from harness import runner
     from harness.attribution import run_attribution, run_folder
     from harness.cli.progress import Bar
 
     seeds = whole_numbers(training_seeds, "--training-seeds")
     settings = dict(pair(text) for text in setting or [])
     given |= {"methods": [{"name": method, "settings": settings}], "ratios": ratio}
-    sweep = api.sweep_of(given, plugins=plugin or ())
+    sweep = runner.sweep_of(given, plugins=plugin or ())
     folder = run_folder(sweep, out, name)
     with Bar() as bar:
         found = run_attribution(

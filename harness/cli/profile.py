@@ -64,7 +64,7 @@ def profile(
     load_plugins(plugin)
     from rich.console import Console
 
-    from harness import api
+    from harness import runner
     from harness.cli.progress import Bar
     from results.tables import step_costs
 
@@ -72,11 +72,11 @@ def profile(
         csv, out = out, None
         print("note: --out is a run folder now; give --csv FILE.csv for a CSV file of its own")
     request = with_settings(validated(Profile, given), setting or [])
-    folder = api.run_folder(request, out, name)
+    folder = runner.run_folder(request, out, name)
     if csv is not None:
         writable(csv.parent)
     with Bar("steps", debug or DEBUG.get()) as bar:
-        table = api.run_profile(
+        table = runner.run_profile(
             request, folder, listener=bar, isolate=isolate, point_timeout=point_timeout, fresh=fresh
         )
     table.print(Console())

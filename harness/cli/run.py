@@ -167,15 +167,15 @@ def run(
     asked += ["binarize=true"] if binarize else []
     given |= {"task_settings": axes(asked)} if asked else {}
     given |= {"metric_settings": by_metric(metric_setting)} if metric_setting else {}
-    from harness import api
+    from harness import runner
     from harness.cli.progress import Bar, console
     from harness.executors import cluster as clusters
     from harness.shards import Shard
 
     cluster = clusters.of_options(executor.value, address, workers, gpus_per_worker, isolate)
     part = None if shard is None else Shard.parse(shard)
-    sweep = with_settings(api.sweep_of(given, config=config_file, plugins=plugin or (), quick=quick), setting or [])
-    folder = api.run_folder(sweep, out, name, part)
+    sweep = with_settings(runner.sweep_of(given, config=config_file, plugins=plugin or (), quick=quick), setting or [])
+    folder = runner.run_folder(sweep, out, name, part)
 
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False)
@@ -184,7 +184,7 @@ def run(
         _dry_run(sweep, folder, fit)
         return
     with Bar(debug=debug or DEBUG.get()) as bar:
-        table = api.run_sweep(
+        table = runner.run_sweep(
             sweep,
             folder,
             listener=bar,
@@ -203,15 +203,15 @@ def _dry_run(sweep: Sweep, folder: Path, fit: bool) -> None:
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    from harness import api
+    from harness import runner
 
-    if fit and api.fits_missing(sweep, print):  # commands to copy: no line breaks of the console's
+    if fit and runner.fits_missing(sweep, print):  # commands to copy: no line breaks of the console's
         return
     if sweep.match:
-        api.matchable(sweep)
+        runner.matchable(sweep)
         raise UserError("--dry-run knows no plan before the budgets are matched; leave one of them out")
-    plans, _ = api.planned(sweep, folder)
-    rows = api.dry_run(plans, folder)
+    plans, _ = runner.planned(sweep, folder)
+    rows = runner.dry_run(plans, folder)
     table = RichTable("point", "settings", "adapter", "state", "seconds", "key", title=f"plan: {folder}")
     for row in rows:
         state = "done" if row["done"] else "to run"

@@ -16,7 +16,8 @@ from harness.errors import UserError
 from harness.method import Fitting
 from harness.spec import Call, State
 from harness.tokens import kept_count, mix
-from methods.common.routing import Routed, Routers, RoutingFit, calibration
+from methods.common.routing import Routed, Routers, calibration
+from methods.common.routing_settings import RoutingFit
 from methods.diffcr.ratios import Ratios, Rounding, region_of, step_shares
 
 

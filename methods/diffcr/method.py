@@ -15,7 +15,8 @@ from harness.backbones.base import Backbone
 from harness.method import Control, Fitting, Method, MethodSettings
 from harness.spec import Call, State, Step
 from methods.common.counts import Counts
-from methods.common.routing import Routed, RoutingSettings, TokenControl, defaults, random_routers, token_controls
+from methods.common.routing import Routed, random_routers
+from methods.common.routing_settings import RoutingSettings, TokenControl, defaults, token_controls
 from methods.diffcr.fit import DiffCRFit, fitting
 from methods.diffcr.ratios import region_of, step_shares
 

@@ -10,7 +10,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from results.analysis.point_names import variants
-from results.plots.pareto_plot import COLOURS, MARKERS
+from results.plots.look import COLOURS, MARKERS
 from results.plots.png import NO_MATH, write_png
 from results.record import Estimate, Record
 from results.tables.formatting import percent

@@ -9,7 +9,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from results.plots.pareto_plot import COLOURS, FRONT, MARKERS, STYLE
+from results.plots.look import COLOURS, FRONT, MARKERS, STYLE
 from results.plots.png import write_png
 from results.tables.formatting import DIRECTIONS
 

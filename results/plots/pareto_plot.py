@@ -10,8 +10,6 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +32,13 @@ from results.analysis.point_names import strength, variants
 from results.analysis.sets import RANKING_NEEDS
 from results.files import slug, write_atomic
 from results.plots import label_placement
+from results.plots.look import FAINT, FRONT, LEVEL, STYLE, Look, looks, marker
 from results.plots.png import any_letters
 from results.plots.window import window
 from results.record import Record
 from results.tables.formatting import DIRECTIONS, parts, setup, title
 from results.tables.table import DENSE, Table
 
-# Okabe & Ito's palette for colour-blind readers, with a violet for its yellow (too light on white); markers tell
-# more methods apart than there are colours, and all of them in grey.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#5B3A8C")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
-INK, FAINT = "#222222", "#8a8a8a"
 DPI = 160
 MANY = 20  # plots from which on a second process is worth its start
 _CHILD = """
@@ -54,39 +48,6 @@ records, folder = pickle.load(sys.stdin.buffer)
 write_share(Table(records), folder, 1, 2)
 """  # only where all of them are drawn
 _OVERVIEW = ("gmacs", "latency_ratio", "latency_s")
-FRONT: dict[str, Any] = {"color": "#6b6b6b", "linewidth": 1.8}
-LEVEL: dict[str, Any] = {"color": FAINT, "linewidth": 1, "linestyle": (0, (4, 3))}
-
-STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": FAINT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.formatter.useoffset": False,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "grid.color": "#e9e9e9",
-    "grid.linewidth": 0.8,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "svg.hashsalt": "results",  # the same records give the same file
-    "text.parse_math": False,  # a "$" in a name is a dollar
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Look:
-    """The colour and the marker of one method or variant, the same in every plot."""
-
-    colour: str
-    marker: str
 
 
 def write_plots(table: Table, folder: str | Path, *, everything: bool = True) -> list[Path]:
@@ -133,15 +94,6 @@ def _figures(table: Table, everything: bool) -> Iterator[tuple[str, str, str, pd
 
 Limits = tuple[float, float] | None
 """Where intervals are cut off; None: nowhere."""
-
-
-def looks(table: Table) -> dict[str, Look]:
-    """The look of every method (or variant of one), in the order of first appearance; dense is a black star."""
-    named = variants(table.records, seeds=False, strengths=False)
-    names = [name for name in dict.fromkeys(named.values()) if name != DENSE]
-    pairs = islice(zip(cycle(COLOURS), cycle(MARKERS), strict=False), len(names))  # 56 pairs before one recurs
-    chosen = {name: Look(colour=c, marker=m) for name, (c, m) in zip(names, pairs, strict=True)}
-    return chosen | {DENSE: Look(colour="black", marker="*")}
 
 
 def pareto_figure(table: Table, cost: str, quality: str, points: pd.DataFrame) -> Figure:
@@ -191,7 +143,7 @@ def _draw_method(axes: Axes, rows: pd.DataFrame, look: Look, ranked: bool) -> No
     x, y = rows["cost"].to_numpy(), rows["quality"].to_numpy()
     axes.plot(x, y, color=look.colour, linewidth=0.9, alpha=0.55, zorder=3)
     for on_front, part in rows.groupby("on_front"):
-        axes.plot(part["cost"], part["quality"], zorder=4, **_marker(look, filled=bool(on_front) or not ranked))
+        axes.plot(part["cost"], part["quality"], zorder=4, **marker(look, filled=bool(on_front) or not ranked))
 
 
 def _draw_intervals(
@@ -208,20 +160,9 @@ def _draw_intervals(
             least, most = limits or (low, high)
             ends = max(low, least), min(high, most)
             axes.hlines(y, *ends, **bars) if flat else axes.vlines(x, *ends, **bars)
-            for end, whole, marker in zip(ends, (low, high), "<>" if flat else "v^", strict=True):
+            for end, whole, arrow in zip(ends, (low, high), "<>" if flat else "v^", strict=True):
                 if end != whole:
-                    axes.plot(*((end, y) if flat else (x, end)), marker=marker, color=colour, zorder=3)
-
-
-def _marker(look: Look, filled: bool = True) -> dict[str, Any]:
-    return {
-        "linestyle": "none",
-        "marker": look.marker,
-        "markersize": 13 if look.marker == "*" else 7.5,
-        "markerfacecolor": look.colour if filled else "white",
-        "markeredgecolor": look.colour,
-        "markeredgewidth": 1.4,
-    }
+                    axes.plot(*((end, y) if flat else (x, end)), marker=arrow, color=colour, zorder=3)
 
 
 def _draw_front(axes: Axes, points: pd.DataFrame, higher: bool) -> None:
@@ -280,13 +221,13 @@ def _draw_legend(figure: Figure, chosen: dict[str, Look], ranked: bool) -> None:
     """The variants, then the meaning of lines and fillings, outside on the right."""
     grey = Look(colour=FAINT, marker="o")
     handles = [
-        Line2D([], [], color=look.colour, linewidth=0 if name == DENSE else 0.9, **_marker(look) | {"linestyle": "-"})
+        Line2D([], [], color=look.colour, linewidth=0 if name == DENSE else 0.9, **marker(look) | {"linestyle": "-"})
         for name, look in chosen.items()
     ]
     names = [*chosen]
     if ranked:
         handles.append(Line2D([], [], **FRONT))
-        handles += [Line2D([], [], **_marker(grey, filled=filled)) for filled in (True, False)]
+        handles += [Line2D([], [], **marker(grey, filled=filled)) for filled in (True, False)]
         names += ["Pareto front", "on the front", "dominated"]
     if DENSE in chosen:
         handles.append(Line2D([], [], **LEVEL))

@@ -11,7 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from results.files import write_atomic
-from results.report.gather import Opened, groups, opened
+from results.report.gather import groups
+from results.report.opened import Opened, opened
 from results.report.page import GENERATOR, page
 from results.tables.paper import write_paper
 

@@ -17,7 +17,8 @@ from results.plots import image_grid as image_grid_module
 from results.plots import pareto_plot
 from results.plots.image_grid import image_grid
 from results.plots.label_placement import along, place
-from results.plots.pareto_plot import DENSE, looks, pareto_figure, write_plots
+from results.plots.look import looks
+from results.plots.pareto_plot import DENSE, pareto_figure, write_plots
 from results.plots.window import window
 
 
