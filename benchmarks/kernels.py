@@ -93,8 +93,8 @@ def operations(batch: int, tokens: int, k: int, dtype: torch.dtype, rounds: int)
 
 def blocks(batch: int, tokens: int, k: int, dtype: torch.dtype, rounds: int) -> None:
     side = round(tokens**0.5)
-    transformer = PixArtTransformer2DModel(num_layers=1, sample_size=2 * side).eval().to("cuda", dtype)
-    backbone = PixArt(transformer)
+    transformer = PixArtTransformer2DModel(num_layers=1, sample_size=2 * side, caption_channels=4096)
+    backbone = PixArt(transformer.eval().to("cuda", dtype))
     x = torch.randn(batch, tokens, WIDTH, device="cuda", dtype=dtype)
     kept = x[:, :k].contiguous()
     rest = {

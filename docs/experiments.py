@@ -167,9 +167,9 @@ def _called(record: Record) -> str:
     return " ".join([name, *(f"{key}={value}" for key, value in differing.items()), percent(record.ratio)]).strip()
 
 
-def table1_run(*, of_one_seed: bool = False) -> Run:
-    """Every configuration of `shapes` but the controls that attribution shows; of_one_seed: training seed 0 alone."""
-    folder = REFERENCE / "table1_shapes"
+def table1_run(model: str = "shapes", *, of_one_seed: bool = False) -> Run:
+    """Every configuration of a model but the controls that attribution shows; of_one_seed: training seed 0 alone."""
+    folder = REFERENCE / f"table1_{model}"
     shown = (record for record in open_run(folder).records if not record.settings.get("control"))
     return Run((record for record in shown if not of_one_seed or not record.settings.get("seed")), folder)
 
@@ -186,15 +186,14 @@ def table1() -> str:
 
 
 def table1_emoji() -> str:
-    """Every configuration of `emoji` but controls."""
-    run = open_run(REFERENCE / "table1_emoji")
+    """One line for each of them on `emoji`."""
+    run = table1_run("emoji")
     (dense,) = (record for record in run.records if record.method == "dense")
     metrics = {
         "truth[efficientnet-lite0]": "truth (lower)", "retrieval[efficientnet-lite0]": "nearest of 61 (higher)",
         "retrieval_top5[efficientnet-lite0]": "among 5 nearest (higher)", "psnr_to_dense": "PSNR to dense, dB",
     }  # fmt: skip
-    shown = (record for record in run.records if not record.settings.get("control"))
-    return configurations(run, shown, dense, metrics, _called)
+    return configurations(run, run.records, dense, metrics, _called)
 
 
 def table2(area: float, encoder_ratio: float = 0.0) -> str:

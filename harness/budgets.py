@@ -9,6 +9,7 @@ What was found is kept in the run folder with a digest of all that it rests on, 
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -32,7 +33,10 @@ from results.files import write_atomic
 from results.outputs import MATCHES
 from results.run_folder import STORE
 
-_TRIES = 9
+_GUIDED = 6
+"""Tries of a search that its costs guide; later ones halve, since costs that go in leaps lead a line astray."""
+_TIMED_TRIES = 12
+"""Of a search by latency, whose costs are noisy; one by GMACs goes on until no rung is left between the two nearest."""
 _CASES = 16
 _ROUNDS = 6
 _FITTED = 72
@@ -165,7 +169,7 @@ def _setting(workload: Workload, on: cost.Subject, axis: str) -> dict[str, Any]:
         "compares": {name: value for name, value in workload.compares.items() if name not in no_part},
         "made": {name: value for name, value in workload.depends_on.items() if name not in made_by},
         "cases": [(case.prompt, case.seed, case.digest) for case in on.cases],
-        "search": [TOLERANCE, NEAR, _TRIES, _ROUNDS],
+        "search": [TOLERANCE, NEAR, _GUIDED, _TIMED_TRIES, _ROUNDS],
     }
 
 
@@ -252,10 +256,10 @@ def _match(
         if ladder[rung] in costs:
             low, high = (rung, high) if costs[ladder[rung]] > budget else (low, min(high, rung))
     refused: UserError | None = None
-    for _ in range(_TRIES):
+    for attempt in itertools.count() if axis == "gmacs" else range(_TIMED_TRIES):
         if high - low <= 1 or _met(costs, budget):
             break
-        rung = _between(ladder, low, high, costs, budget)
+        rung = _between(ladder, low, high, costs, budget, halving=attempt >= _GUIDED)
         try:
             low, high = (rung, high) if cost_at(rung) > budget else (low, rung)
         except UserError as error:  # more than these layers and steps can spare
@@ -274,10 +278,12 @@ def _met(costs: dict[float, float], budget: float) -> bool:
     return any(abs(cost - budget) <= TOLERANCE * budget for cost in costs.values())
 
 
-def _between(ladder: Sequence[float | int], low: int, high: int, costs: dict[float, float], budget: float) -> int:
+def _between(
+    ladder: Sequence[float | int], low: int, high: int, costs: dict[float, float], budget: float, *, halving: bool
+) -> int:
     """The next rung to try, strictly between two: where a straight line through their costs meets the budget, kept away
-    from the ends; the middle where one of them has not been measured."""
-    if low < 0 or high >= len(ladder) or ladder[high] not in costs:
+    from the ends; the middle where one of them has not been measured, or when `halving`."""
+    if halving or low < 0 or high >= len(ladder) or ladder[high] not in costs:
         middle = (max(low, 0) + min(high, len(ladder))) // 2
     else:
         above, below = costs[ladder[low]], costs[ladder[high]]

@@ -67,41 +67,49 @@ def why(error: Exception, mode: Mode, own: Collection[str] = ()) -> str:
     return failure_reason(error, own)
 
 
-def capture(run: Callable[[], Any], pool: Any = None) -> tuple[torch.cuda.CUDAGraph, Any]:
-    """A CUDA graph of a run, and what the run returned, which each replay fills anew. pool: of an earlier graph, whose
-    memory it shares. Raises CapturedError."""
-    try:
+def capture(run: Callable[[], Any], device: torch.device, pool: Any = None) -> tuple[torch.cuda.CUDAGraph, Any]:
+    """A CUDA graph of a run on a device, and what the run returned, which each replay fills anew. pool: of an earlier
+    graph, whose memory it shares. What the run reads has to keep its place as long as the graph is replayed. Raises
+    CapturedError."""
+    with torch.cuda.device(device):  # streams and graphs are the current device's
+        now = torch.cuda.current_stream()
         beside = torch.cuda.Stream()
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):  # the first runs allocate, compile and draw
-            for _ in range(3):
-                run()
-        torch.cuda.current_stream().wait_stream(beside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
-            out = run()
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        raise CapturedError(f"cannot be captured into a CUDA graph: {first_line(error)}") from error
+        try:
+            beside.wait_stream(now)
+            with torch.cuda.stream(beside):  # the first runs allocate, compile and draw
+                for _ in range(3):
+                    run()
+            now.wait_stream(beside)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool, stream=beside):
+                out = run()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise CapturedError(f"cannot be captured into a CUDA graph: {first_line(error)}") from error
+        finally:
+            torch.cuda.set_stream(now)  # a capture that fails leaves its own as the current one
     return graph, out
 
 
+@contextmanager
 def captured(
-    steps: Sequence[Callable[[], object]], put_on: Callable[[], AbstractContextManager[object]]
-) -> Callable[[], None]:
-    """What replays these steps, each from a CUDA graph of its own, in one pool of memory. put_on: what has to be on
-    while they are captured. Raises CapturedError."""
+    steps: Sequence[Callable[[], object]],
+    put_on: Callable[[], AbstractContextManager[object]],
+    device: torch.device,
+) -> Iterator[Callable[[], None]]:
+    """What replays these steps, each from a CUDA graph of its own, in one pool of memory. put_on: what is on while they
+    are captured and, since its tensors are those that graphs read, replayed. Raises CapturedError."""
     graphs: list[torch.cuda.CUDAGraph] = []
     with put_on():
         for step in steps:
-            graphs.append(capture(step, graphs[0].pool() if graphs else None)[0])
+            graphs.append(capture(step, device, graphs[0].pool() if graphs else None)[0])
 
-    def replay() -> None:
-        for graph in graphs:
-            graph.replay()
+        def replay() -> None:
+            for graph in graphs:
+                graph.replay()
 
-    return replay
+        yield replay
 
 
 class Graphs:
@@ -126,7 +134,8 @@ class Graphs:
             given = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
             own_args, own_kwargs = tree_unflatten(given, form)
             pool = next((graph.pool() for graph, *_ in self._known.values()), None)
-            graph, out = capture(lambda: forward(*own_args, **own_kwargs), pool)
+            device = next(leaf.device for leaf in given if isinstance(leaf, Tensor))
+            graph, out = capture(lambda: forward(*own_args, **own_kwargs), device, pool)
             self._known[key] = graph, given, out
         graph, given, out = self._known[key]
         for own, leaf in zip(given, leaves, strict=True):

@@ -1,3 +1,5 @@
+import gc
+
 import pytest
 import torch
 from torch import Tensor
@@ -77,6 +79,26 @@ def test_a_subset_of_a_subset_knows_its_place_in_the_grid(backbone: PixArt) -> N
     outer, inner = seen
     assert outer is None
     assert inner is not None and torch.equal(inner, torch.arange(0, 256, 4).expand(2, -1))
+
+
+def test_a_call_leaves_nothing_for_garbage_collection(backbone: PixArt) -> None:
+    """Which is off while seconds are measured; of Flux, a call would leave the whole output of a block."""
+
+    def found() -> int:
+        gc.collect()
+        forward(backbone)
+        return gc.collect()
+
+    def advice(call: Call) -> Tensor:
+        return call.run(call.x)
+
+    gc.disable()
+    try:
+        dense = found()
+        with backbone.advise("block", advice), backbone.advise("block", advice), backbone.advise("mlp", advice):
+            assert found() <= dense
+    finally:
+        gc.enable()
 
 
 def test_the_first_advice_is_outermost(backbone: PixArt) -> None:

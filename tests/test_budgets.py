@@ -48,6 +48,18 @@ def test_a_budget_out_of_reach_says_how_close_it_came(monkeypatch: pytest.Monkey
     assert "0.288 of dense is as close as it came to a budget of 0.2: left out" in str(far)
 
 
+@pytest.mark.parametrize("leap", [0.01, 0.2, 0.74])
+def test_costs_in_leaps_lead_to_the_level_that_comes_closest(
+    monkeypatch: pytest.MonkeyPatch, small: dict[str, Any], leap: float
+) -> None:
+    def cost_of(ratio: float) -> float:  # caches compute or reuse whole steps
+        return 1.0 if ratio < leap else 0.8125 if ratio < leap + 0.0005 else 0.75  # of 0.000375, the next rung, too
+
+    (closest,), measured = found(monkeypatch, small, [0.8], cost_of)
+    assert closest.cost == 0.8125 and not closest.met and cost_of(closest.strength) == 0.8125
+    assert len(measured) <= 18
+
+
 def test_strengths_that_a_model_has_no_layers_for_end_the_search_below_them(
     monkeypatch: pytest.MonkeyPatch, small: dict[str, Any]
 ) -> None:

@@ -4,9 +4,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support import forward_once
 from tomesd.merge import bipartite_soft_matching_random2d
 
-from methods.common.merging import Merging, Windows, sides
+from harness.backbones.pixart import PixArt
+from harness.spec import Call, Step
+from methods.common.merging import Merging, Partition, Windows, sides
 
 
 @given(
@@ -46,6 +49,22 @@ def test_more_than_all_sources_are_never_merged() -> None:
     assert Merging(x, between, 15).merge().shape == (2, 4, 3)
     assert sorted(between.order[:4].tolist()) == [0, 2, 8, 10]  # each window's first token
     assert torch.equal(between.order[between.back], torch.arange(16))
+
+
+def test_every_step_draws_into_the_place_of_the_one_before(backbone: PixArt) -> None:
+    """A graph that is replayed reads where it read when it was captured."""
+    partition, seen = Partition(2), list[tuple[int, int, list[int]]]()
+
+    def advice(call: Call) -> torch.Tensor:
+        now = partition.of(call)
+        seen.append((now.order.data_ptr(), now.back.data_ptr(), now.order[: now.count].tolist()))
+        return call.run(call.x)
+
+    with partition.on(backbone, [1]), backbone.advise("block", advice, [1]):
+        for index in range(3):
+            with backbone.at(Step(index, 4, 500.0)):
+                forward_once(backbone)
+    assert len({place[:2] for place in seen}) == 1 and seen[0][2] != seen[1][2] != seen[2][2]
 
 
 @pytest.mark.parametrize("height", [3, 4])

@@ -106,7 +106,8 @@ def test_a_captured_step_gives_the_same(name: str, mode: Any, model: Model) -> N
             kept[:] = [backbone.transformer(**given)[0]]
 
     with modes.compiling(mode, [backbone]):
-        replay = modes.captured([step], partial(attach.stepping, backbone, method, state))
-        replay()
-        torch.cuda.synchronize()
+        on = partial(attach.stepping, backbone, method, state)
+        with modes.captured([step], on, torch.device("cuda", 0)) as replay:
+            replay()
+            torch.cuda.synchronize()
     torch.testing.assert_close(kept[0], eager, rtol=1e-3, atol=1e-3)

@@ -2,7 +2,8 @@
 
 import functools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,7 @@ def stood_in(monkeypatch: pytest.MonkeyPatch) -> list[modes.Graphs]:
             super().__init__(region)
             made.append(self)
 
-    def capture(run: Callable[[], Any], pool: Any = None) -> Any:
+    def capture(run: Callable[[], Any], _device: torch.device, pool: Any = None) -> Any:
         out = run()
         return Fake(run, out), out
 
@@ -177,7 +178,7 @@ def stood_in(monkeypatch: pytest.MonkeyPatch) -> list[modes.Graphs]:
 def test_a_graph_for_each_shape_and_region(monkeypatch: pytest.MonkeyPatch) -> None:
     pools: list[Any] = []
 
-    def capture(run: Callable[[], Any], pool: Any = None) -> Any:
+    def capture(run: Callable[[], Any], _device: torch.device, pool: Any = None) -> Any:
         pools.append(pool)
         out = run()
         return Fake(run, out), out
@@ -204,6 +205,33 @@ def test_a_graph_for_each_shape_and_region(monkeypatch: pytest.MonkeyPatch) -> N
         assert torch.equal(call(x, scale), x * scale + 1)
         assert len(graphs) == many
     assert pools == [None, 7, 7, 7]
+
+
+def test_what_a_graph_reads_is_on_as_long_as_it_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Merged weights, say, which are freed when the method is taken off."""
+    on = [False]
+
+    @contextmanager
+    def put_on() -> Iterator[None]:
+        on[0] = True
+        yield
+        on[0] = False
+
+    x, seen = torch.zeros(1), list[bool]()
+
+    def step() -> tuple[Tensor]:
+        seen.append(on[0])
+        return (x,)
+
+    def capture(run: Callable[[], Any], _device: torch.device, pool: Any = None) -> Any:
+        out = run()
+        return Fake(run, out), out
+
+    monkeypatch.setattr(modes, "capture", capture)
+    with modes.captured([step, step], put_on, torch.device("cpu")) as replay:
+        replay()
+        assert on[0]
+    assert seen == [True] * 4 and not on[0]
 
 
 @pytest.mark.parametrize("name", ["pab", "depth+taylorseer", "random+fbcache"])

@@ -31,7 +31,8 @@ _CLIP = ["harness/metric.py", "tasks/metrics/clip.py"]
 _INPAINTING = ["tasks/inpainting_cases.py", "harness/models/inpainting/*.py"]
 _ATTACHING = [
     "harness/tokens.py", "harness/attach.py", "harness/compose.py", "harness/guidance.py", "harness/patching.py",
-    "harness/backbones/base.py", "harness/backbones/sampler_clock.py", "harness/backbones/following.py",
+    "harness/backbones/base.py", "harness/backbones/family.py", "harness/backbones/compiled_blocks.py",
+    "harness/backbones/sampler_clock.py", "harness/backbones/following.py",
     "harness/backbones/lora.py",
 ]  # fmt: skip
 _COSTS = [

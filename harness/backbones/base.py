@@ -159,26 +159,13 @@ class Backbone(Family, SamplerClock, old_names=renamed.BACKBONE):
             image, text = self.split_streams(layer, part, hidden_states, kwargs)
             texts = [self.text_when_skipped(part, text)]
 
-            def run_from(depth: int, outer_index: Tensor | None, given: dict[str, Any]) -> Callable[..., Tensor]:
-                def run(x: Tensor, index: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
-                    # A subset of a subset is a subset of the grid.
-                    now = outer_index
-                    if index is not None:
-                        now = index if outer_index is None else outer_index.gather(1, index)
-                    part_kwargs = given if sizes is None else given | self.key_weight_kwargs(sizes)
-                    if depth == len(chain):
-                        compiled = self._compiled if part == "block" else None
-                        forward = original if compiled is None else compiled.forward(module)
-                        out, texts[0] = self.run_part(layer, part, forward, x, text, part_kwargs, now)
-                        return out
-                    rest = run_from(depth + 1, now, part_kwargs)
-                    innermost = part == "block" and depth + 1 == len(chain)
-                    rows = self.run_rows(layer, part_kwargs) if innermost and routing.usable(x) else None
-                    return chain[depth](Call(x, layer, part, self.step, self.grid, rest, part_kwargs, now, text, rows))
+            def innermost(x: Tensor, given: dict[str, Any], now: Tensor | None) -> Tensor:
+                compiled = self._compiled if part == "block" else None
+                forward = original if compiled is None else compiled.forward(module)
+                out, texts[0] = self.run_part(layer, part, forward, x, text, given, now)
+                return out
 
-                return run
-
-            out = run_from(0, self._index, kwargs)(image)
+            out = self._rest(layer, part, chain, text, innermost, self._index, kwargs)(image)
             if out.shape != image.shape and not self._unchecked:
                 raise ValueError(
                     f"the {part} of layer {layer} gave a tensor of shape {tuple(out.shape)}, "
@@ -187,6 +174,35 @@ class Backbone(Family, SamplerClock, old_names=renamed.BACKBONE):
             return self.merge_streams(layer, part, out, texts[0])
 
         module.forward = forward  # type: ignore[method-assign]
+
+    def _rest(
+        self,
+        layer: int,
+        part: Part,
+        chain: tuple[Advice, ...],
+        text: Tensor | None,
+        innermost: Callable[[Tensor, dict[str, Any], Tensor | None], Tensor],
+        outer_index: Tensor | None,
+        given: dict[str, Any],
+    ) -> Callable[..., Tensor]:
+        """What `Call.run` does: the rest of a chain of advice, and then `innermost` with the tokens, arguments and
+        index. It refers to no function that refers to it, so that what a call held goes with the call, and no garbage
+        collection has to find it (Flux's text stream is most of a block's output)."""
+
+        def run(x: Tensor, index: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
+            # A subset of a subset is a subset of the grid.
+            now = outer_index
+            if index is not None:
+                now = index if outer_index is None else outer_index.gather(1, index)
+            part_kwargs = given if sizes is None else given | self.key_weight_kwargs(sizes)
+            if not chain:
+                return innermost(x, part_kwargs, now)
+            rest = self._rest(layer, part, chain[1:], text, innermost, now, part_kwargs)
+            last = part == "block" and not chain[1:]
+            rows = self.run_rows(layer, part_kwargs) if last and routing.usable(x) else None
+            return chain[0](Call(x, layer, part, self.step, self.grid, rest, part_kwargs, now, text, rows))
+
+        return run
 
     @contextmanager
     def around(self, advice: Callable[..., Any]) -> Iterator[None]:

@@ -68,6 +68,11 @@ class SamplerClock(renamed.Renamed, ABC, old_names=renamed.SAMPLER_CLOCK):
         for reset in self._resets:
             reset()
 
+    def forget(self) -> None:
+        """Let go of what lives across the steps of an image, as when the next one starts."""
+        if self._clock is not None:
+            self.begin(self._timesteps)
+
     def expect(self, start: int) -> None:
         """The image's first step is this one. Raises UserError for a later one where the steps were reduced."""
         if start and self.reduced:

@@ -8,20 +8,17 @@ from collections.abc import Callable
 import torch
 from torch.profiler import DeviceType, ProfilerActivity, profile
 
-_RUNS = 3
-
 
 def busy(run: Callable[[], object], device: torch.device) -> float | None:
-    """Time in kernels over wall time, 0 to 1, over a few runs; None where kernels cannot be timed. The profiler slows
-    the host down a little, so that a value near 1 is no lower than shown."""
+    """Time in kernels over wall time, 0 to 1, of a run; None where kernels cannot be timed. The profiler slows the host
+    down a little, so that a value near 1 is no lower than shown."""
     if device.type != "cuda":
         return None
     run()
     torch.cuda.synchronize(device)
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
         start = time.perf_counter()
-        for _ in range(_RUNS):
-            run()
+        run()
         torch.cuda.synchronize(device)
         wall = time.perf_counter() - start
     kernels = sum(one.self_device_time_total for one in seen.key_averages() if one.device_type == DeviceType.CUDA)

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-_SECONDS = 1.0  # the counter moves about every 100 ms
+_SECONDS = 2.0
+_TICK = 1.0  # seconds within which a counter that works has moved; it does about every 100 ms
 
 
 def absent(device: torch.device) -> str:
@@ -25,16 +26,29 @@ def absent(device: torch.device) -> str:
 
 
 def joules(run: Callable[[], object], device: torch.device) -> float:
-    """Joules of one `run()`: the whole device's, idle power included, mean over a second of runs or more."""
+    """Joules of one `run()`: the whole device's, idle power included, mean over two seconds of runs or
+    more. The counter moves by leaps, so both ends are at one of them, found while runs go on."""
     read, count = _counter(device), 0
     run()
     torch.cuda.synchronize(device)
-    before, start = read(), time.perf_counter()
+
+    def leap() -> tuple[float, int]:
+        """What the counter has leapt to, and how many runs that took."""
+        before, start, runs = read(), time.perf_counter(), 0
+        while (now := read()) == before and time.perf_counter() - start < _TICK:
+            run()
+            torch.cuda.synchronize(device)
+            runs += 1
+        return now, runs
+
+    before, _ = leap()
+    start = time.perf_counter()
     while time.perf_counter() - start < _SECONDS or count < 2:
         run()
         torch.cuda.synchronize(device)
         count += 1
-    return (read() - before) / count
+    after, more = leap()
+    return (after - before) / (count + more)
 
 
 def _counter(device: torch.device) -> Callable[[], float]:

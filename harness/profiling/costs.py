@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -130,6 +130,8 @@ def _timed(
             method()
     with modes.compiling(mode, {on.backbone, own}), attach.kept_on(on_own, slow_to_attach) as inside:
         with inside():
+            if mode != "eager":
+                method()  # compiling takes memory of its own
             peak = memory.peak(method, device)
             if device.type == "cpu":
                 most = memory.resident(method)
@@ -140,20 +142,24 @@ def _timed(
         contexts: list[Callable[[], Any]] = [nullcontext, inside]
         if seen.thinned:
             runs, contexts = [*runs, method], [*contexts, lambda: limit.dense_on(own, seen.counts)]
-        if "graph" in mode:
-            each = [single_steps(backbone, candidate, given) for backbone in (on.backbone, own, own)]
-            runs = [modes.captured(one, put_on) for one, put_on in zip(each, contexts, strict=False)]
-            contexts = [nullcontext] * len(runs)
-        dense_s, own_s, *limits = latency.interleave(runs, device=device, warmup=1, repeats=rounds, inside=contexts)
-        if device.type == "cuda" and not energy.absent(device):
+        with ExitStack() as graphs:
+            if "graph" in mode:
+                each = [single_steps(backbone, candidate, given) for backbone in (on.backbone, own, own)]
+                runs = [
+                    graphs.enter_context(modes.captured(one, put_on, device))
+                    for one, put_on in zip(each, contexts, strict=False)
+                ]
+                contexts = [nullcontext] * len(runs)
+            dense_s, own_s, *limits = latency.interleave(runs, device=device, warmup=1, repeats=rounds, inside=contexts)
+            if device.type == "cuda" and not energy.absent(device):
+                with contexts[1]():
+                    spent = energy.joules(runs[1], device) / steps / setup.batch
+                found["energy_j"] = Estimate(
+                    value=spent, n=1, unit="J", role="cost", better="lower",
+                    convention="NVML's counter of the whole device, per image and step, idle power included",
+                )  # fmt: skip
             with contexts[1]():
-                spent = energy.joules(runs[1], device) / steps / setup.batch
-            found["energy_j"] = Estimate(
-                value=spent, n=1, unit="J", role="cost", better="lower",
-                convention="NVML's counter of the whole device, per image and step, idle power included",
-            )  # fmt: skip
-        with contexts[1]():
-            found |= worked(runs[1], device, about)
+                found |= worked(runs[1], device, about)
     if mode == "eager" and not slow_to_attach:  # what torch.compile or a graph has made cannot be looked into
 
         def read() -> float:
@@ -168,7 +174,8 @@ def _timed(
     total = memory.weights_bytes([own.transformer]) + peak.bytes
     found["peak_memory_mb"] = Estimate(
         value=total / _MIB, n=1, unit="MiB", role="cost", better="lower",
-        convention=f"the denoiser's weights, and {peak.convention}; batch {setup.batch}",
+        convention=f"the denoiser's weights, and {peak.convention}; batch {setup.batch}"
+        + ("; without the memory of graphs" if "graph" in mode else ""),
     )  # fmt: skip
     found |= timed(own_s, dense_s, about, runs=steps, limit=sum(limits, []))
     samples = {"latency_dense_s": dense_s, "latency_method_s": own_s}

@@ -108,7 +108,11 @@ class FasterCache(Cache):
                 warnings.filterwarnings("ignore", message="torch.meshgrid")
                 return hooks[0].new_forward(transformer, *args, **given)
 
-        with backbone.around(denoise), fresh_hooks(backbone, self.name, put_on):
+        with (
+            backbone.around(denoise),
+            fresh_hooks(backbone, self.name, put_on),
+            backbone.on_begin(hooks.clear),  # they keep what they reuse
+        ):
             yield
 
 

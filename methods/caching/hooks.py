@@ -84,7 +84,10 @@ def _hooked(backbone: Backbone, name: str, put_on: Callable[[], Iterable[nn.Modu
         for module, old, new, registry in zip(modules, before, placed, empty, strict=True):
             if new is not old and vars(module).get("forward") is new:  # else somebody else has taken it off already
                 put_back(module, old)
-            vars(module).pop(MARK, None)
+            for hook in getattr(vars(module).pop(MARK, None), "hooks", {}).values():
+                # A hook and its forward refer to each other: apart, what it has kept goes now and not when garbage is
+                # collected, which is off while seconds are measured.
+                hook.fn_ref = None
             if registry is not None:
                 vars(module)[MARK] = registry
 

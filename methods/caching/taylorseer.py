@@ -46,7 +46,8 @@ class TaylorSeer(Cache):
 
         def put_on() -> list[nn.Module]:
             wanted = {id(module) for module in chosen}
-            # diffusers' default patterns match no module: they are compared with whole names
+            # diffusers' default patterns match no module: they are compared with whole names. One pattern for all: it
+            # tries each on every module, with every image.
             names = [re.escape(name) for name, one in backbone.transformer.named_modules() if id(one) in wanted]
             steps, skipped = backbone.step.count, backbone.start  # diffusers counts from the first call
             config = TaylorSeerCacheConfig(
@@ -54,7 +55,7 @@ class TaylorSeer(Cache):
                 disable_cache_before_step=max(1, steps - round(settings.predicted * steps) - skipped),
                 max_order=settings.order,
                 taylor_factors_dtype=torch.float32,
-                cache_identifiers=names,
+                cache_identifiers=["|".join(names)],
             )
             apply_taylorseer_cache(backbone.transformer, config)
             return chosen

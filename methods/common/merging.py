@@ -58,18 +58,21 @@ class Sides:
 
 def sides(windows: Windows, chosen: Tensor, device: torch.device) -> list[Sides]:
     """For each of L choices: which token of each window is its destination, chosen (L, windows), row by row within a
-    window. They are made on the CPU and sent to the device."""
+    window. Only that goes to the device, where the rest is made without waiting."""
     rows, columns = windows.shape
-    top = torch.arange(rows)[:, None] * windows.down
-    left = torch.arange(columns)[None] * windows.across
-    place = chosen.cpu().view(-1, rows, columns)
+    top = torch.arange(rows, device=device)[:, None] * windows.down
+    left = torch.arange(columns, device=device)[None] * windows.across
+    place = (chosen.pin_memory() if device.type == "cuda" else chosen).to(device, non_blocking=True)
+    place = place.view(-1, rows, columns)
     at = (top + place // windows.across) * windows.width + left + place % windows.across  # (L, rows, columns)
     tokens = windows.height * windows.width
-    is_source = torch.ones(len(at), tokens, dtype=torch.int8).scatter_(1, at.flatten(1), 0)
-    order = is_source.argsort(dim=1, stable=True)  # (L, N)
-    back = order.argsort(dim=1).to(device, non_blocking=True)
+    target = torch.zeros(len(at), tokens, dtype=torch.int64, device=device).scatter_(1, at.flatten(1), 1)
+    among = target.cumsum(1)  # (L, N)
     places = torch.arange(tokens, device=device)
-    return [Sides(o, b, places, windows.count) for o, b in zip(order.to(device, non_blocking=True), back, strict=True)]
+    # In the order of the grid: the destinations, behind them the sources.
+    back = torch.where(target.bool(), among - 1, windows.count + places - among)
+    order = torch.empty_like(back).scatter_(1, back, places.expand_as(back))
+    return [Sides(o, b, places, windows.count) for o, b in zip(order, back, strict=True)]
 
 
 class Partition:
@@ -98,13 +101,21 @@ class Partition:
             if backbone.step.index != self._step:
                 self._step = backbone.step.index
                 windows = self._windows(backbone.grid)
-                self._of = dict(
-                    zip(layers, sides(windows, self.drawn(windows, len(layers)), latents.device), strict=True)
-                )
+                self._keep(layers, sides(windows, self.drawn(windows, len(layers)), latents.device))
 
         begin()
         with backbone.on_begin(begin), backbone.on_call(enter):
             yield
+
+    def _keep(self, layers: Sequence[int], drawn: Sequence[Sides]) -> None:
+        """In the place of those of the step before, where graphs read them; a grid of another size has others."""
+        for layer, new in zip(layers, drawn, strict=True):
+            old = self._of.get(layer)
+            if old is None or old.order.shape != new.order.shape or old.order.device != new.order.device:
+                self._of[layer] = new
+            else:
+                old.order.copy_(new.order)
+                old.back.copy_(new.back)
 
     def of(self, call: Call) -> Sides:
         """On the grid, at the step that runs; drawn now where a part is called by itself."""

@@ -40,9 +40,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from results.analysis.saddlepoint import LEAST, sign_flip_tail
 from results.analysis.statistics import KEPT, STRIP, resample_counts
 
 RESAMPLES = 10_000
+_RARE = 0.05
+_ENUMERATED = 20
 FEWEST = 8  # clusters, below which a sign-flip test cannot come below p = 0.01
 
 
@@ -121,8 +124,10 @@ def paired_many(
 def sign_flip(sums: NDArray[np.float64], resamples: int = RESAMPLES, seed: int = 0) -> NDArray[np.float64]:
     """Two-sided p (P,) of the differences' sums by cluster (P, C), whose signs are flipped at random.
 
-    All 2^C assignments are enumerated where they are no more than `resamples`; else that many are drawn, the observed
-    one counts as one more, and p is never below 1 / (resamples + 1).
+    All 2^C assignments are enumerated where they are no more than `resamples`; else that many are drawn, and the
+    observed one counts as one more. Where few of them come as far, draws say little, and nothing below 1 in their
+    number, which a family of hundreds has to: those p are enumerated up to 20 clusters, and else those of
+    `saddlepoint.sign_flip_tail`, which no draw decides.
     """
     observed = np.abs(sums.sum(1))  # (P,)
     reached = observed - 1e-9 * np.abs(sums).sum(1)  # equal sums differ in rounding
@@ -131,7 +136,21 @@ def sign_flip(sums: NDArray[np.float64], resamples: int = RESAMPLES, seed: int =
     for flipped in _every_sign(sums.shape[1]) if exact else _signs(sums.shape[1], resamples, seed):
         drawn = 2 * (sums @ flipped.T) - sums.sum(1)[:, None]  # (P, r)
         as_far += (np.abs(drawn) >= reached[:, None]).sum(1)
-    return as_far / 2 ** sums.shape[1] if exact else (1 + as_far) / (1 + resamples)
+    if exact:
+        return as_far / 2 ** sums.shape[1]
+    p: NDArray[np.float64] = (1 + as_far) / (1 + resamples)
+    for row in np.flatnonzero(p <= _RARE):
+        p[row] = _rare(sums[row], float(reached[row]))
+    return p
+
+
+def _rare(sums: NDArray[np.float64], reached: float) -> float:
+    signed = sums[sums != 0]  # the others' signs change nothing
+    if len(signed) > _ENUMERATED:
+        return sign_flip_tail(signed)
+    as_far = sum(int((np.abs(2 * (flipped @ signed) - signed.sum()) >= reached).sum()) for flipped in
+                 _every_sign(len(signed)))  # fmt: skip
+    return max(as_far / 2 ** len(signed), LEAST)
 
 
 def standard_errors(n: int, level: float = 0.05) -> float:
@@ -185,7 +204,10 @@ def _differences(methods: ArrayLike, comparator: ArrayLike) -> NDArray[np.float6
 
 
 def _every_sign(count: int) -> Iterator[NDArray[np.float64]]:
-    yield ((np.arange(2**count)[:, None] >> np.arange(count)) & 1).astype(np.float64)
+    rows = max(1, STRIP // count)
+    for start in range(0, 2**count, rows):
+        number = np.arange(start, min(start + rows, 2**count))
+        yield ((number[:, None] >> np.arange(count)) & 1).astype(np.float64)
 
 
 def _signs(count: int, resamples: int, seed: int) -> Iterable[NDArray[np.float64]]:

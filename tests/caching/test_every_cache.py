@@ -1,5 +1,6 @@
 """What holds for every cache."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,28 @@ def test_no_trace_is_left_and_no_state_leaks(model: Model, method: Method) -> No
     assert not torch.equal(first, dense)
     assert torch.equal(draw(model), dense)
     assert torch.equal(torch.get_rng_state(), random)
+
+
+@pytest.mark.parametrize("method", ALL, ids=name_of)
+def test_what_an_image_has_left_goes_without_garbage_collection(model: Model, method: Method) -> None:
+    """It is off while seconds are measured, and a GPU would fill up."""
+
+    def tensors() -> int:
+        return sum(isinstance(one, Tensor) for one in gc.get_objects())
+
+    with track_sampler(model.backbone, model.pipeline), attached(model.backbone, method, state_of(method)):
+        images(model)
+        gc.collect()
+        gc.disable()
+        try:
+            images(model)
+            once = tensors()
+            images(model)
+            assert tensors() == once
+            model.backbone.forget()
+            assert tensors() < once  # nothing stays for the next image either
+        finally:
+            gc.enable()
 
 
 @pytest.mark.parametrize("method", ALL, ids=name_of)

@@ -52,7 +52,7 @@ def test_p_is_exact_by_enumeration():
         wanted = np.mean(np.array(sums) >= abs(differences.sum()) - 1e-12)
         assert paired(differences, np.zeros(n)).p == pytest.approx(wanted, abs=1e-12)
         drawn = paired(differences, np.zeros(n), resamples=2**n - 1).p  # drawn, not enumerated
-        assert drawn != wanted and drawn == pytest.approx(wanted, abs=0.1)
+        assert drawn == pytest.approx(wanted, abs=0.1) and (drawn != wanted or wanted <= 0.05)  # rare: enumerated
 
 
 def test_p_agrees_with_scipys_permutation_test():
