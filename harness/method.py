@@ -86,6 +86,8 @@ class Fitting:
     lora: whether LoRA is trained beside it.
     previous: at which sampling steps the model runs at the preceding one first, without gradients, for a method that
         reuses what it finds there.
+    teaches: at which sampling steps there is something to learn; a fit draws no others. Some must.
+    diffusion: whether the diffusion loss counts beside the distance to the dense model's prediction.
     groups: name prefix in `module` -> multiple of the base learning rate.
     losses: extra terms after a forward, already weighted.
     regions: number of timestep regions (a batch draws its timesteps from one).
@@ -104,6 +106,8 @@ class Fitting:
     calibrate: Callable[[CalibrationPass], None] | None = None
     lora: bool = True
     previous: Callable[[int], bool] = lambda _index: False
+    teaches: Callable[[int], bool] = lambda _index: True
+    diffusion: bool = True
     groups: dict[str, float] = field(default_factory=dict)
     losses: Callable[[], dict[str, Tensor]] = dict
     regions: int = 1

@@ -103,5 +103,8 @@ class Case:
     digest: str = ""
 
 
+CALIBRATION_SEEDS = 1_000_000
+"""The first seed of calibration cases that come with a model: no evaluation starts from the noise of one of them."""
+
 Progress = Callable[[str, int], None]
 """Called with what is being done and how many images were just made."""

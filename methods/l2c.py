@@ -2,10 +2,11 @@
 sampling step, what they gave at the step before.
 
 Trained as the paper tells: the model stays as it is; at a reusing step each part gives gate * computed + (1 - gate) *
-reused, and the loss gains the sum of the gates (Eq. 9). Every reusing step has gates of its own: a batch's timesteps
-lie next to one sampling step, what it reuses comes from the step before on the same noise, and only that step's gates
-get a gradient. At inference the parts with the lowest gates reuse, so many as the ratio says, instead of all below a
-threshold, so that one training serves every ratio (ours).
+reused, and the loss is the distance to the dense model's prediction and the sum of the gates (Eq. 9). Only reusing
+steps are drawn, and every one has gates of its own: a batch's timesteps lie next to one sampling step, what it reuses
+comes from the step before on the same noise, and only that step's gates get a gradient. At inference the parts with the
+lowest gates reuse, so many as the ratio says, instead of all below a threshold, so that one training serves every ratio
+(ours).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class L2CSettings(SeedSettings):
 
 
 class L2CFit(MethodSettings):
-    weight: float = Field(1e-3, gt=0, description="weight of the sum of the gates in the loss (lambda)")
+    weight: float = Field(1e-4, gt=0, description="weight of the sum of the gates in the loss (lambda)")
     gate_lr: float = Field(50.0, gt=0, description="multiple of the base learning rate for the gates (ours)")
     start: float = Field(
         0.5, gt=0, lt=1, description="all gates at the start; one half favours neither computing nor reusing (ours)"
@@ -111,6 +112,8 @@ class L2C(Method):
             lora=False,
             regions=steps,
             previous=lambda index: index % 2 == 1,
+            teaches=lambda index: index % 2 == 1,
+            diffusion=False,
             groups={"logits": chosen.gate_lr},
             losses=losses,
             log=lambda: {"open": float(gates.logits.detach()[1::2].sigmoid().mean())},

@@ -1,5 +1,7 @@
-"""Uniform ratios: mixture of depths (MoD; Raposo et al., 2024) as the DiffCR paper uses it: learned routers, one
-fixed compression ratio in every layer and at every timestep, no auxiliary loss."""
+"""Uniform ratios: mixture of depths (MoD; Raposo et al., 2024) as the DiffCR paper uses it: one fixed compression ratio
+in every layer and at every timestep, no auxiliary loss. Its routers are those of DiffCR here: they start as readings of
+the tokens' sensitivity and stay so, the tokens being drawn with noise; `preset=paper` trains them and lets them decide
+alone."""
 
 from __future__ import annotations
 

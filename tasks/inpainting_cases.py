@@ -7,6 +7,7 @@ which one it is and the quadrant whose object is under the mask.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor
 from harness import text
 from harness.errors import UserError
 from harness.models.inpainting import masks
-from harness.spec import Case
+from harness.spec import CALIBRATION_SEEDS, Case
 from harness.zoo.emoji import held_out
 from harness.zoo.shapes import scene
 
@@ -29,10 +30,11 @@ def from_scenes(split: scene.Split, indices: range, area: float) -> tuple[Case, 
     """Scenes of a split, each with a mask over one of its objects, of a kind that goes round with the index."""
     scenes = scene.sample(split, indices)
     images, coverage = scene.render(scenes)
-    out = []
+    out, first = [], CALIBRATION_SEEDS if split == "calibration" else 0
     for row, (index, caption) in enumerate(zip(indices, scenes.captions(), strict=True)):
         mask, quadrant = _mask(index, scenes, row, coverage[row], area)
-        out.append(_case(index, caption, images[row], mask, {"scene": index, "split": split, "quadrant": quadrant}))
+        data = {"scene": index, "split": split, "quadrant": quadrant}
+        out.append(replace(_case(index, caption, images[row], mask, data), seed=first + index))
     return tuple(out)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness.errors import UserError
 from harness.models import prompting
-from harness.spec import Case
+from harness.spec import CALIBRATION_SEEDS, Case
 from harness.task import Task, TaskSettings
 from harness.zoo.emoji import held_out
 from harness.zoo.shapes import scene
@@ -119,7 +119,10 @@ class TextToImage(Task):
 
 def _scenes(split: Split, count: int) -> tuple[Case, ...]:
     captions = scene.sample(split, range(count)).captions()
-    return tuple(Case(i, caption, seed=i, data={"scene": i, "split": split}) for i, caption in enumerate(captions))
+    first = CALIBRATION_SEEDS if split == "calibration" else 0
+    return tuple(
+        Case(i, caption, seed=first + i, data={"scene": i, "split": split}) for i, caption in enumerate(captions)
+    )
 
 
 _OWN: dict[str, _Cases] = {"shapes": _scenes, held_out.SCENES: held_out.cases}

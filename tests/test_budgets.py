@@ -300,14 +300,16 @@ def test_adapters_per_ratio_are_the_only_rungs(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_settings_are_chosen_on_cases_that_the_evaluation_never_sees() -> None:
-    prints, drawn = {}, {}
+    prints, drawn, seeds = {}, {}, {}
     for split in ("evaluation", "calibration"):
         (made,) = plan.make(config.build({"methods": "dense", "cases": 32, "split": split}))
         drawn[split] = {case.prompt for case in made.opened.cases}
+        seeds[split] = {case.seed for case in made.opened.cases}
         prints[split] = made.opened.workload.fingerprint
         told = setup(made.opened.record(made.points[0], outcome="ok", started=""))
         assert ("32 calibration cases" in told) == (split == "calibration")
     assert not drawn["evaluation"] & drawn["calibration"]
+    assert not seeds["evaluation"] & seeds["calibration"]  # nor from its noise
     assert prints["evaluation"] != prints["calibration"]
 
 

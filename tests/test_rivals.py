@@ -14,6 +14,7 @@ from harness import checkpoints
 from harness.attach import attached
 from harness.backbones.following import track_sampler
 from harness.backbones.pixart import PixArt
+from harness.errors import UserError
 from harness.fitting.data import data_for
 from harness.fitting.fit import fit
 from harness.fitting.objective import Objective
@@ -61,8 +62,8 @@ def calls(model: Model, method: Method, state: State | None, name: str = "attn1.
     return seen
 
 
-def fitted(model: Model, method: Method, out: Path, **own: object) -> State:
-    options = FitOptions.model_validate({"steps": 8, "batch": 2, "scenes": 64, "lora_rank": 2})
+def fitted(model: Model, method: Method, out: Path, distill: float = 1.0, **own: object) -> State:
+    options = FitOptions.model_validate({"steps": 8, "batch": 2, "scenes": 64, "lora_rank": 2, "distill": distill})
     chosen = method.FitSettings.model_validate(own)
     trains = method.fitting(model.backbone, 4, chosen).trains
     data = data_for(model, options, trains=trains, folder=None, work=out)
@@ -220,11 +221,13 @@ def test_l2c_learns_gates_and_leaves_the_model_alone(model: Model, tmp_path: Pat
     with torch.no_grad():
         idle.weight.zero_()
         idle.bias.zero_()
-    state = fitted(model, L2C(L2C.Settings(ratio=0.2)), tmp_path, weight=1e-2)
+    state = fitted(model, L2C(L2C.Settings(ratio=0.2)), tmp_path)
     gates = state.tensors["gates"]
     assert set(state.tensors) == {"gates"} and gates.shape == (4, LAYERS, 3)
     assert (gates[::2] == 0.5).all()  # even steps have nothing to learn
     taught = gates[1::2][(gates[1::2] != 0.5).flatten(1).any(1)]  # (steps that were drawn, layers, parts)
+    with pytest.raises(UserError, match="l2c learns from the dense model's prediction alone"):
+        fitted(model, L2C(L2C.Settings(ratio=0.2)), tmp_path / "more", distill=0.0)
     assert len(taught) and (taught[:, 1, 1] < 0.49).all()
     assert (taught.flatten(1).amax(1) > 0.5).all()  # while parts whose reuse shows open
 
@@ -234,8 +237,11 @@ def test_l2c_teaches_each_step_at_its_own_timesteps(model: Model) -> None:
     fitting = L2C(L2C.Settings(ratio=0.2)).fitting(model.backbone, 6)
     objective = Objective(model.pipeline.scheduler, 6)
     generator = torch.Generator().manual_seed(0)
+    odd = [step for step in range(6) if fitting.teaches(step)]  # at even ones no gate is met
+    assert odd == [1, 3, 5] and not fitting.diffusion
     for _ in range(20):
-        timesteps, index = objective.draw(16, fitting.regions, generator)
+        timesteps, index = objective.draw(16, fitting.regions, generator, odd)
+        assert index in odd
         assert (objective.lower[index] <= timesteps).all() and (timesteps <= objective.upper[index]).all()
     x = torch.randn(1, 6, 16, 16, generator=generator)
     inputs = {

@@ -27,6 +27,7 @@ from torch.optim import AdamW
 
 from harness import checkpoints
 from harness.backbones import lora
+from harness.errors import UserError
 from harness.fitting.objective import Objective
 from harness.fitting.options import FitOptions
 from harness.method import Method, MethodSettings
@@ -91,6 +92,9 @@ def fit(
             checkpoints.save(path, state.tensors, {**facts, **state.facts})
         return [path]
 
+    if not (fitting.diffusion or options.distill):
+        raise UserError(f"{first.name} learns from the dense model's prediction alone: leave distill above 0")
+    learned_at = [step for step in range(steps) if fitting.teaches(step)]
     targets = tuple(part.strip() for part in options.lora_targets.split(",") if part.strip())
     adapted = lora.inject(backbone, options.lora_rank, seed, targets) if options.lora_rank and fitting.lora else []
     container = _Trained(backbone.transformer, fitting.module)
@@ -104,7 +108,7 @@ def fit(
         fitting.target(start + share * (end - start), step, int(length))
         batch = data.batch(options.batch, generator)
         clean = batch.clean
-        t, index = objective.draw(len(clean), fitting.regions, generator)
+        t, index = objective.draw(len(clean), fitting.regions, generator, learned_at)
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
         x, target = objective.noised(clean, t, noise)
         fitting.renew(generator)
@@ -120,7 +124,7 @@ def fit(
             with backbone.at(Step(index, steps, float(t[0]))):
                 prediction = module(x, t, batch.inputs).float()
         terms = {"diffusion": F.mse_loss(prediction, target)}
-        total = terms["diffusion"]
+        total = terms["diffusion"] if fitting.diffusion else torch.zeros_like(terms["diffusion"])
         if teacher is not None:
             terms["distill"] = F.mse_loss(prediction, teacher)
             total = total + options.distill * terms["distill"]

@@ -5,6 +5,7 @@ Letters: B batch, C latent channels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,11 +43,13 @@ class Objective:
         own.set_timesteps(steps)
         return own
 
-    def draw(self, count: int, regions: int, generator: torch.Generator) -> tuple[Tensor, int]:
-        """Training timesteps (count,) of one region, and the index of a sampling step in it. Every sampling step is
-        drawn as often as every other."""
-        device = generator.device
-        step = int(torch.randint(self.steps, (1,), generator=generator, device=device))
+    def draw(
+        self, count: int, regions: int, generator: torch.Generator, among: Sequence[int] | None = None
+    ) -> tuple[Tensor, int]:
+        """Training timesteps (count,) of one region, and the index of a sampling step in it. Every sampling step, or
+        every one of `among`, is drawn as often as every other."""
+        device, steps = generator.device, range(self.steps) if among is None else among
+        step = steps[int(torch.randint(len(steps), (1,), generator=generator, device=device))]
         region = step * regions // self.steps
         start, end = (-(-part * self.steps // regions) for part in (region, region + 1))  # its steps: start..end - 1
         index = torch.randint(start, end, (count,), generator=generator, device=device)

@@ -20,6 +20,10 @@ from methods.caching.hooks import MARK, Cache, fresh_hooks, parts_of, put_back
 
 
 class FasterCacheSettings(MethodSettings):
+    reusing: float = Field(
+        1.0, ge=0.0, le=1.0, description="share of the sampler's steps, at the end, in which anything is reused, where "
+        "its timestep is below the bounds, too",
+    )  # fmt: skip
     skip: int = Field(2, ge=1, le=10, description="self-attention runs at every so many steps; 1: all runs always")
     below: float = Field(681.0, ge=0.0, le=1001.0, description="self-attention is extrapolated at timesteps below this")
     weight: float = Field(
@@ -51,8 +55,8 @@ class FasterCache(Cache):
     source = "Lv et al., 2024, FasterCache: Training-Free Video Diffusion Model Acceleration with High Quality"
     reuses = "parts"
     copes = frozenset({"late start"})
-    strength = "skip"
-    sweep = (2, 3, 4)
+    strength = "reusing"
+    sweep = (0.25, 0.5, 1.0)
 
     @contextmanager
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
@@ -63,7 +67,9 @@ class FasterCache(Cache):
 
         def timestep() -> float:
             # diffusers would extrapolate even the first step, from nothing, where its timestep is in the range
-            return backbone.step.timestep if backbone.step.index > backbone.start else float("inf")
+            now = backbone.step
+            first = max(backbone.start + 1, now.count - round(settings.reusing * now.count))
+            return now.timestep if now.index >= first else float("inf")
 
         def weight(_module: nn.Module) -> float:
             return settings.weight * backbone.step.index / (backbone.step.count - 1)

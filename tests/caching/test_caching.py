@@ -16,6 +16,7 @@ from harness.models import Model
 from harness.spec import Call, Step
 from harness.zoo.shapes import networks
 from methods.caching import PAB, FasterCache, FBCache, MagCache, TaylorSeer
+from methods.dense import Dense
 from tests.measure.hand_formulas_pixart import block_macs
 
 
@@ -94,6 +95,14 @@ def test_fastercache_halves_the_batch_and_skips_attention(model: Model) -> None:
     for layer in range(LAYERS):
         assert seen["ff", layer] == seen["attn2", layer] == [(i, 4 if both[i] else 2) for i in range(STEPS)]
         assert seen["attn1", layer] == [(i, 4 if both[i] else 2) for i in range(STEPS) if i not in (3, 7)]
+
+
+def test_fastercache_costs_less_the_more_steps_reuse(model: Model) -> None:
+    """Step by step, from dense's on: a budget can be met."""
+    shares = [share / STEPS for share in range(STEPS + 1)]
+    costs = [sum(gmacs(model, FasterCache(FasterCache.Settings(reusing=share)))) for share in shares]
+    assert costs[0] == sum(gmacs(model, Dense())) and costs[-1] == sum(gmacs(model, FasterCache()))
+    assert costs == sorted(costs, reverse=True) and len(set(costs)) >= 4
 
 
 def test_fastercache_without_guidance_is_attention_reuse(model: Model) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from harness import checkpoints
 from harness.errors import UserError
-from harness.spec import Case
+from harness.spec import CALIBRATION_SEEDS, Case
 from harness.zoo.emoji.pictures import BACKGROUNDS, FLAGS, Item, Pictures, caption, colours, compose
 
 WEIGHTS = Path(__file__).resolve().parent / "weights" / "pictures.safetensors"
@@ -92,7 +92,7 @@ def cases(split: Literal["evaluation", "calibration"], count: int) -> tuple[Case
             pairs = _stored()[1]
             turn, place = divmod(i, len(pairs))
             on = list(BACKGROUNDS)[(place + turn) % len(BACKGROUNDS)]
-            made.append(Case(i, caption(*pairs[place], on), seed=i, data={"split": split}))
+            made.append(Case(i, caption(*pairs[place], on), seed=CALIBRATION_SEEDS + i, data={"split": split}))
     return tuple(made)
 
 
