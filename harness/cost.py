@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 
 _WARM_BATCHES = 3
+"""As many as it takes for a throughput."""
 _ROUNDING = 0.01
 """Mean difference of images, in shares of their range, that comes of the order in which a device adds up."""
-"""As many as it takes for a throughput."""
 
 
 @dataclass(frozen=True)
@@ -280,7 +280,7 @@ def measured(
         progress("latency", 2)
         dense_s, own_s = clock.seconds
     for images in (behind, alone) if method.slow_to_attach else (behind + alone,):  # a copy is compiled for itself
-        _check(images, theirs, alone, device)
+        _check(images, theirs, () if method.slow_to_attach else alone, device)
     kind = latency.clock(device)
     total = weights + peak.bytes
     about = f"; {chosen}" if chosen else ""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness import text
 from harness.errors import UserError, unknown
-from harness.spec import Case
+from harness.spec import CALIBRATION_SEEDS, Case
 from harness.task import Task, TaskSettings
 
 _CLASSES = 1000  # DiTPipeline's label for "no class" is 1000, whatever the model
@@ -52,7 +52,7 @@ class ClassConditional(Task):
         """Evenly over the classes, too, with seeds of their own."""
         if prompts is not None or data is not None:
             return super().calibration(count, after, prompts, data)
-        return self._cases(_evenly(count), first_seed=after)
+        return self._cases(_evenly(count), first_seed=CALIBRATION_SEEDS)
 
     def _cases(self, labels: Iterable[int], first_seed: int = 0) -> tuple[Case, ...]:
         names = self.model.labels

@@ -309,6 +309,8 @@ def test_settings_are_chosen_on_cases_that_the_evaluation_never_sees() -> None:
         told = setup(made.opened.record(made.points[0], outcome="ok", started=""))
         assert ("32 calibration cases" in told) == (split == "calibration")
     assert not drawn["evaluation"] & drawn["calibration"]
+    (other,) = plan.make(config.build({"methods": "dense", "cases": 32, "seed": 1}))
+    seeds["evaluation"] |= {case.seed for case in other.opened.cases}
     assert not seeds["evaluation"] & seeds["calibration"]  # nor from its noise
     assert prints["evaluation"] != prints["calibration"]
 

@@ -67,6 +67,19 @@ def test_every_step_draws_into_the_place_of_the_one_before(backbone: PixArt) -> 
     assert len({place[:2] for place in seen}) == 1 and seen[0][2] != seen[1][2] != seen[2][2]
 
 
+def test_another_grid_of_as_many_tokens_has_windows_of_its_own() -> None:
+    """And what inference mode has made is not written into outside of it."""
+    partition = Partition(2)
+    square, wide = Windows(6, 6, 2, 2), Windows(4, 9, 2, 2)
+    with torch.inference_mode():
+        partition._keep([0], sides(square, partition.drawn(square, 1), torch.device("cpu")))
+    for windows in (square, wide):
+        (new,) = sides(windows, partition.drawn(windows, 1), torch.device("cpu"))
+        partition._keep([0], [new])
+        kept = partition._of[0]
+        assert kept.count == windows.count and torch.equal(kept.order, new.order)
+
+
 @pytest.mark.parametrize("height", [3, 4])
 def test_tokens_beyond_the_last_window_are_sources(height: int) -> None:
     windows = Windows(height, 5, 2, 2)

@@ -12,6 +12,7 @@ import torch
 from support import command
 from torch import Tensor
 from torch._dynamo.utils import counters
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import harness
 from harness import config, modes, timing
@@ -156,6 +157,16 @@ class Fake:
         self.out[0].copy_(self.run()[0])
 
 
+class FakeStep(Fake):
+    """Of a run whose result nobody reads."""
+
+    def __init__(self, run: Callable[[], Any]) -> None:
+        self.run = run
+
+    def replay(self) -> None:
+        self.run()
+
+
 def stood_in(monkeypatch: pytest.MonkeyPatch) -> list[modes.Graphs]:
     """On the CPU with a stand-in for the capture: what graphs are made from now on."""
     made: list[modes.Graphs] = []
@@ -232,6 +243,33 @@ def test_what_a_graph_reads_is_on_as_long_as_it_is_replayed(monkeypatch: pytest.
         replay()
         assert on[0]
     assert seen == [True] * 4 and not on[0]
+
+
+def test_the_limit_of_a_profile_is_captured_without_the_method(
+    monkeypatch: pytest.MonkeyPatch, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Dense, the limit, the method: how many operators a step of each has."""
+    counts: list[int] = []
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            counts[-1] += 1
+            return func(*args, **(kwargs or {}))
+
+    def capture(run: Callable[[], Any], _device: torch.device, pool: Any = None) -> Any:
+        counts.append(0)
+        with Count():
+            out = run()
+        return FakeStep(run), out
+
+    monkeypatch.setattr(modes, "capture", capture)
+    monkeypatch.setattr(modes, "check", lambda *_: None)
+    run = harness.profile(
+        methods=["random"], model=str(tiny_folder), ratios=[0.5], rounds=2, mode="graph", out=tmp_path / "run"
+    )
+    assert not run.failed()
+    dense, limit, method = counts[-3:]
+    assert dense <= limit < dense + 10 < method
 
 
 @pytest.mark.parametrize("name", ["pab", "depth+taylorseer", "random+fbcache"])

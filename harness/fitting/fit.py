@@ -95,6 +95,8 @@ def fit(
     if not (fitting.diffusion or options.distill):
         raise UserError(f"{first.name} learns from the dense model's prediction alone: leave distill above 0")
     learned_at = [step for step in range(steps) if fitting.teaches(step)]
+    if not learned_at:
+        raise UserError(f"{first.name} finds nothing to learn in {steps} sampling steps, the default of {model.name!r}")
     targets = tuple(part.strip() for part in options.lora_targets.split(",") if part.strip())
     adapted = lora.inject(backbone, options.lora_rank, seed, targets) if options.lora_rank and fitting.lora else []
     container = _Trained(backbone.transformer, fitting.module)

@@ -12,6 +12,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from harness import versions
 from harness.compose import method_class
 from harness.config import settings_of
 from harness.errors import UserError
@@ -84,7 +85,8 @@ class Request:
         trains = methods[0].fitting(loaded.backbone, 20, own).trains
         chosen = [
             self.method, dict(self.settings), list(self.ratios), options.model_dump(), own.model_dump(),
-            loaded.digest, str(data) if prompts is None else ["self", *read_prompts(prompts)],
+            loaded.digest, versions.of_source(type(methods[0])),
+            str(data) if prompts is None else ["self", *read_prompts(prompts)],
         ]  # fmt: skip
         work = FITS / f"{self.method}-{hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:8]}"
         with accelerator.main_process_first():  # the others find its cache

@@ -75,6 +75,10 @@ def sides(windows: Windows, chosen: Tensor, device: torch.device) -> list[Sides]
     return [Sides(o, b, places, windows.count) for o, b in zip(order, back, strict=True)]
 
 
+def _form(sides: Sides) -> tuple[object, ...]:
+    return sides.order.shape, sides.count, sides.order.device, sides.order.is_inference()
+
+
 class Partition:
     """Which token of each window is a destination: drawn anew for every layer and step, the same for all images, on all
     devices. They are there before the first block of a step runs, so that a step can be captured.
@@ -111,11 +115,11 @@ class Partition:
         """In the place of those of the step before, where graphs read them; a grid of another size has others."""
         for layer, new in zip(layers, drawn, strict=True):
             old = self._of.get(layer)
-            if old is None or old.order.shape != new.order.shape or old.order.device != new.order.device:
-                self._of[layer] = new
-            else:
+            if old is not None and _form(old) == _form(new):
                 old.order.copy_(new.order)
                 old.back.copy_(new.back)
+            else:
+                self._of[layer] = new
 
     def of(self, call: Call) -> Sides:
         """On the grid, at the step that runs; drawn now where a part is called by itself."""

@@ -40,11 +40,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from results.analysis.saddlepoint import LEAST, sign_flip_tail
+from results.analysis.saddlepoint import LEAST, ROUNDING, sign_flip_tail
 from results.analysis.statistics import KEPT, STRIP, resample_counts
 
 RESAMPLES = 10_000
-_RARE = 0.05
+_RARE = 0.1
 _ENUMERATED = 20
 FEWEST = 8  # clusters, below which a sign-flip test cannot come below p = 0.01
 
@@ -127,10 +127,10 @@ def sign_flip(sums: NDArray[np.float64], resamples: int = RESAMPLES, seed: int =
     All 2^C assignments are enumerated where they are no more than `resamples`; else that many are drawn, and the
     observed one counts as one more. Where few of them come as far, draws say little, and nothing below 1 in their
     number, which a family of hundreds has to: those p are enumerated up to 20 clusters, and else those of
-    `saddlepoint.sign_flip_tail`, which no draw decides.
+    `saddlepoint.sign_flip_tail`, so that draws decide between p on both sides of 0.1 alone.
     """
     observed = np.abs(sums.sum(1))  # (P,)
-    reached = observed - 1e-9 * np.abs(sums).sum(1)  # equal sums differ in rounding
+    reached = observed - ROUNDING * np.abs(sums).sum(1)  # equal sums differ in rounding
     exact = sums.shape[1] < 60 and 2 ** sums.shape[1] <= resamples
     as_far = np.zeros(len(sums), dtype=np.int64)
     for flipped in _every_sign(sums.shape[1]) if exact else _signs(sums.shape[1], resamples, seed):
@@ -145,7 +145,8 @@ def sign_flip(sums: NDArray[np.float64], resamples: int = RESAMPLES, seed: int =
 
 
 def _rare(sums: NDArray[np.float64], reached: float) -> float:
-    signed = sums[sums != 0]  # the others' signs change nothing
+    sizes = np.abs(sums)
+    signed = sums[sizes > ROUNDING * sizes.sum()]  # the others' signs change nothing
     if len(signed) > _ENUMERATED:
         return sign_flip_tail(signed)
     as_far = sum(int((np.abs(2 * (flipped @ signed) - signed.sum()) >= reached).sum()) for flipped in

@@ -33,8 +33,56 @@ def test_the_tail_is_that_of_all_assignments(shape):
         wanted = enumerated(differences)
         if 1e-3 < wanted < 0.05:
             ratios.append(sign_flip_tail(differences) / wanted)
-    assert np.exp(np.mean(np.log(ratios))) == pytest.approx(1.05, abs=0.1)
-    assert min(ratios) > 0.85 and max(ratios) < 1.4
+    assert np.exp(np.mean(np.log(ratios))) == pytest.approx(1.03, abs=0.08)
+    assert min(ratios) > 0.8 and max(ratios) < 1.3
+
+
+LATTICES = {"one size": [1], "2 and 3": [2, 3], "3 to 5": [3, 4, 5], "many": list(range(50, 151))}
+
+
+@pytest.mark.parametrize("sizes", LATTICES.values(), ids=LATTICES)
+@pytest.mark.parametrize("scale", [1, 1 / 3, 0.017])
+def test_the_tail_on_a_lattice_is_that_of_all_sums(sizes, scale):
+    """Multiples of one unit, 32 of them: the exact distribution is counted sum by sum."""
+    rng, ratios = np.random.default_rng(4), []
+    while len(ratios) < 8:
+        whole = rng.choice(sizes, 32) * rng.choice([-1, 1, 1, 1], 32)
+        wanted = counted(whole)
+        if 1e-5 < wanted < 0.05:
+            ratios.append(sign_flip_tail(scale * whole) / wanted)
+    assert np.exp(np.mean(np.log(ratios))) == pytest.approx(1.03, abs=0.06)
+    assert min(ratios) > 0.9 and max(ratios) < 1.25
+
+
+def counted(whole: np.ndarray) -> float:
+    """Two-sided p of integers, exactly."""
+    chances = {0: 1.0}
+    for size in np.abs(whole).tolist():
+        after: dict[int, float] = {}
+        for total, chance in chances.items():
+            for now in (total + size, total - size):
+                after[now] = after.get(now, 0.0) + chance / 2
+        chances = after
+    return sum(chance for total, chance in chances.items() if abs(total) >= abs(int(whole.sum())))
+
+
+def test_sizes_nearly_alike_err_to_the_safe_side():
+    rng = np.random.default_rng(5)
+    for _ in range(10):
+        whole = rng.integers(90, 111, 32) * rng.choice([-1, 1, 1, 1], 32)
+        if 1e-4 < (wanted := counted(whole)) < 0.05:
+            assert 1 < sign_flip_tail(whole / 100) / wanted < 3
+
+
+def test_sums_that_are_zero_but_for_rounding_are_zero():
+    """Thirds in clusters: 1/3 + (2/3 - 1) is not 0 in floating point, and would pass for the smallest size."""
+    rounded = (1 / 3 - 0) + (2 / 3 - 1)
+    assert rounded != 0
+    differences = np.append(np.full(34, 1 / 3), [rounded, -rounded, rounded, rounded])
+    assert sign_flip_tail(differences) == LEAST
+    mixed = np.append(np.where(np.arange(36) < 9, -1 / 3, 1 / 3), [rounded] * 4)
+    assert sign_flip_tail(mixed) == pytest.approx(sign_flip_tail(mixed[:36]), rel=1e-9)
+    assert paired(differences, 0 * differences).p == LEAST
 
 
 def test_hand_counts():
