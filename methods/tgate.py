@@ -2,8 +2,8 @@
 
 Cross-attention settles in the first sampling steps. From the gate step on, every layer's cross-attention gives what it
 gave there, averaged over the two halves of classifier-free guidance; nothing depends on the text any more, so that one
-half runs alone, without guidance (Sec. 4). The later version of the paper also reuses self-attention between the first
-steps and the gate; that is left out here.
+half runs alone, without guidance (Sec. 4). The authors' later code also reuses self-attention between the first steps
+and the gate, every fifth step aside; `self_interval=5` does that, and it is off by default.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ class TGateSettings(MethodSettings):
     gated: float = Field(
         0.5, ge=0.0, le=0.95, description="share of the sampler's steps, at the end, with frozen cross-attention"
     )
+    self_interval: int = Field(
+        1, ge=1, le=20, description="between the warm-up and the gate, self-attention runs at every so many steps and "
+        "gives its last output at the others; 1: it runs at all (the authors' later code: 5)",
+    )  # fmt: skip
+    warm_up: int = Field(2, ge=1, le=100, description="first steps, at which all self-attention runs (theirs: 2)")
 
 
 class TGate(Method):
@@ -37,7 +42,7 @@ class TGate(Method):
 
     name = "tgate"
     Settings = TGateSettings
-    parts = frozenset({"cross_attention"})
+    parts = frozenset({"cross_attention", "self_attention"})
     source = "Zhang et al., 2024, Cross-Attention Makes Inference Cumbersome in Text-to-Image Diffusion Models"
     reuses = "parts"
     copes = frozenset({"late start"})
@@ -51,9 +56,12 @@ class TGate(Method):
         frozen: dict[int, Tensor] = {}  # layer -> (B / 2, N, D) under guidance, else (B, N, D)
         phase: list[Literal["full", "gate", "gated"]] = ["full"]
         both = [False]  # whether the batch holds both halves
+        last: dict[int, Tensor] = {}  # layer -> what its self-attention gave last, (B, N, D)
+        again = [False]  # whether that is given again
 
         def begin() -> None:
             frozen.clear()
+            last.clear()
             phase[0], both[0] = "full", False
             if backbone.step.count < 2:
                 raise UserError("tgate needs at least two sampling steps: with one there is nothing to reuse")
@@ -65,6 +73,8 @@ class TGate(Method):
                 phase[0] = "gated" if frozen else "full"  # full: the clock was set by hand, and nothing is kept
             else:
                 phase[0] = "gate" if step.index == first - 1 and first < step.count else "full"
+            behind = step.index - backbone.start - settings.warm_up  # steps since the warm-up
+            again[0] = bool(last) and phase[0] != "gated" and behind >= 0 and behind % settings.self_interval != 0
 
         def cross(call: Call) -> Tensor:
             if phase[0] == "gated":
@@ -72,6 +82,14 @@ class TGate(Method):
             out = call.run(call.x)
             if phase[0] == "gate":
                 frozen[call.layer] = guidance.mean(out) if both[0] else out
+            return out
+
+        def own(call: Call) -> Tensor:
+            if again[0]:
+                return last[call.layer]
+            out = call.run(call.x)
+            if phase[0] != "gated":
+                last[call.layer] = out
             return out
 
         def denoise(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -86,6 +104,8 @@ class TGate(Method):
             stack.enter_context(backbone.on_begin(begin))
             stack.enter_context(backbone.on_step(follow))
             stack.enter_context(backbone.advise("cross_attention", cross))
+            if settings.self_interval > 1:
+                stack.enter_context(backbone.advise("self_attention", own))
             stack.enter_context(backbone.around(denoise))
             yield
 
