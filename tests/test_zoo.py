@@ -26,7 +26,16 @@ ONCE = {"static", "sensitivity", "depth", "width", "magcache", "l2c", "dense-ft"
 SHIPPED = {
     "shapes": {f"{name}-{ratio}" for name in FITTED for ratio in (10, 20, 30)} | ONCE,
     "shapes-inpaint": {f"{name}-{ratio}" for name in FITTED for ratio in (20, 30)} | ONCE,
-    "emoji": {"diffcr-lt-20", "diffcr-lt-30", "uniform-30", "dense-ft", "l2c", "magcache", "sensitivity"},
+    "emoji": {
+        "diffcr-l-30",
+        "diffcr-lt-20",
+        "diffcr-lt-30",
+        "uniform-30",
+        "dense-ft",
+        "l2c",
+        "magcache",
+        "sensitivity",
+    },
 }
 
 
