@@ -32,7 +32,8 @@ def variants(records: Iterable[Named], *, seeds: bool = True, strengths: bool = 
     """The name of each record by its key: "diffcr", or "diffcr axes=layer" where the sweep holds other axes, too; the
     values of those settings of the task that differ between records follow.
 
-    The ratio is never part of it; the training seed and a strength that is no ratio are where they vary, unless `seeds`
+    A switch is named where it stands otherwise than with most points of the method. The ratio is never part of it; the
+    training seed and a strength that is no ratio are where they vary, unless `seeds`
     or `strengths` is off.
     """
     everyone = list(records)
@@ -44,8 +45,12 @@ def variants(records: Iterable[Named], *, seeds: bool = True, strengths: bool = 
     for method, members in by_method.items():
         left_out = {RATIO, *(() if seeds else (SEED,)), *(() if strengths else (one.strength for one in members))}
         differing = [name for name in _differing([record.settings for record in members]) if name not in left_out]
+        usual = {name: _usual([record.settings.get(name) for record in members]) for name in differing}
         for record in members:
-            parts = [f"{name}={_short(value)}" for name in differing if (value := record.settings.get(name)) != ""]
+            parts = [
+                f"{name}={_short(value)}" for name in differing
+                if (value := record.settings.get(name)) != "" and (value is None or value is not usual[name])
+            ]  # fmt: skip
             parts += [_short(record.task_settings.get(name)) for name in of_task]
             names[record.key] = " ".join([method, *parts])
     return names
@@ -70,6 +75,11 @@ def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """The names whose values are not all the same."""
     known = dict.fromkeys(name for one in settings for name in one)
     return [name for name in known if len({repr(one.get(name)) for one in settings}) > 1]
+
+
+def _usual(values: Sequence[object]) -> bool | None:
+    """Of a switch, where most of the points have it, which goes without saying; None where there is no such place."""
+    return next((place for place in (True, False) if 2 * sum(one is place for one in values) > len(values)), None)
 
 
 def _short(value: object) -> str:

@@ -22,6 +22,20 @@ def test_only_settings_that_differ_are_told(record):
     assert list(point_names(records).values()) == [a + b for a, b in zip(expected, ratios, strict=True)]
 
 
+def test_a_switch_is_told_where_it_stands_otherwise_than_usual(record):
+    controls = [{}, {}, {"control": "random-tokens", "refitted": True}, {"control": "random-tokens"}]
+    records = named(
+        record,
+        *(("diffcr", {"ratio": i / 10, "control": "", "refitted": False} | one) for i, one in enumerate(controls)),
+        *(("tome", {"ratio": i / 10, "random": place}) for i, place in enumerate((True, True, False))),
+        *(("pab", {"skip": 2, "cross": place}) for place in (True, False)),  # neither is usual
+    )
+    assert list(variants(records).values()) == [
+        "diffcr", "diffcr", "diffcr control=random-tokens refitted=True", "diffcr control=random-tokens",
+        "tome", "tome", "tome random=False", "pab cross=True", "pab cross=False",
+    ]  # fmt: skip
+
+
 def test_a_strength_that_is_no_ratio_is_told_unless_its_points_are_taken_together(record):
     records = [record("tgate", None, settings={"gated": share}, strength="gated") for share in (0.3, 0.5)]
     assert list(variants(records).values()) == ["tgate gated=0.3", "tgate gated=0.5"]
