@@ -173,19 +173,19 @@ def test_a_sweep_of_emoji_says_what_it_lacks(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     examples, file = Path(__file__).parent.parent / "examples", tmp_path / "more.yaml"
-    lacking = "  - width-ft\n  - {name: diffcr, axes: layer}\n"
+    lacking = "  - width-ft\n  - depth-ft\n"
     file.write_text((examples / "table1_emoji.yaml").read_text() + lacking)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert main(monkeypatch, "run", "--config", str(file), "--dry-run") == 2
     (error,) = capsys.readouterr().err.strip().splitlines()
-    assert "'width-ft', 'diffcr' (axes=layer): no fitted adapters" in error  # all others are shipped
+    assert "'width-ft', 'depth-ft': no fitted adapters" in error  # all others are shipped
     monkeypatch.setattr(sys, "argv", ["harness", "run", "--config", str(file), "--fit", "--dry-run"])
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert not caught.value.code
     said = " ".join(capsys.readouterr().out.split())
-    assert "to fit: diffcr-l-20: python -m harness fit diffcr --model emoji --ratio 0.2 --set axes=layer" in said
+    assert "to fit: depth-ft-20: python -m harness fit depth-ft --model emoji --ratio 0.2 --data FOLDER" in said
     assert "to fit: width-ft-20: python -m harness fit width-ft --model emoji --ratio 0.2 --data FOLDER" in said
     assert "dense-ft" not in said and not list(Path().iterdir())
 
