@@ -1,8 +1,8 @@
 """Fitting a method on a model: LoRA and the method's own parameters, one loop, one data order, one budget for all.
 
 A fit has one target ratio, or climbs through several in equal stages and leaves an adapter state at the end of each;
-where the method learns its ratios it also leaves by-products on the way, as in DiffCR. Rivals share the loop and have
-had the same steps.
+where the method learns its ratios it also leaves by-products on the way, as in DiffCR. Rivals share the loop; an
+adapter's facts say how many steps it had.
 
 Beside the diffusion loss stands a distillation loss: the distance to what the dense model says for the same noised
 latents. Its target has no sampling noise, so a short fit learns from it much faster. Set `distill` to 0 for the
