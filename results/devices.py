@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from results.analysis import modes
 from results.analysis.compare import differing, same_points
 from results.analysis.differences import NotComparable, difference
 from results.analysis.headline import headline
@@ -23,9 +24,11 @@ LATENCIES = ("latency_s", "latency_ratio", "latency_ratio_low", "latency_ratio_h
 
 def side_by_side(folders: Sequence[str | Path]) -> pd.DataFrame:
     """One row per point that all runs have, dense first: `point`, `gmacs` (of dense), `metric`, `better`, and for every
-    run, by its device's name, `quality[...]`, the columns of `LATENCIES`, and `front[...]`: whether no other point is
-    as good and faster there. `difference[...]`, `low[...]`, `high[...]`: of the quality to the first run's, paired by
-    image with its 95 % interval; `agrees[...]`: whether that holds 0.
+    run, by its device's name, `quality[...]`. `difference[...]`, `low[...]`, `high[...]`: of the quality to the first
+    run's, paired by image with its 95 % interval; `agrees[...]`: whether that holds 0. For every mode of execution that
+    a device was timed in, by the device's name and, other than eager, the mode (`[NAME, compile]`): the columns of
+    `LATENCIES`, `front[...]`: whether no other point is as good and faster there, and `launch_bound[...]`: whether
+    the latency is the host's.
 
     Raises NotComparable for fewer than two runs or no common point, OtherWorkloads for runs of different work, and
     StoreError for a folder that is no run.
@@ -43,6 +46,13 @@ def side_by_side(folders: Sequence[str | Path]) -> pd.DataFrame:
         raise NotComparable("the points have no metric with values per image, by which devices could be checked")
     labels = point_names(shared)
     dense = next((record for record in shared if record.method == "dense"), None)
+    timed = [
+        (
+            name,
+            list(dict.fromkeys(at for record in shared for at in modes.of(one[record.key].estimates))) or [modes.EAGER],
+        )
+        for name, one in zip(names, rows, strict=True)
+    ]
     found = []
     for record in shared:
         row: dict[str, object] = {
@@ -51,16 +61,26 @@ def side_by_side(folders: Sequence[str | Path]) -> pd.DataFrame:
             "metric": measured.name,
             "better": measured.estimate.better,
         }
-        for name, one in zip(names, rows, strict=True):
-            row |= _columns(record, one[record.key], name, measured.name)
+        for (name, executed), one in zip(timed, rows, strict=True):
+            own = one[record.key]
+            row |= _quality(record, own, name, measured.name)
+            for mode in executed:
+                row |= _latency(own, dense and one[dense.key], mode, place(name, mode))
         found.append(row)
     table = pd.DataFrame(found)
-    for name in names:
-        latency, quality = table[f"latency_ratio[{name}]"], table[f"quality[{name}]"]
-        whole = latency.notna() & quality.notna()
-        table[f"front[{name}]"] = False
-        table.loc[whole, f"front[{name}]"] = front(latency[whole], quality[whole], measured.estimate.better or "lower")
+    for name, executed in timed:
+        for one in (place(name, mode) for mode in executed):
+            latency, quality = table[f"latency_ratio[{one}]"].astype(float), table[f"quality[{name}]"]
+            whole = latency.notna() & quality.notna()
+            table[f"front[{one}]"] = False
+            ahead = front(latency[whole], quality[whole], measured.estimate.better or "lower")
+            table.loc[whole, f"front[{one}]"] = ahead
     return table
+
+
+def place(device: str, mode: str) -> str:
+    """What latencies of a device in a mode are named by."""
+    return device if mode == modes.EAGER else f"{device}, {mode}"
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
@@ -92,17 +112,23 @@ def _relative(record: Record, dense: Record | None) -> float | None:
     return record.estimates["gmacs"].value / dense.estimates["gmacs"].value
 
 
-def _columns(first: Record, own: Record, name: str, metric: str) -> dict[str, object]:
+def _quality(first: Record, own: Record, name: str, metric: str) -> dict[str, object]:
     value = own.estimates.get(metric)
     out: dict[str, object] = {f"quality[{name}]": None if value is None else value.value}
-    for column in LATENCIES:
-        base, _, bound = column.rpartition("_") if column.endswith(("_low", "_high")) else (column, "", "")
-        estimate = own.estimates.get(base)
-        out[f"{column}[{name}]"] = getattr(estimate, bound or "value", None)
     if own is not first and value is not None:
         paired = difference(own, first, metric, lambda *_: _none(), lambda *_: _none())
         out |= {f"difference[{name}]": paired.value, f"low[{name}]": paired.low, f"high[{name}]": paired.high}
         out[f"agrees[{name}]"] = paired.low is None or paired.high is None or paired.low <= 0 <= paired.high
+    return out
+
+
+def _latency(own: Record, dense: Record | None, mode: str, where: str) -> dict[str, object]:
+    out: dict[str, object] = {}
+    for column in LATENCIES:
+        base, _, bound = column.rpartition("_") if column.endswith(("_low", "_high")) else (column, "", "")
+        estimate = own.estimates.get(modes.named(base, mode))
+        out[f"{column}[{where}]"] = getattr(estimate, bound or "value", None)
+    out[f"launch_bound[{where}]"] = modes.launch_bound([own, *([dense] if dense else [])], mode)
     return out
 
 

@@ -22,11 +22,14 @@ DENSE = np.random.default_rng(0).gamma(9, 2 / 3, N)
 def run(tmp_path, judged, estimate):
     """Factory: a run folder of dense and one method on a device; off: what the method's values are off by."""
 
-    def make(name, device, ratio, off=0.0, cases="c"):
+    def make(name, device, ratio, off=0.0, cases="c", more=None):
         with Store(tmp_path / name / STORE) as store:
             for method, strength, values, latency in (("dense", None, DENSE, 1.0), ("m", 0.2, DENSE + 1 + off, ratio)):
                 timed = estimate(latency, low=latency - 0.01, high=latency + 0.01, n=12, unit="r", role="cost")
                 found = {"latency_ratio": timed, "gmacs": estimate(latency, unit="GMACs", role="cost")}
+                found |= {
+                    figure: estimate(value, n=12, unit="r") for figure, value in (more or {}).get(method, {}).items()
+                }
                 store.put(
                     judged(
                         method, strength, values, estimates=found, device=device, key=f"key-of-{name}-{method}",
@@ -49,6 +52,20 @@ def test_one_quality_and_a_latency_for_each(run, tmp_path):
     said = CliRunner().invoke(app, ["devices", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "o")])
     assert said.exit_code == 0 and "| m 20 % |" in said.stdout and "1.2 [1.19, 1.21]" in said.stdout
     assert {path.name for path in (tmp_path / "o").rglob("*.*")} == {"devices.csv", "devices.md", "devices.png"}
+
+
+def test_each_mode_of_execution_has_its_own_latency(run, tmp_path):
+    graph = {"dense": {"latency_ratio[graph]": 1.0, "device_busy": 0.5}, "m": {"latency_ratio[graph]": 0.8}}
+    a, b = run("a", "cpu", 0.9), run("b", "cuda", 1.2, more=graph)
+    table = side_by_side([a, b])
+    assert list(table["latency_ratio[cuda, graph]"]) == [1.0, 0.8] and "latency_ratio[cpu, graph]" not in table
+    assert list(table["front[cuda]"]) == [True, False] and list(table["front[cuda, graph]"]) == [True, True]
+    assert table["launch_bound[cuda]"].all() and not table["launch_bound[cuda, graph]"].any()
+    said = CliRunner().invoke(app, ["devices", str(a), str(b), "--out", str(tmp_path / "o")])
+    heads, row = (line for line in said.stdout.splitlines() if line.startswith(("| point", "| m 20 %")))
+    cells = dict(zip(heads.split(" | "), row.split(" | "), strict=True))
+    assert cells["latency / dense, cuda [95 %]"] == "1.2 [1.19, 1.21] *launch-bound*"
+    assert cells["latency / dense, cuda, graph [95 %]"].startswith("0.8") and "latency / limit, cpu" in cells
 
 
 def test_a_quality_that_depends_on_the_device_is_marked(run, tmp_path):
