@@ -9,7 +9,6 @@ What was found is kept in the run folder with a digest of all that it rests on, 
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -19,22 +18,21 @@ from typing import Any
 import annotated_types
 import numpy as np
 
-from harness import config, cost, plan, versions
+from harness import config, cost, modes, plan, search, timing, versions
 from harness.compose import method_class
 from harness.errors import UserError
 from harness.matches import NEAR, TOLERANCE, Match, question, read
 from harness.method import Method
 from harness.models import Model, adapters
 from harness.process_state import ProcessState
-from harness.sweep import DENSE, MethodSpec, Sweep
+from harness.sweep import DENSE, MethodSpec, Mode, Sweep
 from harness.workload import Workload, digest
+from results.analysis.modes import EAGER, RATIO, named
 from results.analysis.statistics import paired_ratio
 from results.files import write_atomic
 from results.outputs import MATCHES
 from results.run_folder import STORE
 
-_GUIDED = 6
-"""Tries of a search that its costs guide; later ones halve, since costs that go in leaps lead a line astray."""
 _TIMED_TRIES = 12
 """Of a search by latency, whose costs are noisy; one by GMACs goes on until no rung is left between the two nearest."""
 _CASES = 16
@@ -97,7 +95,7 @@ def _search(
             dense_gmacs = cost.counted(on, dense, None).gmacs if sweep.match == "gmacs" else None
 
         def measure(method: Method, gmacs: float | None = dense_gmacs) -> float:
-            return relative_cost(on, method, dense, gmacs)
+            return relative_cost(on, method, dense, gmacs, sweep.matched_in)
 
         costs: dict[float, float] = {}  # a method's budgets share what was measured
         for budget in sweep.budgets:
@@ -123,6 +121,9 @@ def ladders(sweep: Sweep, model: Model) -> list[tuple[MethodSpec, Sequence[float
     found = [(spec, _ladder(spec, model)) for spec in specs]
     known = set(model.adapter_files())
     bare = [_shown(spec) for spec, ladder in found if not ladder or not _names(_method(spec, ladder[-1])) <= known]
+    for spec, ladder in found:
+        if ladder and (reason := modes.refusal(sweep.matched_in, _method(spec, ladder[-1]))):
+            raise UserError(f"{_shown(spec)} cannot be tuned to {sweep.match}: {reason}; leave it out")
     kept = (spec for spec in sweep.methods if _is_reference(spec))
     bare += [_shown(spec) for spec in kept if not _names(config.settings_of(spec, ())[0]) <= known]
     if bare := list(dict.fromkeys(bare)):
@@ -169,7 +170,7 @@ def _setting(workload: Workload, on: cost.Subject, axis: str) -> dict[str, Any]:
         "compares": {name: value for name, value in workload.compares.items() if name not in no_part},
         "made": {name: value for name, value in workload.depends_on.items() if name not in made_by},
         "cases": [(case.prompt, case.seed, case.digest) for case in on.cases],
-        "search": [TOLERANCE, NEAR, _GUIDED, _TIMED_TRIES, _ROUNDS],
+        "search": [TOLERANCE, NEAR, search.GUIDED, _TIMED_TRIES, _ROUNDS],
     }
 
 
@@ -241,64 +242,36 @@ def _match(
     costs: dict[float, float],
     measure: Callable[[Method], float],
 ) -> Match:
-    """Bisect the ladder. Each rung's cost is measured once."""
-    cls, settings = method_class(spec.name), _fixed(spec)
-
-    def cost_at(rung: int) -> float:
-        value = ladder[rung]
-        if value not in costs:
-            costs[value] = measure(_method(spec, value))
-        return costs[value]
-
+    """What the search for one budget found. costs: by strength; takes in what is measured."""
     tried = len(costs)
-    low, high = -1, len(ladder)  # dearer and cheaper than the budget, as far as known
-    for rung in range(len(ladder)):
-        if ladder[rung] in costs:
-            low, high = (rung, high) if costs[ladder[rung]] > budget else (low, min(high, rung))
-    refused: UserError | None = None
-    for attempt in itertools.count() if axis == "gmacs" else range(_TIMED_TRIES):
-        if high - low <= 1 or _met(costs, budget):
-            break
-        rung = _between(ladder, low, high, costs, budget, halving=attempt >= _GUIDED)
-        try:
-            low, high = (rung, high) if cost_at(rung) > budget else (low, rung)
-        except UserError as error:  # more than these layers and steps can spare
-            refused, high = error, rung
-    if refused is not None and not costs:
-        raise refused
+    search.bisect(
+        ladder,
+        costs,
+        budget,
+        lambda value: measure(_method(spec, value)),
+        tries=None if axis == "gmacs" else _TIMED_TRIES,
+    )
     best = min(costs, key=lambda value: abs(costs[value] - budget))
     near = abs(costs[best] - budget) <= NEAR * budget
     return Match(
-        spec.name, settings, _method(spec, best).settings.model_dump(mode="json"), axis, budget, cls.strength,
-        best if near else None, costs[best], len(costs) - tried,
+        spec.name, _fixed(spec), _method(spec, best).settings.model_dump(mode="json"), axis, budget,
+        method_class(spec.name).strength, best if near else None, costs[best], len(costs) - tried,
     )  # fmt: skip
 
 
-def _met(costs: dict[float, float], budget: float) -> bool:
-    return any(abs(cost - budget) <= TOLERANCE * budget for cost in costs.values())
-
-
-def _between(
-    ladder: Sequence[float | int], low: int, high: int, costs: dict[float, float], budget: float, *, halving: bool
-) -> int:
-    """The next rung to try, strictly between two: where a straight line through their costs meets the budget, kept away
-    from the ends; the middle where one of them has not been measured, or when `halving`."""
-    if halving or low < 0 or high >= len(ladder) or ladder[high] not in costs:
-        middle = (max(low, 0) + min(high, len(ladder))) // 2
-    else:
-        above, below = costs[ladder[low]], costs[ladder[high]]
-        share = (above - budget) / (above - below) if above > below else 0.5
-        middle = low + round((high - low) * min(0.9, max(0.1, share)))
-    return min(max(middle, low + 1), high - 1)
-
-
-def relative_cost(on: cost.Subject, method: Method, dense: Method, dense_gmacs: float | None) -> float:
+def relative_cost(on: cost.Subject, method: Method, dense: Method, dense_gmacs: float | None, mode: Mode) -> float:
     """A method's cost over dense's on the typical case, of an adaptive method on all: GMACs where dense's are
-    given, else the median ratio of interleaved latencies. Raises UserError for a missing adapter."""
+    given, else the median ratio of interleaved latencies in a mode of execution. Raises UserError for a missing
+    adapter, and for a method that cannot run in the mode."""
     state = adapters.state_of(method, on.model)
     on = cost.looked_at(on, method, state)
     if dense_gmacs is not None:
         return (float(on.counts.mean()) if on.spent else cost.counted(on, method, state).gmacs) / dense_gmacs
+    if mode != EAGER:
+        figures, _samples, lost = timing.in_modes((mode,), on, method, state, dense, _ROUNDS, lambda *_: None)
+        if lost:
+            raise UserError(f"{method.name!r} cannot be tuned in {lost[0]}; leave it out")
+        return figures[named(RATIO, mode)].value
     with cost.pairs(on, method, state, dense, _ROUNDS) as clock:
         clock.rest()
     dense_s, own_s = clock.seconds

@@ -27,7 +27,7 @@ def build(values: Mapping[str, Any], source: str = "") -> Sweep:
     sweep: Sweep = validated(Sweep, {**QUICK, **given} if values.get("quick") else given, source)
     if bool(sweep.match) != bool(sweep.budgets):
         raise UserError("a matched sweep needs both an axis and budgets, for instance --match latency=0.9,0.8")
-    for mode in sweep.mode:
+    for mode in sweep.timed_in:
         modes.check(mode, sweep.device.partition(":")[0])
     for name in sweep.metric_settings:
         metric_settings_of(registered_metrics.get(name), sweep.metric_settings[name])

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from harness import attach, config, measure, registry, versions
 from harness.compose import method_class
@@ -18,7 +18,7 @@ from harness.method import Method
 from harness.metric import Metric
 from harness.models import Model, adapters, load
 from harness.spec import Case
-from harness.sweep import DENSE, MethodSpec, Mode, Sweep
+from harness.sweep import DENSE, MethodSpec, Sweep
 from harness.task import Task, TaskSettings
 from harness.workload import Point, Workload, digest
 from results.analysis.modes import EAGER
@@ -122,7 +122,7 @@ def _workload(sweep: Sweep, model: Model, task: Task, cases: Sequence[Case], met
         compares=compares,
         judged=judged,
         environment=facts,
-        modes=tuple(mode for mode in get_args(Mode) if mode in sweep.mode and mode != EAGER),
+        modes=tuple(mode for mode in sweep.timed_in if mode != EAGER),
     )  # fmt: skip
 
 

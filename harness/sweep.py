@@ -11,7 +11,7 @@ import re
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -22,6 +22,7 @@ DENSE = "dense"
 META = "meta"
 _LARGEST = 16_384  # images per batch, or side of the latents
 Mode = Literal["eager", "compile", "graph", "compile+graph"]
+Axis = Literal["gmacs", "latency", "latency[compile]", "latency[graph]", "latency[compile+graph]"]
 """How a denoiser step is executed, see `harness.modes`."""
 QUICK: dict[str, Any] = {"cases": 16, "ratios": (0.2,), "rounds": 6}
 """What `--quick` sets, where nothing else is given."""
@@ -133,8 +134,10 @@ class Sweep(MeasurementConfig):
         description="how images are executed while latency is measured, beside eager: compile (by blocks), graph (CUDA "
         "graphs), compile+graph; dense in the same one",
     )
-    match: Literal["latency", "gmacs"] | None = Field(
-        None, description="tune every method to costs relative to dense: latency=0.9,0.8 or gmacs=0.8"
+    match: Axis | None = Field(
+        None,
+        description="tune every method to costs relative to dense: latency=0.9,0.8 or gmacs=0.8, or in a mode of "
+        "execution, which is measured then: latency[compile]=0.8",
     )
     budgets: tuple[float, ...] = Field((), description="costs relative to dense; each tunes every method anew")
 
@@ -165,6 +168,17 @@ class Sweep(MeasurementConfig):
             if not 0 < budget < 1:
                 raise ValueError(f"a budget is a share of dense's cost in (0, 1), got {budget:g}")
         return value
+
+    @property
+    def matched_in(self) -> Mode:
+        """The mode of execution that methods are tuned in."""
+        named = (self.match or "").partition("[")[2].rstrip("]")
+        return next((mode for mode in get_args(Mode) if mode == named), "eager")
+
+    @property
+    def timed_in(self) -> tuple[Mode, ...]:
+        """The modes that latency is measured in."""
+        return tuple(mode for mode in get_args(Mode) if mode in (*self.mode, self.matched_in))
 
     def shared(self) -> dict[str, Any]:
         """What all points of a run folder share, as JSON: everything but which points there are, and what else they are

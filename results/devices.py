@@ -69,12 +69,12 @@ def side_by_side(folders: Sequence[str | Path]) -> pd.DataFrame:
         found.append(row)
     table = pd.DataFrame(found)
     for name, executed in timed:
-        for one in (place(name, mode) for mode in executed):
-            latency, quality = table[f"latency_ratio[{one}]"].astype(float), table[f"quality[{name}]"]
+        for where in (place(name, mode) for mode in executed):
+            latency, quality = table[f"latency_ratio[{where}]"].astype(float), table[f"quality[{name}]"]
             whole = latency.notna() & quality.notna()
-            table[f"front[{one}]"] = False
+            table[f"front[{where}]"] = False
             ahead = front(latency[whole], quality[whole], measured.estimate.better or "lower")
-            table.loc[whole, f"front[{one}]"] = ahead
+            table.loc[whole, f"front[{where}]"] = ahead
     return table
 
 

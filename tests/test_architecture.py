@@ -59,6 +59,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("profiling",),
     ("executors",),
     ("matches",),
+    ("search",),
     ("budgets", "published"),
     ("runner",),
     ("api", "user_pipeline"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from results.analysis import modes
 from results.analysis.points import led_to
 from results.files import write_atomic
 from results.record import Record
@@ -46,7 +47,7 @@ def matched(records: Sequence[Record], matches: Sequence[Mapping[str, Any]]) -> 
 def _estimates(record: Record) -> dict[str, Any]:
     cells: dict[str, Any] = {}
     for name, estimate in record.estimates.items():
-        if name in _SHOWN or (estimate.role == "quality" and estimate.better):
+        if modes.base(name) in _SHOWN or (estimate.role == "quality" and estimate.better):
             cells |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
     return cells
 
@@ -56,7 +57,8 @@ def _document(records: Sequence[Record], frame: pd.DataFrame) -> str:
     dense = references[0]
     quality = {name: e for r in references for name, e in r.estimates.items() if e.role == "quality" and e.better}
     quality |= {n: e for r in records for n, e in r.estimates.items() if e.role == "quality" and e.better}
-    names = [name for name in (*_SHOWN, *quality) if name in frame.columns]
+    costs = modes.variants(_SHOWN, map(str, frame.columns))
+    names = [*costs, *(name for name in quality if name in frame.columns)]
     axes = " and ".join(dict.fromkeys(frame["axis"]))
     several = "task" in frame.columns
     parts = [
