@@ -13,11 +13,11 @@ from torch import Tensor
 
 from harness import attach, limit
 from harness.errors import MethodFailure
+from harness.latency_estimates import timed, worked
 from harness.measure import flops, latency, memory
-from harness.measure.busy import busy
 from harness.method import Method
 from harness.spec import Progress, State
-from results.analysis.statistics import block_size, bootstrap, paired_ratio
+from results.analysis.statistics import block_size, bootstrap
 from results.record import Estimate
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from harness.task import Task
 
 
-_WARM_BATCHES = 3
-"""As many as it takes for a throughput."""
 _ROUNDING = 0.01
 """Mean difference of images, in shares of their range, that comes of the order in which a device adds up."""
 
@@ -54,62 +52,6 @@ class Subject:
             return self.task.typical(self.cases)
         rows, counts = self.task.alike(self.cases), self.counts
         return self.cases[rows[int(np.abs(counts - counts.mean()).argmin())]], "of the image nearest to the mean"
-
-
-def timed(
-    own: Sequence[float], dense: Sequence[float], about: str, *, runs: int = 1, limit: Sequence[float] = ()
-) -> dict[str, Estimate]:
-    """Latency and its ratio to dense from interleaved rounds of seconds. about: what ran and the clock. runs: how often
-    it ran in each sample. limit: seconds of the method's limit, see `harness.limit`: one for each round, or one for
-    each block of rounds."""
-    whole = bootstrap(np.array(own) / runs, np.median)
-    size = block_size(len(own))
-    ratio = paired_ratio(np.array(own), np.array(dense), block=size)
-    blocks = f"{-(-len(own) // size)} blocks of {size} pair{'s' * (size > 1)}"
-    beside = {}
-    if limit:
-        least_s, dense_s, own_s = np.array(limit), np.array(dense), np.array(own)
-        if len(limit) < len(own):
-            dense_s, own_s = (_by_block(one, size) for one in (dense_s, own_s))
-        among = size if len(limit) == len(own) else 1
-        least = paired_ratio(least_s, dense_s, block=among)
-        over = paired_ratio(own_s, least_s, block=among)
-        beside = {
-            "latency_limit_ratio": Estimate(
-                **least._asdict(), n=len(limit), unit="limit / dense",
-                convention="limit: dense on as many tokens in every block, none chosen or moved; over "
-                f"{blocks}; {about}",
-            ),
-            "latency_overhead": Estimate(
-                **over._asdict(), n=len(limit), unit="method / limit",
-                convention=f"what the method takes beyond its limit; median over {blocks}, {about}",
-            ),
-        }  # fmt: skip
-    return beside | {
-        "latency_s": Estimate(
-            **whole._asdict(), n=len(own), unit="s", role="cost", better="lower", convention=f"median, {about}"
-        ),
-        "latency_ratio": Estimate(
-            **ratio._asdict(), n=len(own), unit="method / dense", role="cost", better="lower",
-            convention=f"ratio of interleaved pairs, median over {blocks}, {about}",
-        ),
-    }  # fmt: skip
-
-
-def _by_block(values: np.ndarray, size: int) -> np.ndarray:
-    """Medians of blocks of so many."""
-    return np.array([np.median(values[at : at + size]) for at in range(0, len(values), size)])
-
-
-def throughput(seconds: Sequence[float], images: int, batch: int) -> dict[str, Estimate]:
-    """Images per second in the generation pass, from its full batches but the first, which warms up; none from fewer
-    than three. seconds: of every batch."""
-    warm = np.array(seconds[1 : images // batch])
-    if len(warm) < _WARM_BATCHES:
-        return {}
-    spread = bootstrap(batch / warm, np.median)
-    about = f"median over full batches of {batch} in the generation pass but the first, not interleaved with dense"
-    return {"throughput_images_s": Estimate(**spread._asdict(), n=len(warm), unit="images/s", convention=about)}
 
 
 def with_products(on: Subject, case: Case) -> tuple[Tensor, float]:
@@ -188,17 +130,6 @@ def pairs(
 def _limited(on: Subject, dense: Method, least: limit.Counts) -> Iterator[None]:
     with attach.running(on.model, dense, None, guided=on.task.guided), limit.dense_on(on.model.backbone, least):
         yield
-
-
-def worked(run: Callable[[], object], device: torch.device, about: str) -> dict[str, Estimate]:
-    """`device_busy`, where the device can tell; a method may be on."""
-    share = busy(run, device)
-    if share is None:
-        return {}
-    return {"device_busy": Estimate(
-        value=share, n=1, unit="share of wall time",
-        convention=f"time in kernels over wall time; below 0.75 the latency is the host's, launch-bound; {about}",
-    )}  # fmt: skip
 
 
 def _check(images: Sequence[Tensor], dense: Sequence[Tensor], fresh: Sequence[Tensor], device: torch.device) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from harness import attach, cost
+from harness import attach, cost, latency_estimates
 from harness.errors import MethodFailure
 from harness.method import Method
 from harness.metric import images_to_uint8
@@ -91,10 +91,10 @@ def joined(chunks: Sequence[Chunk], count: int) -> tuple[np.ndarray, tuple[float
 
 
 def throughput(chunks: Sequence[Chunk], batch: int) -> dict[str, Estimate]:
-    """As `cost.throughput`, where the first batch of every chunk warms up; none of an adaptive method."""
+    """As `latency_estimates.throughput`, where the first batch of every chunk warms up; none of an adaptive method."""
     chunks = [chunk for chunk in chunks if chunk.rows and not chunk.spent]
     warm = [one for chunk in chunks for one in chunk.seconds[1 : len(chunk.rows) // batch]]
-    found = cost.throughput([0.0, *warm], batch * (len(warm) + 1), batch)
+    found = latency_estimates.throughput([0.0, *warm], batch * (len(warm) + 1), batch)
     if len(chunks) < 2:
         return found
     about = f"in {len(chunks)} parts on several workers, the first batch of each left out"

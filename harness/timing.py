@@ -11,8 +11,9 @@ from torch import Tensor
 
 from harness import attach, limit, modes
 from harness.backbones.base import Backbone
-from harness.cost import Subject, timed, worked
+from harness.cost import Subject
 from harness.errors import MethodFailure
+from harness.latency_estimates import timed, worked
 from harness.measure import latency
 from harness.method import Method
 from harness.spec import Progress, State

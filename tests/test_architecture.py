@@ -46,7 +46,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("measure",),  # costs of any callable
     ("backbones",),
     ("models", "limit"),
-    ("attach", "modes"),
+    ("attach", "modes", "latency_estimates"),
     ("compose",),
     ("catalog", "contract"),  # what is registered, and whether it keeps its promises
     ("config", "cost", "generation", "timing", "judging", "token_maps"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import harness
-from harness.cost import throughput
+from harness.latency_estimates import throughput
 
 
 def test_the_first_batch_and_a_short_last_one_stay_out() -> None:

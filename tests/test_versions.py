@@ -37,6 +37,7 @@ _ATTACHING = [
 ]  # fmt: skip
 _COSTS = [
     "harness/cost.py",
+    "harness/latency_estimates.py",
     "harness/generation.py",
     "harness/limit.py",
     "harness/timing.py",

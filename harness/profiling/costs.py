@@ -13,7 +13,7 @@ import torch
 
 from harness import attach, limit, modes
 from harness.backbones.base import Backbone
-from harness.cost import timed, worked
+from harness.latency_estimates import timed, worked
 from harness.measure import energy, latency, memory
 from harness.measure.torch_counter import Executed, counting
 from harness.profiling.breakdown import attribute_cost
