@@ -25,9 +25,9 @@ from scipy.special import stdtrit
 
 from results.analysis.distribution import fid_difference, kid_difference
 from results.analysis.frechet import moments
-from results.analysis.paired import Difference, expanded_tail, paired_many, sign_flip
+from results.analysis.paired import Difference, paired_many, sign_flip
 from results.analysis.seeds import over_seeds
-from results.analysis.statistics import resample_counts
+from results.analysis.statistics import expanded_tail, resample_counts
 from results.tables.markdown import rows
 
 Array = NDArray[np.float64]

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from harness.spec import Case
-from results.analysis.statistics import bootstrap
+from results.analysis.statistics import mean_interval
 from results.record import Estimate
 
 if TYPE_CHECKING:
@@ -125,6 +125,6 @@ def per_image(values: ArrayLike, *, unit: str, better: Literal["higher", "lower"
     each = np.asarray(values, dtype=float)
     judged = each[~np.isnan(each)]
     return Estimate(
-        **bootstrap(judged)._asdict(), n=len(judged), unit=unit, role="quality", better=better, convention=convention,
-        values=tuple(each.tolist()),
+        **mean_interval(judged)._asdict(), n=len(judged), unit=unit, role="quality", better=better,
+        convention=convention, values=tuple(each.tolist()),
     )  # fmt: skip

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,11 +14,18 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from harness.errors import UserError
-from harness.spec import Case
+from harness.spec import CALIBRATION_SEEDS, Case
 from results.record import Estimate
 
 if TYPE_CHECKING:
     from harness.models import Model
+
+_LOG = logging.getLogger(__name__)
+
+
+def tuned_on(cases: Sequence[Case]) -> tuple[Case, ...]:
+    """The same cases with seeds that no evaluation starts from."""
+    return tuple(replace(case, seed=CALIBRATION_SEEDS + case.index) for case in cases)
 
 
 class TaskSettings(BaseModel):
@@ -68,14 +78,23 @@ class Task(ABC):
     def calibration(
         self, count: int, after: int, prompts: Path | None = None, data: Path | None = None
     ) -> tuple[Case, ...]:
-        """`count` cases to tune on, none of which is among the first `after`. Raises UserError where there are none."""
-        found = self.cases(after + count, prompts, data)
-        if len(found) < after + count:
+        """`count` cases to tune on, none of which is among the first `after`, with seeds of their own. Of a user's, the
+        last ones, to which an evaluation on more cases comes last. Raises UserError where there are none."""
+        own = prompts is not None or data is not None
+        found = self.cases(sys.maxsize if own else after + count, prompts, data)
+        self.spare(len(found), count, after, prompts or data)
+        return tuned_on(found[-count:])
+
+    @staticmethod
+    def spare(held: int, count: int, after: int, source: Path | None) -> None:
+        """Raises UserError where so many cases do not suffice; says which are tuned on. source: of the user's cases."""
+        if held < after + count:
             raise UserError(
-                f"{prompts or data or 'the model'} holds {len(found)} cases, and {after} of a sweep with {count} "
-                "others to tune on take more; give more, or lower --cases"
+                f"{source or 'the model'} holds {held} cases, and {after} of a sweep with {count} others to tune on "
+                "take more; give more, or lower --cases"
             )
-        return found[after:]
+        if source is not None:
+            _LOG.warning("the last %d of %d cases are to tune on: evaluate on at most %d", count, held, held - count)
 
     @abstractmethod
     def prepare(self, cases: Sequence[Case]) -> None:

@@ -67,16 +67,19 @@ class ClassConditional(Task):
             if len(name) <= len(str(_CLASSES)) and int(name) < _CLASSES:
                 return int(name)
             raise UserError(f"{source}: class numbers run from 0 to {_CLASSES - 1}, got {name:.20}")
-        known = {
-            one.strip().lower(): label for label, all_names in self.model.labels.items() for one in all_names.split(",")
-        }
-        whole = {all_names.lower(): label for label, all_names in self.model.labels.items()}
-        if not known:
+        if not self.model.labels:
             raise UserError(f"{source}: model {self.model.name!r} names no classes; give numbers, got {name!r}")
-        try:
-            return (known | whole)[name.lower()]
-        except KeyError:
-            raise unknown(f"class in {source}", name, known) from None
+        names = {label: all_names.lower() for label, all_names in self.model.labels.items()}
+        parts = {label: [one.strip() for one in all_names.split(",")] for label, all_names in names.items()}
+        own = name.lower()
+        found = [label for label, whole in names.items() if whole == own]
+        found = found or [label for label, some in parts.items() if own in some]
+        if not found:
+            raise unknown(f"class in {source}", name, [one for some in parts.values() for one in some])
+        if len(found) > 1:
+            meant = ", ".join(f"{label} ({self.model.labels[label]})" for label in found)
+            raise UserError(f"{source}: {name!r} is the name of several classes: {meant}; give the number")
+        return found[0]
 
     def prepare(self, cases: Sequence[Case]) -> None:
         pass  # labels are all there is to tell

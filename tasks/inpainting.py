@@ -23,8 +23,9 @@ from harness.errors import UserError
 from harness.models import prompting
 from harness.models.inpainting import diffusers_inpaint, latent_blending
 from harness.models.inpainting.regions import Strategy, covered, window
+from harness.models.prompt_states import PromptStates
 from harness.spec import Case, Step
-from harness.task import Task, TaskSettings
+from harness.task import Task, TaskSettings, tuned_on
 from harness.zoo.emoji import held_out
 from results.record import Estimate
 from tasks import inpainting_cases
@@ -64,7 +65,7 @@ class Inpainting(Task):
 
     def __init__(self, model: Any, *, steps: int, guidance: float, settings: TaskSettings | None = None) -> None:
         super().__init__(model, steps=steps, guidance=guidance, settings=settings)
-        self._states: dict[str, dict[str, Tensor]] = {}
+        self._states = PromptStates(lambda prompt: self.model.encode([prompt], guided=True))
         if self.settings.strategy not in _strategies(model):
             raise UserError(
                 f"model {model.name!r} cannot inpaint with strategy {self.settings.strategy!r}; it can: "
@@ -91,9 +92,7 @@ class Inpainting(Task):
                 raise UserError("masks come from --data; leave --mask-area out")
             if self.model.kind in diffusers_inpaint.KINDS:
                 diffusers_inpaint.check(self.model.pipeline)
-            found = inpainting_cases.from_folder(data, count, self._side, binarize=self.settings.binarize)
-            _masked(found)
-            return found
+            return self._given(data, slice(count))
         own = self.model.facts.get("scenes")
         if own == held_out.SCENES:
             return inpainting_cases.from_pictures(range(count), area or _AREA)
@@ -104,14 +103,29 @@ class Inpainting(Task):
     def calibration(
         self, count: int, after: int, prompts: Path | None = None, data: Path | None = None
     ) -> tuple[Case, ...]:
-        if data is not None or self.model.facts.get("scenes") != "shapes":
+        if data is not None:
+            held = inpainting_cases.held(data)
+            self.spare(held, count, after, data)
+            return tuned_on(self._given(data, slice(held - count, held)))
+        if self.model.facts.get("scenes") == held_out.SCENES:
+            found = self.cases(held_out.COUNT)
+            self.spare(len(found), count, after, None)
+            return tuned_on(found[-count:])
+        if self.model.facts.get("scenes") != "shapes":
             return super().calibration(count, after, prompts, data)
         return inpainting_cases.from_scenes("calibration", range(count), self.settings.mask_area or _AREA)
 
+    def _given(self, data: Path, rows: slice) -> tuple[Case, ...]:
+        """Cases of a user's folder, in a range of them."""
+        found = inpainting_cases.from_folder(data, rows, self._side, binarize=self.settings.binarize)
+        _masked(found)
+        return found
+
     def prepare(self, cases: Sequence[Case]) -> None:
-        if new := {case.prompt: case for case in cases if case.prompt not in self._states}:
-            prompting.warn_of_long(self.model.pipeline, list(new), self.model.call)
-            self._states |= {prompt: self.encode([case]) for prompt, case in new.items()}
+        if new := self._states.lacking([case.prompt for case in cases]):
+            prompting.warn_of_long(self.model.pipeline, new, self.model.call)
+            with torch.no_grad():
+                self._states.prepare(new)
 
     @torch.no_grad()
     def encode(self, cases: Sequence[Case]) -> Any:
@@ -229,9 +243,8 @@ class Inpainting(Task):
     def _fill(self, cases: Sequence[Case]) -> Tensor:
         """Images (B, 3, S, S) of cases that generate equally many tokens."""
         images, masks = (torch.stack([case.data[name] for case in cases]) for name in ("image", "mask"))
-        states = [self._states[case.prompt] for case in cases]
         call = {
-            **{name: torch.cat([state[name] for state in states]) for name in states[0]},
+            **self._states.batch([case.prompt for case in cases]),
             **prompting.prompt_spec(self.model.pipeline).fixed,
             "num_inference_steps": self.steps, "guidance_scale": self.guidance, **self.model.call,
         }  # fmt: skip

@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from harness import text
+from harness import image_files, text
 from harness.errors import UserError
 from harness.models.inpainting import masks
 from harness.spec import CALIBRATION_SEEDS, Case
@@ -60,20 +59,26 @@ def from_pictures(indices: range, area: float) -> tuple[Case, ...]:
     return tuple(out)
 
 
-def from_folder(folder: Path, count: int, side: int, *, binarize: bool) -> tuple[Case, ...]:
+def held(folder: Path) -> int:
+    """How many cases a folder has. Raises UserError as `from_folder` does."""
+    return len(_listed(folder))
+
+
+def from_folder(folder: Path, rows: slice, side: int, *, binarize: bool) -> tuple[Case, ...]:
     """Images, masks (white is generated) and captions: `metadata.jsonl` with file_name, mask and text, or NAME.png,
-    NAME_mask.png and NAME.txt. Images must be of the model's own size.
+    NAME_mask.png and NAME.txt. Images must be of the model's own size. rows: which of them.
 
     Raises UserError for files that are missing, do not fit each other or the model, or masks that are not black and
     white where `binarize` is off.
     """
     found = _listed(folder)
     out = []
-    for index, (picture, stencil, caption) in enumerate(found[:count]):
-        image = torch.from_numpy(np.array(_open(picture, "RGB"))).permute(2, 0, 1) / 255
+    for index in range(len(found))[rows]:
+        picture, stencil, caption = found[index]
+        image = torch.from_numpy(np.array(image_files.rgb(picture))).permute(2, 0, 1) / 255
         if image.shape[1:] != (side, side):
             raise UserError(f"{picture}: the model makes images of {side} x {side} pixels, this one has {_size(image)}")
-        grey = torch.from_numpy(np.array(_open(stencil, "L")))
+        grey = torch.from_numpy(np.array(image_files.mask(stencil)))
         if grey.shape != image.shape[1:]:
             raise UserError(f"{stencil}: the mask has {_size(grey)} pixels, its image {_size(image)}")
         if not binarize and not bool(((grey == 0) | (grey == 255)).all()):
@@ -136,14 +141,6 @@ def _listed(folder: Path) -> list[tuple[Path, Path, str]]:
             "NAME_mask.png and NAME.txt"
         )
     return out
-
-
-def _open(path: Path, mode: str) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert(mode)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is no readable image: {error}") from error
 
 
 def _size(pixels: Tensor) -> str:

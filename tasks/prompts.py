@@ -13,12 +13,17 @@ from harness.spec import Case
 
 COCO_SEED = 0
 """Of the generator that shuffles COCO's images and draws one caption for each."""
+_TABLES = (".jsonl", ".csv", ".tsv", ".parquet", ".xlsx")
 
 
 def from_file(path: Path, count: int) -> tuple[Case, ...]:
     """The first `count` prompts of a file, or all: one per line, or MS-COCO's annotations where its name ends in .json.
-    Raises UserError."""
-    found = coco(path) if path.suffix == ".json" else _lines(path)
+    Raises UserError, also for names of other tables, whose lines are no prompts."""
+    kind = path.suffix.lower()
+    if kind in _TABLES:
+        raise UserError(f"{path} is a table, and prompts come one per line in a text file, or as MS-COCO captions "
+                        "(.json); write its prompts alone into a .txt file")  # fmt: skip
+    found = coco(path) if kind == ".json" else _lines(path)
     return tuple(Case(i, prompt, seed=i, data=data) for i, (prompt, data) in enumerate(found[:count]))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from harness.errors import UserError
 from harness.models import prompting
+from harness.models.prompt_states import PromptStates
 from harness.spec import CALIBRATION_SEEDS, Case
 from harness.task import Task, TaskSettings
 from harness.zoo.emoji import held_out
@@ -31,7 +32,7 @@ class TextToImage(Task):
 
     def __init__(self, model: Any, *, steps: int, guidance: float, settings: TaskSettings | None = None) -> None:
         super().__init__(model, steps=steps, guidance=guidance, settings=settings)
-        self._states: dict[str, dict[str, Tensor]] = {}
+        self._states = PromptStates(lambda prompt: self.model.encode([prompt], guided=True))
         prompting.known(model.kind)
 
     @property
@@ -76,7 +77,7 @@ class TextToImage(Task):
             return []
         try:
             images = pictures_of(cases, self._size).images  # (N, H, W, 3)
-        except (OSError, ValueError) as error:  # a row of pictures is lacking then; the metric says what is wrong
+        except (UserError, ValueError) as error:  # a row of pictures is lacking then; the metric says what is wrong
             _LOG.warning("true pictures are not shown: %s", error)
             return []
         return [("true picture", torch.from_numpy(images).permute(0, 3, 1, 2) / 255)]
@@ -90,26 +91,22 @@ class TextToImage(Task):
         return int(call.get("height") or side), int(call.get("width") or side)
 
     def prepare(self, cases: Sequence[Case]) -> None:
-        if new := {case.prompt: case for case in cases if case.prompt not in self._states}:
-            prompting.warn_of_long(self.model.pipeline, list(new), self.model.call)
-            prompting.warn_of_unknown(self.model.pipeline, list(new))
-            self._states |= {prompt: self._encode([case]) for prompt, case in new.items()}
-
-    def encode(self, cases: Sequence[Case]) -> Any:
-        return self._encode(cases)
+        if new := self._states.lacking([case.prompt for case in cases]):
+            prompting.warn_of_long(self.model.pipeline, new, self.model.call)
+            prompting.warn_of_unknown(self.model.pipeline, new)
+            with torch.no_grad():
+                self._states.prepare(new)
 
     @torch.no_grad()
-    def _encode(self, cases: Sequence[Case]) -> dict[str, Tensor]:
-        """Prompt states as the pipeline takes them."""
+    def encode(self, cases: Sequence[Case]) -> Any:
         return self.model.encode([case.prompt for case in cases], guided=True)
 
     @torch.no_grad()
     def generate(self, cases: Sequence[Case]) -> Tensor:
         self.prepare(cases)
-        states = [self._states[case.prompt] for case in cases]
         return prompting.sample(
             self.model.pipeline,
-            {name: torch.cat([state[name] for state in states]) for name in states[0]},
+            self._states.batch([case.prompt for case in cases]),
             self.model.call,
             steps=self.steps,
             guidance=self.guidance,

@@ -89,7 +89,7 @@ def _images_beside(folder: Path) -> None:
 
 def _inpainting(path: Path) -> object:
     _images_beside(path.parent)
-    return inpainting_cases.from_folder(path.parent, 1, 8, binarize=False)
+    return inpainting_cases.from_folder(path.parent, slice(1), 8, binarize=False)
 
 
 def _captions(path: Path) -> object:
@@ -109,7 +109,7 @@ def _picture(name: str) -> Callable[[bytes, Path], object]:
         (folder / "metadata.jsonl").write_text(json.dumps(ROW))
         (folder / name).write_bytes(content)
         _readable(folder / name)
-        return inpainting_cases.from_folder(folder, 1, 8, binarize=True)
+        return inpainting_cases.from_folder(folder, slice(1), 8, binarize=True)
 
     return read
 

@@ -36,6 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "registry",
         "shards",
         "text",
+        "image_files",
         "versions",
         "workload",
         "scaffold",

@@ -15,7 +15,7 @@ from harness import cli
 from harness.errors import UserError
 from harness.measure import flops
 from harness.models import load
-from harness.spec import Case
+from harness.spec import CALIBRATION_SEEDS, Case
 from tasks.inpainting import Inpainting, InpaintingSettings
 from tasks.metrics.masked import band
 
@@ -39,6 +39,17 @@ def own(tmp_path: Path) -> Path:
         rows.append({"file_name": f"{i}.png", "mask": f"{i}_mask.png", "text": f"a star {i}"})
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
+
+
+def test_a_users_last_pictures_are_to_tune_on(tiny_folder: Path, own: Path, caplog: pytest.LogCaptureFixture) -> None:
+    here = task(tiny_folder, strategy="whole")
+    cases = here.cases(3, None, own)
+    tuned = here.calibration(2, 1, None, own)
+    assert [case.digest for case in tuned] == [case.digest for case in cases[1:]]
+    assert [case.seed for case in tuned] == [CALIBRATION_SEEDS + 1, CALIBRATION_SEEDS + 2]
+    assert "the last 2 of 3 cases are to tune on: evaluate on at most 1" in caplog.text
+    with pytest.raises(UserError, match="holds 3 cases, and 2 of a sweep with 2 others"):
+        here.calibration(2, 2, None, own)
 
 
 @pytest.mark.parametrize("area", [0.06, 0.25])

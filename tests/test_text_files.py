@@ -48,7 +48,7 @@ def pair(folder: Path, caption: str) -> Callable[[], object]:
     for name in ("a.png", "a_mask.png"):
         Image.new("RGB", (8, 8), "white").save(folder / name)
     (folder / "a.txt").write_bytes(BOM + caption.encode("utf-8", "surrogatepass"))
-    return lambda: inpainting_cases.from_folder(folder, 1, 8, binarize=False)[0].prompt
+    return lambda: inpainting_cases.from_folder(folder, slice(1), 8, binarize=False)[0].prompt
 
 
 def masked(folder: Path, caption: str) -> Callable[[], object]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness import text
+from harness import image_files, text
 from harness.errors import UserError
 from harness.fitting.generated import GeneratedData, read_prompts
 from harness.fitting.options import FitOptions
@@ -36,7 +36,10 @@ class FolderData:
         pairs, bad = _pairs(folder)
         usable = []
         for path, caption in pairs:
-            (usable.append((path, caption)) if _readable(path) else bad.append(f"{path.name} is no readable image"))
+            if image_files.readable(path):
+                usable.append((path, caption))
+            else:
+                bad.append(f"{path.name} is no readable image")
         if bad and not skip_bad:
             more = f", and {len(bad) - 3} more" if len(bad) > 3 else ""
             raise UserError(
@@ -137,26 +140,13 @@ def _pairs(folder: Path) -> tuple[list[tuple[Path, str]], list[str]]:
     return pairs, bad
 
 
-def _readable(path: Path) -> bool:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            image.verify()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return False
-    return True
-
-
 def _resolution(model: Any) -> int:
     """The side of the square images that the model was made for, in pixels."""
     return int(model.backbone.transformer.config.sample_size) * int(model.pipeline.vae_scale_factor)
 
 
 def _image(path: Path, size: int) -> Tensor:
-    from PIL import Image
     from torchvision.transforms import functional as T  # noqa: N812
 
-    with Image.open(path) as image:
-        pixels = T.to_tensor(image.convert("RGB"))  # (3, H, W) in 0..1
+    pixels = T.to_tensor(image_files.rgb(path))  # (3, H, W) in 0..1
     return T.center_crop(T.resize(pixels, [size], antialias=True), [size, size])

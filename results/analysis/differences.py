@@ -16,6 +16,8 @@ from results.record import CaseFacts, Record
 
 Features = Callable[[Record, str], NDArray[np.float64] | None]
 """Features (N, D) of a record, or of what its distances compare with (M, D), by extractor; None: not kept."""
+_PICTURE = ("emoji", "file", "image_id")
+"""Facts of a case that say which picture it is about: the true one, or the one that its caption was written for."""
 
 
 class NotComparable(ValueError):
@@ -26,8 +28,8 @@ def difference(method: Record, comparator: Record, metric: str, features: Featur
     """Method less comparator on the cases that both have, which are resampled alike: the mean of the differences by
     image, or, for a distance between sets, the difference of the two distances to the same reference set.
 
-    Prompts with several seeds are clusters. Raises NotComparable where a record lacks the metric or values per image
-    (records of schema 1), where no case is in common, or where features were not kept.
+    Cases of one prompt, or about one picture, are clusters. Raises NotComparable where a record lacks the metric or
+    values per image (records of schema 1), where no case is in common, or where features were not kept.
     """
     for record in (method, comparator):
         if metric not in record.estimates:
@@ -43,7 +45,7 @@ def difference(method: Record, comparator: Record, metric: str, features: Featur
 
 class Arms(NamedTuple):
     """Values of a metric by image (n,) of two records on the cases that both have, and which of them belong together
-    (n,): None where every prompt stands there once."""
+    (n,): None where every prompt and picture stands there once."""
 
     method: NDArray[np.float64]
     comparator: NDArray[np.float64]
@@ -62,8 +64,7 @@ def arms(method: Record, comparator: Record, metric: str) -> Arms:
     both = ~(np.isnan(x) | np.isnan(y))  # images that the metric does not apply to
     if not both.any():
         raise NotComparable(f"no image that {metric!r} applies to in both")
-    prompts = [method.cases[row].prompt for row in rows[both, 0]]
-    return Arms(x[both], y[both], _clusters(prompts))
+    return Arms(x[both], y[both], _clusters([method.cases[row] for row in rows[both, 0]]))
 
 
 def seed_difference(methods: Sequence[Record], comparators: Sequence[Record], metric: str) -> SeedDifference:
@@ -86,8 +87,8 @@ def seed_difference(methods: Sequence[Record], comparators: Sequence[Record], me
     known = ~(np.isnan(ours) | np.isnan(theirs)).any(0)  # images that the metric applies to
     if not known.any():
         raise NotComparable(f"no image that {metric!r} applies to in all")
-    prompts = [case.prompt for case, here in zip(methods[0].cases, known, strict=True) if here]
-    return paired_over_seeds(ours[:, known], theirs[:, known], _clusters(prompts))
+    cases = [case for case, here in zip(methods[0].cases, known, strict=True) if here]
+    return paired_over_seeds(ours[:, known], theirs[:, known], _clusters(cases))
 
 
 def in_common(method: Record, comparator: Record) -> NDArray[np.int64]:
@@ -119,10 +120,21 @@ def _of_sets(
     return one(x[rows[:, 0]], y[rows[:, 1]], reference)
 
 
-def _clusters(prompts: Sequence[str]) -> NDArray[np.int64] | None:
-    """Cases of one prompt are one cluster; None where every prompt stands there once."""
-    labels = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
-    return None if len(labels) in (1, len(prompts)) else np.array([labels[prompt] for prompt in prompts])
+def _clusters(cases: Sequence[CaseFacts]) -> NDArray[np.int64] | None:
+    """Cases of one prompt or about one picture are one cluster; None where all stand alone, or all are one."""
+    first = list(range(len(cases)))  # an earlier case of the same cluster, for its first one itself
+
+    def root(row: int) -> int:
+        while first[row] != row:
+            first[row] = row = first[first[row]]
+        return row
+
+    seen: dict[object, int] = {}
+    for row, case in enumerate(cases):
+        for one in (case.prompt, *((name, case.facts[name]) for name in _PICTURE if name in case.facts)):
+            first[root(row)] = root(seen.setdefault(one, row))
+    roots = [root(row) for row in range(len(cases))]
+    return None if len(set(roots)) in (1, len(cases)) else np.array(roots)
 
 
 def _case(case: CaseFacts) -> str:

@@ -4,10 +4,10 @@ Both arms made the same cases, so a resample draws cases, and the images of both
 cancels. The reference set stays as it is. Distances depend on pairs of images, which bootstrapping must respect:
 
 Interval. A resample holds many cases twice. FID sees a set of lower rank and comes out higher, which
-`statistics.centred_interval` explains; the replicates are therefore centred on the point difference, and bounded at the
-percentiles of `paired.expanded_tail`. KID here leaves out the pair of a case with its own copy, as it leaves out the
-pair of an image with itself: k(x, x) - k(y, y) is large beside a difference of KID, and would enter each replicate as
-often as it happens to draw copies.
+`statistics.centred_interval` explains; the replicates are therefore centred on the point difference, and bounded at
+the percentiles of `statistics.expanded_tail`. KID here leaves out the pair of a case with its own copy, as it leaves
+out the pair of an image with itself: k(x, x) - k(y, y) is large beside a difference of KID, and would enter each
+replicate as often as it happens to draw copies.
 
 Test. Such replicates spread too widely for a test: with counts w they are a linear part, sum_i (w_i - 1) l_i, where l
 is the derivative of the difference by each case's weight, and a rest from pairs of cases. Where the difference rests on
@@ -33,8 +33,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from results.analysis.frechet import Moments, distance_to, influence, moments
-from results.analysis.paired import FEWEST, Difference, expanded_tail, standard_errors
-from results.analysis.statistics import resample_counts
+from results.analysis.paired import FEWEST, Difference, standard_errors
+from results.analysis.statistics import expanded_tail, resample_counts
 
 RESAMPLES = 1000
 

@@ -41,7 +41,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from results.analysis.saddlepoint import LEAST, ROUNDING, sign_flip_tail
-from results.analysis.statistics import KEPT, STRIP, resample_counts
+from results.analysis.statistics import KEPT, STRIP, expanded_tail, resample_counts
 
 RESAMPLES = 10_000
 _RARE = 0.1
@@ -161,14 +161,6 @@ def standard_errors(n: int, level: float = 0.05) -> float:
     from scipy.special import stdtrit  # slow to import, and tables are drawn without
 
     return float(stdtrit(n - 1, 1 - level / 2) + stdtrit(n - 1, 0.8))
-
-
-def expanded_tail(n: int) -> float:
-    """The tail that is cut off on either side for a 95 % percentile interval of a mean of n: 0.025 for large n.
-    Hesterberg, 2015."""
-    from scipy.special import ndtr, stdtrit  # slow to import, and tables are drawn without
-
-    return float(ndtr(np.sqrt(n / (n - 1)) * stdtrit(n - 1, 0.025)))
 
 
 def cluster_index(labels: ArrayLike, n: int) -> NDArray[np.int64]:

@@ -27,8 +27,8 @@ class Paired(Metric):
     def estimates(self, sample: Sample, dense: Sample | None) -> dict[str, Estimate]:
         if dense is None:
             return {}
-        error = ((sample.images.astype(float) - dense.images.astype(float)) / 255) ** 2
-        mean = error.mean(axis=(1, 2, 3))
+        pairs = zip(sample.images, dense.images, strict=True)  # one at a time: all as floats may not fit into memory
+        mean = np.array([(((a.astype(float) - b.astype(float)) / 255) ** 2).mean() for a, b in pairs])
         psnr = np.minimum(-10 * np.log10(np.maximum(mean, 1e-12)), _CEILING)
         about = f"mean over images of PSNR on 8-bit RGB, at most {_CEILING:.0f} dB each"
         out = {"psnr_to_dense": per_image(psnr, unit="dB", better="higher", convention=about)}

@@ -14,9 +14,8 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from harness import text
+from harness import image_files, text
 from harness.errors import UserError
 from results.analysis.frechet import Moments, moments
 
@@ -95,8 +94,8 @@ def from_statistics(path: Path, *, features: bool, width: int) -> Reference:
 
 
 def files(folder: Path) -> tuple[Path, ...]:
-    """The images of a folder in a fixed order: those that its metadata.jsonl lists, else all below it. Raises
-    UserError where there are fewer than two, or one is missing."""
+    """The images of a folder in a fixed order, each once: those that its metadata.jsonl lists, else all below it.
+    Raises UserError where there are fewer than two, or one is missing."""
     table = folder / "metadata.jsonl"
     if table.is_file():
         found = []
@@ -107,6 +106,7 @@ def files(folder: Path) -> tuple[Path, ...]:
                 raise UserError(f"line {number} of {table} has no file_name") from error
             if not found[-1].is_file():
                 raise UserError(f"line {number} of {table} names {found[-1].name}, which is not there")
+        found = list(dict.fromkeys(found))  # several captions of one image
     else:
         found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGES)
     if len(found) < 2:
@@ -118,11 +118,7 @@ def files(folder: Path) -> tuple[Path, ...]:
 def images(folder: Path) -> Iterator[np.ndarray]:
     """The images of a folder, (H, W, 3) uint8, of whatever sizes. Raises UserError for an unreadable one."""
     for path in files(folder):
-        try:
-            with Image.open(path) as image:
-                yield np.asarray(image.convert("RGB"))
-        except OSError as error:
-            raise UserError(f"{path} is no readable image: {error}") from error
+        yield np.asarray(image_files.rgb(path))
 
 
 @cache

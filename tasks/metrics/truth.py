@@ -13,14 +13,15 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from pydantic import Field
 from torch import Tensor
 from torchvision.transforms import functional as T  # noqa: N812
 
+from harness import image_files
 from harness.errors import UserError, unknown
 from harness.metric import Column, Metric, MetricSettings, Sample, images_to_uint8, per_image
 from harness.models import Model
@@ -218,11 +219,11 @@ def pictures_of(cases: Sequence[Case], size: tuple[int, int]) -> Pictures:
 def pixel_errors(images: np.ndarray, true: np.ndarray, where: Tensor) -> np.ndarray:
     """Root mean square error (N,) of images (N, H, W, 3) uint8 over pixels (N, H, W), in 8-bit levels; NaN where there
     are none."""
-    square = ((images.astype(float) - true.astype(float)) ** 2).mean(-1)  # (N, H, W)
-    inside = where.numpy()
-    count = inside.sum((1, 2))
-    total = (square * inside).sum((1, 2))
-    return np.sqrt(np.divide(total, count, out=np.full(len(images), np.nan), where=count > 0))
+    each = zip(images, true, where.numpy(), strict=True)  # one at a time: all as floats may not fit into memory
+    return np.array([
+        np.sqrt(((a[inside].astype(float) - b[inside].astype(float)) ** 2).mean()) if inside.any() else np.nan
+        for a, b, inside in each
+    ])  # fmt: skip
 
 
 def has_truth(case: Case) -> bool:
@@ -237,10 +238,9 @@ def _compared(pictures: Pictures) -> np.ndarray:
     return pictures.masks.flatten(1).any(1).numpy()
 
 
-def _fitted(path: object, size: tuple[int, int]) -> np.ndarray:
+def _fitted(path: Path, size: tuple[int, int]) -> np.ndarray:
     """A picture (H, W, 3) uint8, resized so that it covers (H, W) and cut at the centre."""
-    with Image.open(str(path)) as picture:
-        pixels = T.to_tensor(picture.convert("RGB"))  # (3, h, w) in 0..1
+    pixels = T.to_tensor(image_files.rgb(path))  # (3, h, w) in 0..1
     scale = max(size[0] / pixels.shape[1], size[1] / pixels.shape[2])
     covering = [max(side, round(scale * own)) for side, own in zip(size, pixels.shape[1:], strict=True)]
     whole = T.resize(pixels, covering, antialias=True) if tuple(covering) != tuple(pixels.shape[1:]) else pixels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,18 @@ def test_classes_are_even_and_named(folders: dict[str, Path], tmp_path: Path) ->
             task.cases(1, lines)
     lines.write_text("3\n")
     assert [case.data["label"] for case in task.cases(2, lines)] == [3]  # a sweep says that there are no more
+    place = folders["dit"] / "model_index.json"
+    named = json.loads(place.read_text())
+    named["id2label"] |= {"134": "crane", "517": "crane", "8": "hen", "9": "hen, biddy"}
+    (tmp_path / "birds").mkdir()
+    shutil.copytree(folders["dit"], tmp_path / "birds", dirs_exist_ok=True)
+    (tmp_path / "birds" / "model_index.json").write_text(json.dumps(named))
+    birds = registry.tasks.get("class-conditional")(load(str(tmp_path / "birds")), steps=2, guidance=2.0)
+    lines.write_text("hen")
+    assert birds.cases(1, lines)[0].data["label"] == 8  # a whole name before a part of one
+    lines.write_text("crane")
+    with pytest.raises(UserError, match=r"'crane' is the name of several classes: 134 \(crane\), 517"):
+        birds.cases(1, lines)
 
 
 def test_an_image_is_the_pipelines_own(folders: dict[str, Path]) -> None:

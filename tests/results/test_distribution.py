@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from results.analysis.distribution import fid_difference, kid_difference
 from results.analysis.frechet import distance_to, influence, moments
-from results.analysis.paired import expanded_tail
-from results.analysis.statistics import resamples
+from results.analysis.statistics import expanded_tail, resamples
 
 
 def sets(n: int, width: int, noise: float = 0.3, seed: int = 0, shift: float = 0.0) -> tuple[np.ndarray, ...]:

@@ -13,8 +13,10 @@ from scipy import stats
 
 from results.analysis import paired as paired_module
 from results.analysis import statistics
-from results.analysis.paired import Difference, expanded_tail, paired, paired_many
-from results.analysis.statistics import resample_counts, resamples
+from results.analysis.differences import arms
+from results.analysis.paired import Difference, paired, paired_many
+from results.analysis.statistics import expanded_tail, resample_counts, resamples
+from results.record import CaseFacts
 
 VALUES = st.floats(-100, 100, width=32)
 ARMS = st.integers(8, 20).flatmap(
@@ -236,3 +238,20 @@ def test_draws_that_are_kept_and_those_that_are_not_give_the_same(monkeypatch):
     for module in (statistics, paired_module):
         monkeypatch.setattr(module, "KEPT", 0)
     assert [paired(row, np.zeros(30), resamples=700) for row in x] == kept[:2]
+
+
+# -- which cases belong together -------------------------------------------------------------------------------------
+
+
+def test_cases_of_one_prompt_or_picture_are_a_cluster(judged):
+    def record(values, cases):
+        facts = [CaseFacts(prompt=prompt, seed=row, facts=about) for row, (prompt, about) in enumerate(cases)]
+        return judged("m", 0.2, values, cases=tuple(facts))
+
+    cases = [("a", {"file": "1.png"}), ("b", {"file": "1.png"}), ("b", {"file": "2.png"}), ("c", {"emoji": 7}),
+             ("d", {"emoji": 8}), ("e", {"emoji": 7})]  # fmt: skip
+    found = arms(record(np.arange(6.0), cases), record(np.zeros(6), cases), "truth[judge]").clusters
+    assert found is not None and len(set(found)) == 3
+    assert len(set(found[:3])) == 1 and found[3] == found[5] != found[4]
+    alone = [(prompt, {"file": f"{row}.png"}) for row, prompt in enumerate("abcdef")]
+    assert arms(record(np.arange(6.0), alone), record(np.zeros(6), alone), "truth[judge]").clusters is None

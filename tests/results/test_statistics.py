@@ -9,6 +9,7 @@ from results.analysis.statistics import (
     block_size,
     bootstrap,
     centred_interval,
+    mean_interval,
     paired_ratio,
     percentile_interval,
     resamples,
@@ -68,6 +69,24 @@ def test_one_case_has_no_interval():
 def test_constant_values_have_a_point_as_interval():
     assert bootstrap([4.0] * 5)[:3] == (4.0, 4.0, 4.0)
     assert centred_interval(1.0, [3.0, 3.0])[:3] == (1.0, 1.0, 1.0)
+
+
+def test_the_interval_of_few_zeros_and_ones_holds_what_may_be():
+    assert mean_interval([0.0] * 16)[:3] == pytest.approx((0, 0, 0.1936), abs=1e-3)  # Wilson's, from a table
+    assert mean_interval([1.0] * 16)[:3] == pytest.approx((1, 0.8064, 1), abs=1e-3)
+    share, low, high, _ = mean_interval([1.0] * 5 + [0.0] * 15)
+    assert (share, low, high) == pytest.approx((0.25, 0.1119, 0.4687), abs=1e-3)
+
+
+def test_the_interval_of_few_values_covers_the_truth_about_95_times_in_100():
+    rng = np.random.default_rng(5)
+    drawn = [(rng.normal(size=10), seed) for seed in range(600)]
+    inside = {
+        kind: np.mean([one.low <= 0 <= one.high for one in (kind(x, seed=seed) for x, seed in drawn)])
+        for kind in (mean_interval, bootstrap)
+    }
+    assert inside[mean_interval] > 0.91 > inside[bootstrap]  # of 200 replicates, which cost a percent
+    assert mean_interval([3.0])[:3] == (3.0, None, None)
 
 
 def test_centring_keeps_the_spread_and_moves_the_place():

@@ -16,17 +16,16 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from harness import text
 from harness.errors import UserError
 from harness.models.loading import digest_of
 from harness.models.pretrained import pipeline
+from harness.training.settings import same
 from harness.zoo.emoji import networks, pictures
 from harness.zoo.emoji.held_out import SCENES
 from harness.zoo.emoji.recipe import Recipe
 from harness.zoo.emoji.stages.batches import Images
 from harness.zoo.emoji.stages.dit import Student, train_dit
 from harness.zoo.emoji.stages.vae import train_vae
-from results.files import write_atomic
 
 PRECISION = "bf16"  # of the forward passes on a GPU
 NOTES = {
@@ -57,7 +56,8 @@ def make(
     found = check(data, start)
     work = work / "emoji"  # other zoo models' stages have the same names
     name = "dit" if start is None else f"dit-from-{digest_of(start)[:8]}"
-    _same(work / f"{name}.json", recipe, found)
+    asked = {word: value for word, value in asdict(recipe).items() if word != "save_seconds"}
+    same(work / f"{name}.json", asked | {"pictures": hashlib.sha256(found.data).hexdigest()[:12]})
     images = Images(found, accelerator.device)
     if start is not None:
         given = _given(start)
@@ -86,20 +86,6 @@ def check(data: Path | None, start: Path | None) -> pictures.Pictures:
     if start is not None and not (start / "model_index.json").is_file():
         raise UserError(f"{start} is no pipeline folder to train from: it holds no model_index.json")
     return found
-
-
-def _same(path: Path, recipe: Recipe, found: pictures.Pictures) -> None:
-    """Write down what is trained, before the first checkpoint. Raises UserError where `path` says something else."""
-    asked = {name: value for name, value in asdict(recipe).items() if name != "save_seconds"}
-    asked["pictures"] = hashlib.sha256(found.data).hexdigest()[:12]
-    if not path.exists():
-        write_atomic(path, json.dumps(asked, indent=2) + "\n")
-        return
-    held = text.json_of(text.read(path, "settings of the training"), str(path))
-    if other := [f"{word}={held.get(word)}, not {value}" for word, value in asked.items() if held.get(word) != value]:
-        raise UserError(
-            f"{path.parent} holds a training with other settings ({'; '.join(other)}): give these, or another --work"
-        )
 
 
 def _given(folder: Path) -> Any:

@@ -7,12 +7,14 @@ skipped. Only scenes of the "train" split are seen.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from accelerate import Accelerator
 from torch import nn
 
 from harness import checkpoints
+from harness.training.settings import same
 from harness.zoo.shapes import networks, scene
 from harness.zoo.shapes.recipe import Recipe
 from harness.zoo.shapes.stages.dit import train_dit
@@ -24,7 +26,9 @@ GUIDANCE = 2.0  # CFG scale of the zoo model; the larger scales of photographic 
 
 
 def make(recipe: Recipe, work: Path, out: Path, accelerator: Accelerator) -> None:
-    """Run every stage that is not finished and write the pipeline folder and the judge to `out`."""
+    """Run every stage that is not finished and write the pipeline folder and the judge to `out`. Raises UserError where
+    `work` holds checkpoints of other settings."""
+    same(work / "shapes.json", asdict(recipe))
     vae = train_vae(recipe, work, accelerator)
     text = train_text(recipe, work, accelerator)
     judge = train_judge(recipe, vae, work, accelerator)

@@ -58,8 +58,9 @@ def pairs(vae: torch.nn.Module, count: int, cache: Path) -> dict[str, Tensor]:
         rows = range(start, min(start + 128, count))
         images, mask = scene.render(scene.sample("train", rows))[0], draw(rows, 98)
         both = torch.cat([images, torch.where(mask[:, None], GREY, images)])
-        latents = vae.encode(both * 2 - 1).latent_dist.mode() * vae.config.scaling_factor  # type: ignore[operator]
-        clean, known = latents.half().chunk(2)
+        pixels = (both * 2 - 1).to(vae.device, vae.dtype)  # type: ignore[arg-type]
+        latents = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor  # type: ignore[operator]
+        clean, known = latents.half().cpu().chunk(2)
         share = F.avg_pool2d(mask[:, None].float(), scene.SIZE // clean.shape[-1])[:, 0].half()
         parts.append({"clean": clean, "known": known, "share": share, "scene": torch.tensor(rows)})
     found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

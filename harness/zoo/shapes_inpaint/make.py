@@ -8,7 +8,7 @@ mask ("lazy"), a quarter the whole canvas, a quarter a square around the mask th
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from harness.models.inpainting.lazy_pipeline import LazyInpaintPipeline
 from harness.models.inpainting.regions import Strategy
 from harness.models.lazy import LazyEncoder, LazyPixArt, at, pack, pick
 from harness.training.loop import Losses, TrainingPlan, train
+from harness.training.settings import same
 from harness.zoo.shapes import networks, scene
 from harness.zoo.shapes.recipe import Count
 from harness.zoo.shapes_inpaint.data import pairs, regions
@@ -39,9 +40,11 @@ class Recipe:
 
 
 def make(recipe: Recipe, work: Path, out: Path, accelerator: Accelerator) -> None:
-    """Train what is not finished and write the pipeline folder to `out`/pipeline."""
+    """Train what is not finished and write the pipeline folder to `out`/pipeline. Raises UserError where `work` holds
+    checkpoints of other settings."""
     from diffusers import PixArtSigmaPipeline
 
+    same(work / "shapes-inpaint.json", asdict(recipe))
     base = Path(scene.__file__).parent / "weights" / "pipeline"
     start = PixArtSigmaPipeline.from_pretrained(base, local_files_only=True)
     facts = json.loads((base / "harness.json").read_text())
