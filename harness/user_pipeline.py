@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping
@@ -15,9 +17,13 @@ from harness.attach import attached, check
 from harness.backbones.following import track_sampler
 from harness.errors import UserError
 from harness.leftovers import Snapshot
+from harness.method import Method
 from harness.models import adapters
 from harness.models.loading import digest_of, wrap
 from harness.models.model import Model
+from harness.spec import State
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ def apply(pipeline: Any, method: str, *, adapter: str | Path | None = None, **se
     model = _wrapped(pipeline, adapter)
     if refusal := check(chosen, model.family):
         raise UserError(f"method {method!r} cannot run on this pipeline: {refusal}")
-    state = adapters.state_of(chosen, model)
+    state = _state(chosen, model)
     denoiser = {"transformer": pipeline.transformer}
     before = Snapshot.of(denoiser)
     with ExitStack() as stack:
@@ -83,9 +89,36 @@ def applied(pipeline: Any, method: str, **settings: Any) -> Iterator[None]:
 
 def _wrapped(pipeline: Any, folder: str | Path | None) -> Model:
     """The pipeline with the adapter folders that belong to it."""
-    home = str(getattr(pipeline, "name_or_path", None) or pipeline.config.get("_name_or_path") or "")
+    home = _home(pipeline)
     places = [Path(folder)] if folder is not None else []
     if home:
         places += [Path(home) / "adapters", Path(home).parent.parent / "adapters"]
-    digest = digest_of(Path(home)) if home and Path(home).is_dir() else ""
-    return wrap(home or "pipeline", pipeline, digest, tuple(place for place in places if place.is_dir()))
+    return wrap(home or "pipeline", pipeline, adapters=tuple(place for place in places if place.is_dir()))
+
+
+def _home(pipeline: Any) -> str:
+    """Where it was loaded from: a folder, the name of a hub model, or "" for neither."""
+    return str(getattr(pipeline, "name_or_path", None) or pipeline.config.get("_name_or_path") or "")
+
+
+def _state(method: Method, model: Model) -> State | None:
+    """The adapter states, of this pipeline's weights: of whichever variant of them, which a pipeline does not tell.
+    Raises UserError."""
+    if not adapters.needing(method):
+        return None
+    home = _home(model.pipeline)
+    folder = Path(home)
+    if not home or not folder.is_dir():
+        _LOG.warning("the pipeline comes from no folder: whether the adapter was fitted on these weights is not known")
+        return adapters.state_of(method, model)
+    names = (re.fullmatch(r".+?\.([\w-]+)\.safetensors", path.name) for path in folder.glob("*/*.safetensors"))
+    variants = sorted({found[1].partition("-0")[0] for found in names if found})  # a shard: fp16-00001-of-00002
+    refused: UserError | None = None
+    for variant in (None, *variants):
+        model.digest = digest_of(folder, variant)
+        try:
+            return adapters.state_of(method, model)
+        except UserError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused

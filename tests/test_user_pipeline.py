@@ -1,8 +1,10 @@
 """`harness.apply` on pipelines as users have them: fused, with LoRA of their own, dropped."""
 
 import gc
+import shutil
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +14,11 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
 
 import harness
+from harness import checkpoints
 from harness.errors import UserError
 from harness.models import Model, load
+from harness.models.loading import digest_of
+from harness.zoo import shapes as shapes_zoo
 from methods.caching.pab import PAB
 
 LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"]
@@ -128,3 +133,28 @@ def test_settings_that_are_not_given_have_the_method_s_own_defaults(shapes: Any)
         with harness.applied(shapes, "pab", **settings):
             drawn[name] = draw(shapes, steps=6)
     assert torch.equal(drawn["default"], drawn["documented"]) and not torch.equal(drawn["default"], drawn["swept"])
+
+
+def test_an_adapter_of_a_variant_belongs_to_the_pipeline_and_another_models_does_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = Path(shapes_zoo.__file__).parent / "weights" / "pipeline"
+    folder = tmp_path / "pipeline"
+    shutil.copytree(home, folder)
+    weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(weights, weights.with_suffix(".fp16.safetensors"))
+    pipeline = load(str(folder)).pipeline
+    pipeline.register_to_config(_name_or_path=str(folder))
+    tensors, facts = checkpoints.load(home.parent.parent / "adapters" / "magcache.safetensors")
+    for digest in (digest_of(folder), digest_of(folder, "fp16"), "0" * 64):
+        checkpoints.save(tmp_path / "a" / "magcache.safetensors", tensors, facts | {"model_digest": digest})
+        if digest.strip("0"):
+            with harness.applied(pipeline, "magcache", adapter=tmp_path / "a"):
+                pass
+        else:
+            with pytest.raises(UserError, match="was fitted on another model .digest 000000000000"):
+                harness.apply(pipeline, "magcache", adapter=tmp_path / "a")
+    assert not caplog.records
+    pipeline.register_to_config(_name_or_path="somebody/something")
+    with harness.applied(pipeline, "magcache", adapter=tmp_path / "a"):
+        assert "whether the adapter was fitted on these weights is not known" in caplog.text
