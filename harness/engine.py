@@ -17,7 +17,7 @@ from harness import attach, cost, generation, timing, token_maps
 from harness.compose import method_class
 from harness.errors import MethodFailure, failure_reason
 from harness.generation import Chunk
-from harness.judging import judged
+from harness.judging import clustered, judged
 from harness.measure import environment
 from harness.method import Method
 from harness.metric import Metric, Sample, images_to_uint8
@@ -209,7 +209,7 @@ class OpenWorkload:
             result.environment["judged_by_commit"] = environment.commit()
         costs = set(result.estimates)
         found, unjudged = judged(self.metrics, sample, dense, costs)
-        result.estimates |= found
+        result.estimates |= clustered(found, self._case_facts)
         result.judged = tuple(found)
         result.paths["features"] = folder.save_features(sample.features, point.sample_key)
         result.paths["references"] = folder.save_references(sample.references)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from harness.errors import first_line
 from harness.metric import Metric, Sample
-from results.record import Estimate
+from results.analysis.differences import clusters_of
+from results.analysis.paired import paired
+from results.record import CaseFacts, Estimate
 
 _MEASURED = ("gmacs", "latency_", "peak_", "energy_", "throughput_")
 """How the names of what the harness measures begin, whether a point has it or not."""
@@ -39,6 +41,21 @@ def judged(
     lost += _without_bad_arrays("features", sample.features, len(sample.cases))
     lost += _without_bad_arrays("references", sample.references, None)
     return estimates, lost
+
+
+def clustered(estimates: Mapping[str, Estimate], cases: Sequence[CaseFacts]) -> dict[str, Estimate]:
+    """The same, with the intervals of means over images drawn by cluster where cases share a prompt or a picture."""
+    clusters = clusters_of(cases)
+    if clusters is None:
+        return dict(estimates)
+    return {name: _by_cluster(one, clusters) if one.values else one for name, one in estimates.items()}
+
+
+def _by_cluster(estimate: Estimate, clusters: np.ndarray) -> Estimate:
+    values = np.array(estimate.values)
+    known = ~np.isnan(values)
+    found = paired(values[known], np.zeros(known.sum()), clusters[known])
+    return estimate.model_copy(update={"low": found.low, "high": found.high})
 
 
 def _declared(metric: Metric) -> set[str]:

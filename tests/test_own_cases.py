@@ -11,7 +11,10 @@ from PIL import Image
 import harness
 from harness import config, plan
 from harness.errors import UserError
+from harness.judging import clustered
+from harness.metric import per_image
 from harness.sweep import Sweep
+from results.record import CaseFacts
 
 
 @pytest.fixture
@@ -62,3 +65,18 @@ def test_one_prompt_is_too_few(tiny_folder: Path, tmp_path: Path) -> None:
     sweep: Sweep = config.build({"model": str(tiny_folder), "methods": "dense", "prompts": tmp_path / "one.txt"})
     with pytest.raises(UserError, match=r"one\.txt holds 1 cases; a sweep takes two at least"):
         plan.make(sweep)
+
+
+def test_intervals_run_over_prompts_where_several_images_are_of_one() -> None:
+    values = np.random.default_rng(0).normal(size=12)
+    once = per_image(values, unit="u", better="lower", convention="mean")
+    many = per_image(np.repeat(values, 50), unit="u", better="lower", convention="mean")
+    cases = [CaseFacts(prompt=f"p {row // 50}", seed=row) for row in range(600)]
+    distance = many.model_copy(update={"values": (), "set_distance": "frechet judge"})
+    found = clustered({"truth": many, "fid": distance}, cases)
+    own = found["truth"]
+    assert own.value == many.value and found["fid"] is distance
+    assert (own.low, own.high) == pytest.approx((once.low, once.high), abs=0.1)
+    assert own.high - own.low > 4 * (many.high - many.low)  # type: ignore[operator]
+    alone = [CaseFacts(prompt=f"p {row}", seed=row) for row in range(12)]
+    assert clustered({"truth": once}, alone) == {"truth": once}

@@ -64,7 +64,7 @@ def arms(method: Record, comparator: Record, metric: str) -> Arms:
     both = ~(np.isnan(x) | np.isnan(y))  # images that the metric does not apply to
     if not both.any():
         raise NotComparable(f"no image that {metric!r} applies to in both")
-    return Arms(x[both], y[both], _clusters([method.cases[row] for row in rows[both, 0]]))
+    return Arms(x[both], y[both], clusters_of([method.cases[row] for row in rows[both, 0]]))
 
 
 def seed_difference(methods: Sequence[Record], comparators: Sequence[Record], metric: str) -> SeedDifference:
@@ -88,7 +88,7 @@ def seed_difference(methods: Sequence[Record], comparators: Sequence[Record], me
     if not known.any():
         raise NotComparable(f"no image that {metric!r} applies to in all")
     cases = [case for case, here in zip(methods[0].cases, known, strict=True) if here]
-    return paired_over_seeds(ours[:, known], theirs[:, known], _clusters(cases))
+    return paired_over_seeds(ours[:, known], theirs[:, known], clusters_of(cases))
 
 
 def in_common(method: Record, comparator: Record) -> NDArray[np.int64]:
@@ -120,7 +120,7 @@ def _of_sets(
     return one(x[rows[:, 0]], y[rows[:, 1]], reference)
 
 
-def _clusters(cases: Sequence[CaseFacts]) -> NDArray[np.int64] | None:
+def clusters_of(cases: Sequence[CaseFacts]) -> NDArray[np.int64] | None:
     """Cases of one prompt or about one picture are one cluster; None where all stand alone, or all are one."""
     first = list(range(len(cases)))  # an earlier case of the same cluster, for its first one itself
 
