@@ -8,6 +8,7 @@ A drawn table stands between `<!-- drawn: NAME -->` and `<!-- end -->`.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
@@ -18,6 +19,7 @@ import experiments
 import matplotlib as mpl
 import pandas as pd
 import rival_tables
+from rich.console import Console
 
 from results import Run, open_run
 from results.analysis.compare_types import Comparison
@@ -25,8 +27,11 @@ from results.analysis.verdict_types import Compared, Verdict
 from results.compare import compare_runs
 from results.plots import look, pareto_plot
 from results.plots.png import write_png
+from results.recommend import recommended
 from results.record import SCHEMA_VERSION
 from results.tables import dictionary
+from results.tables import recommend as recommend_tables
+from results.tables import verdict as verdict_tables
 from results.tables.compare import document
 from results.tables.formatting import interval, number, percent, rows
 
@@ -35,6 +40,7 @@ REFERENCE = experiments.REFERENCE
 DEFAULT = REFERENCE / "default"
 _BLOCK = re.compile(r"<!-- drawn: ([\w-]+) -->\n(.*?)<!-- end -->", re.DOTALL)
 _MEASURED = re.compile(r"^\|.*\[-?[\d.]+, -?[\d.]+\]", re.MULTILINE)
+_WIDTH = 120  # characters of a terminal
 UNDRAWN = {
     "profile.md": "joint blocks: printed by benchmarks/joint_blocks.py, which keeps no records",
     "shapes.md": "read by hand off a run of 512 images that is not kept",
@@ -109,6 +115,27 @@ def default_compare() -> str:
     return f"```\n$ python -m harness compare {a} {b} --fail-if '{condition}'\n{text}\n```"
 
 
+def default_verdict_shown() -> str:
+    """The verdict of the default run as a terminal shows it."""
+    screen = Console(file=io.StringIO(), width=_WIDTH)
+    verdict_tables.show(open_run(DEFAULT).verdict(), screen, _WIDTH)
+    return _screen(screen)
+
+
+def default_recommend() -> str:
+    """What `recommend` prints for two bounds on the default run."""
+    most, least = ["gmacs=0.9"], ["alignment=-1%"]
+    screen = Console(file=io.StringIO(), width=_WIDTH)
+    recommend_tables.show(recommended([DEFAULT], most, least), screen)
+    command = f"$ python -m harness recommend {DEFAULT.relative_to(ROOT)} --max {most[0]} --min {least[0]}"
+    return _screen(screen, command)
+
+
+def _screen(screen: Console, *before: str) -> str:
+    written = screen.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(["```", *before, *(line.rstrip() for line in written.strip("\n").split("\n")), "```"])
+
+
 def csv_point() -> str:
     """The columns of results.csv that say which point a row is."""
     return dictionary.point_columns(open_run(DEFAULT))
@@ -122,7 +149,8 @@ def csv_figures() -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    "default-verdict": default_verdict, "default-compare": default_compare, "gpu-before": gpu_before,
+    "default-verdict": default_verdict, "default-verdict-shown": default_verdict_shown,
+    "default-recommend": default_recommend, "default-compare": default_compare, "gpu-before": gpu_before,
     "step-costs": step_costs, "csv-point": csv_point, "csv-figures": csv_figures,
     **experiments.BLOCKS, **rival_tables.BLOCKS,
 }  # fmt: skip

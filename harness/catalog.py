@@ -85,7 +85,7 @@ def _method_facts(cls: type[Method], classes: Sequence[type[Method]]) -> dict[st
     reasons: dict[str, list[str]] = {}
     for other in classes:
         if other is not cls and (reason := refusal(cls, other)):
-            whole = rf"(?<![\w-]){re.escape(other.name)}(?![\w-])"
+            whole = rf"(?<![\w.-]){re.escape(other.name)}(?![\w-])"
             reasons.setdefault(re.sub(whole, "the other", reason), []).append(other.name)
     return {
         "Source": cls.source or "ours",

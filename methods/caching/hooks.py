@@ -129,6 +129,6 @@ class Cache(Method):
     attach_order = 1
     least_steps = 2
     refuses: ClassVar[Mapping[str, str]] = {
-        "compile": "diffusers' caches count steps and decide in Python, and each image gets fresh ones: torch.compile "
-        "would compile anew all the time"
+        "compile": "diffusers' caches count steps and decide in Python, and each image gets fresh ones: every decision "
+        "would start a new compilation"
     }
