@@ -30,6 +30,7 @@ from harness.workload import Point, Workload
 from results.analysis.modes import RATIO, named
 from results.record import CaseFacts, Estimate, Record
 from results.run_folder import RunFolder
+from results.store import StoreError
 
 
 @dataclass
@@ -139,6 +140,10 @@ class OpenWorkload:
             lost = self._passes(point, method, state, folder, result, tell, made)
             if lost:
                 outcome, reason = "incomplete", "; ".join(lost)
+        except StoreError:  # a full disk, say, which is no fault of the method
+            process.restore()
+            self.model.left_behind()
+            raise
         except Exception as error:
             outcome, reason, trace = "failed", failure_reason(error, own), traceback.format_exc()
         if left := [*process.restore(), *self.model.left_behind()]:

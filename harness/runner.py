@@ -11,6 +11,7 @@ from typing import Any
 from harness import plan, registry
 from harness.budgets import ladders, resolved
 from harness.config import build, read_yaml
+from harness.engine import OpenWorkload
 from harness.errors import UserError
 from harness.executors import cluster as clusters
 from harness.executors.execute import Listener, Part, execute, missing
@@ -23,6 +24,7 @@ from harness.sweep import Profile, Sweep
 from results.run import Run
 from results.run_folder import STORE, RunFolder
 from results.store import StoreError
+from results.taken_over import beside
 
 RUNS = Path("results") / "runs"
 FolderOrFile = str | Path
@@ -89,12 +91,8 @@ def run_sweep(
     if fit:
         sweep = fitted(sweep, listener.say)
     plans, matches = planned(sweep, folder, listener.say)
-    parts = _parts(plans)
-    if shard is not None:
-        some = shard.of_points([points for _, points in parts])
-        parts = [(opened, mine) for (opened, _), mine in zip(parts, some, strict=True) if mine]
     done = execute(
-        parts,
+        _parts(plans, shard),
         sweep.shared(),
         folder,
         listener=listener,
@@ -195,19 +193,28 @@ def made_folder(folder: Path) -> None:
         raise UserError(f"output folder {folder} cannot be made: {error.strerror}; give another --out") from error
 
 
-def _parts(plans: Sequence[plan.Plan]) -> list[Part]:
-    return [(planned.opened, planned.points) for planned in plans]
+def _parts(plans: Sequence[plan.Plan], shard: Shard | None) -> list[Part]:
+    parts: list[Part] = [(planned.opened, planned.points) for planned in plans]
+    if shard is None:
+        return parts
+    some = shard.of_points([points for _, points in parts])
+    return [(opened, mine) for (opened, _), mine in zip(parts, some, strict=True) if mine]
 
 
-def dry_run(plans: Sequence[plan.Plan], folder: Path) -> list[dict[str, Any]]:
-    """What would run: for each point its label, settings, adapter, whether it is done, key, and seconds, estimated from
-    the time of dense images measured now (cheaper points take less)."""
+def dry_run(
+    plans: Sequence[plan.Plan], folder: Path, *, shard: Shard | None = None, fresh: bool = False
+) -> list[dict[str, Any]]:
+    """What would run: for each point its label, settings, adapter, whether it is done, here or, unless `fresh`, in a
+    folder beside this one, key, and seconds, estimated from the time of dense images measured now (cheaper points take
+    less). shard: of which part alone."""
     rows = []
-    for planned, points in zip(plans, missing(_parts(plans), folder), strict=True):
-        todo = {point.key for point in points}
-        seconds = planned.opened.seconds_per_image() if todo else 0.0
-        for point in planned.points:
-            left = planned.opened.work_per_point * seconds if point.key in todo else 0.0
+    parts = _parts(plans, shard)
+    for (opened, every), points in zip(parts, missing(parts, folder), strict=True):
+        done = {} if fresh else beside(folder, [point.key for point in points])
+        todo = {point.key for point in points} - done.keys()
+        seconds = opened.seconds_per_image() if todo and isinstance(opened, OpenWorkload) else 0.0
+        for point in every:
+            left = opened.work_per_point * seconds if point.key in todo else 0.0
             rows.append(
                 {"label": point.label, "settings": point.settings, "adapter": point.adapter[:8],
                  "done": point.key not in todo, "seconds": left, "key": point.key}

@@ -26,8 +26,11 @@ def bisect(
     """
     low, high = -1, len(ladder)  # dearer and cheaper than the budget, as far as known
     for rung, value in enumerate(ladder):
-        if value in costs:
-            low, high = (rung, high) if costs[value] > budget else (low, min(high, rung))
+        if value in costs and costs[value] > budget:
+            low = rung
+        elif value in costs:
+            high = rung
+            break  # costs that are noisy, or go in leaps, may rise again behind it
     refused: UserError | None = None
     for attempt in itertools.count() if tries is None else range(tries):
         if high - low <= 1 or _met(costs, budget):

@@ -98,7 +98,7 @@ class MeasurementConfig(BaseModel):
         for ratio in value:
             if not 0 <= ratio <= 0.9:
                 raise ValueError(f"a compression ratio must lie in [0, 0.9], got {ratio:g} (0.2 means 20 %)")
-        return value
+        return tuple(dict.fromkeys(round(ratio, 9) for ratio in value))  # 0.1 + 0.2 is 0.3
 
     @field_validator("adapters", mode="before")
     @classmethod

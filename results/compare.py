@@ -49,13 +49,13 @@ def compare_runs(a: str, b: str, *, force: bool = False, fail_if: Sequence[str] 
     different = list(dict.fromkeys(line for one, theirs in pairs for line in differing(one, theirs)))
     if different and not force:
         raise OtherWorkloads(different)
-    homes = {record.key: run for run in (other, mine) for record in run.records}
+    homes = {id(record): run for run in (other, mine) for record in run.records}  # keys may be the same in both
 
     def features(record: Record, extractor: str) -> np.ndarray | None:
-        return homes[record.key].features(record, extractor)
+        return homes[id(record)].features(record, extractor)
 
     def references(record: Record, extractor: str) -> np.ndarray | None:
-        return homes[record.key].references(record, extractor)
+        return homes[id(record)].references(record, extractor)
 
     names = point_names({r.key: r for run in (mine, other) for r in run.records}.values())
     compared = tuple(

@@ -44,6 +44,9 @@ def side_by_side(folders: Sequence[str | Path]) -> pd.DataFrame:
     measured = headline(shared)
     if measured is None:
         raise NotComparable("the points have no metric with values per image, by which devices could be checked")
+    for folder, one in zip(folders, rows, strict=True):
+        if any(measured.name not in one[record.key].estimates for record in shared):
+            raise NotComparable(f"{folder} has no {measured.name}, by which devices are checked")
     labels = point_names(shared)
     dense = next((record for record in shared if record.method == "dense"), None)
     timed = [
@@ -84,10 +87,13 @@ def place(device: str, mode: str) -> str:
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
+    devices = [next((record.device for record in run.records), "none") for run in runs]
+    machines = [next((record.hardware for record in run.records), "none") for run in runs]
     found: list[str] = []
-    for run in runs:
-        name = next((record.device for record in run.records), "none")
-        found.append(f"{name} ({found.count(name) + 1})" if name in found else name)
+    for device, machine in zip(devices, machines, strict=True):
+        name = machine if devices.count(device) > 1 and len(set(machines)) > 1 else device
+        taken = (f"{name} ({number})" for number in range(2, len(runs) + 1) if f"{name} ({number})" not in found)
+        found.append(next(taken) if name in found else name)
     return found
 
 

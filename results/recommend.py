@@ -13,10 +13,10 @@ from results.analysis.differences import NotComparable
 from results.analysis.headline import headline
 from results.analysis.paired import FEWEST
 from results.analysis.pareto import comparable
-from results.analysis.point_names import point_names
+from results.analysis.point_names import unique_names
 from results.analysis.points import DENSE
 from results.analysis.recommend import MEETS, Candidate, candidates, tied
-from results.record import Record
+from results.record import Record, newest
 from results.run import open_run
 from results.tables.formatting import compact_json, setup
 
@@ -47,8 +47,9 @@ def recommended(folders: Sequence[str | Path], most: Sequence[str], least: Seque
     lower = [bound(text, "=", "truth=-1%") for text in least]
     runs = [open_run(folder).records for folder in folders]
     _one_workload(folders, runs)
-    everyone = {record.key: record for records in runs for record in records if record.usable}
-    names = point_names(everyone.values())
+    usable = newest(record for records in runs for record in records if record.usable)
+    everyone = {record.key: record for record in usable}
+    names = unique_names(usable)
     found = []
     for group in comparable(everyone.values()):
         by_task: dict[str, list[Record]] = {}

@@ -6,11 +6,12 @@ drawn from records alone.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SCHEMA_VERSION = 2
 
@@ -101,6 +102,12 @@ class Record(BaseModel):
     seconds: float = 0.0
     schema_version: int = SCHEMA_VERSION
 
+    @field_validator("reason", "traceback", mode="before")
+    @classmethod
+    def _storable(cls, value: Any) -> Any:
+        """What was raised may hold anything, such as file names that are no Unicode."""
+        return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _inside(self) -> Self:
         """What a record names lies in its run folder: it may come from somebody else."""
@@ -128,6 +135,23 @@ class Record(BaseModel):
     def usable(self) -> bool:
         """Whether its estimates count."""
         return self.outcome != "failed"
+
+
+def newest(records: Iterable[Record], asked: Collection[str] = ()) -> list[Record]:
+    """One record of every point, in the order in which the points came: one whose key is asked for, else the newest
+    that is usable. Where code has changed, or machines, several stand for one point."""
+    found: dict[str, Record] = {}
+    for record in records:
+        same = [record.method, record.settings, record.task_settings, record.device]
+        point = json.dumps(same, sort_keys=True, default=str)
+        known = found.get(point)
+        if known is None or _rank(record, asked) >= _rank(known, asked):
+            found[point] = record
+    return list(found.values())
+
+
+def _rank(record: Record, asked: Collection[str]) -> tuple[bool, bool, str]:
+    return record.usable, record.key in asked, record.started
 
 
 def from_schema_1(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,10 +28,11 @@ from PIL import Image
 
 from results import at_work
 from results.files import check_writable, part_of, remove_parts, slug, write_atomic
-from results.record import Record
+from results.record import Record, newest
 from results.store import Store, StoreError
 
 STORE = "store.sqlite"
+ASKED = "asked"  # the keys of the points of the last run, as JSON, in the store
 _LOG = "log.jsonl"
 _FOLDERS = ("images", "references", "tables", "plots")
 
@@ -142,15 +144,14 @@ class RunFolder:
             handle.write(json.dumps(line) + "\n")
 
     def records(self) -> list[Record]:
-        """The newest record of every point, in the order in which the points came. A point that ran again after a part
-        of the program changed has a new key; its old record stays in the store."""
-        newest: dict[str, Record] = {}
-        for record in self.store.records():
-            point = json.dumps([record.method, record.settings, record.task_settings, record.device], sort_keys=True)
-            known = newest.get(point)
-            if known is None or (record.usable, record.started) >= (known.usable, known.started):
-                newest[point] = record
-        return list(newest.values())
+        """One record of every point, in the order in which the points came: the one that the last run asked for, else
+        the newest. A point that ran again after a part of the program changed, or elsewhere, has a new key; its old
+        record stays in the store."""
+        try:
+            asked = frozenset(json.loads(self.store.get_meta(ASKED) or "[]"))
+        except (ValueError, TypeError):
+            asked = frozenset()
+        return newest(self.store.records(), asked)
 
     # -- images and arrays -----------------------------------------------------------------------------------
 
@@ -162,13 +163,11 @@ class RunFolder:
         """Write (N, H, W, 3) uint8 as PNG files; returns their paths relative to the folder. shown: the label of
         what the task shows beside the generated ones."""
         place = self.place(sample_key) / (f"shown/{slug(shown)}" if shown else "")
-        place.mkdir(parents=True, exist_ok=True)
         names = []
         for row, image in enumerate(images):
             path = place / f"{row:05d}.png"
-            part = part_of(path)
-            Image.fromarray(image).save(part, format="PNG")
-            part.replace(path)
+            with _written(path) as part:
+                Image.fromarray(image).save(part, format="PNG")
             names.append(path.relative_to(self.path).as_posix())
         return names
 
@@ -184,6 +183,16 @@ class RunFolder:
     def complete(self, record: Record) -> bool:
         """Whether every file that the record names is there."""
         return all((self.path / name).is_file() for name in record.files())
+
+    def sound(self, record: Record) -> bool:
+        """Whether every image of the record is there whole, none of which is decoded."""
+        for name in record.images:
+            try:
+                with Image.open(self.path / name) as image:
+                    image.verify()
+            except Exception:  # damaged pictures raise whatever their decoders do
+                return False
+        return True
 
     def save_features(self, features: Mapping[str, np.ndarray], sample_key: str) -> dict[str, str]:
         """Write features (N, D) by extractor in half precision; returns paths by extractor."""
@@ -243,14 +252,11 @@ class RunFolder:
         return self._save_at(self.place(sample_key) / name, arrays)
 
     def _save_at(self, path: Path, arrays: np.ndarray | Mapping[str, np.ndarray]) -> str:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = part_of(path)
-        with open(part, "wb") as handle:
+        with _written(path) as part, open(part, "wb") as handle:
             if isinstance(arrays, np.ndarray):
                 np.save(handle, arrays, allow_pickle=False)
             else:
                 np.savez_compressed(handle, **arrays)  # type: ignore[arg-type]
-        part.replace(path)
         return path.relative_to(self.path).as_posix()
 
     # -- small files -----------------------------------------------------------------------------------------
@@ -278,6 +284,21 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """A file beside `path`, which takes its place at the end. Raises StoreError where it cannot be written."""
+    part = part_of(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        part.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror or error}; free some space, or give another "
+                         "--out, and start again: all records written before are kept") from error  # fmt: skip
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _same(text: str, workload: Mapping[str, Any], path: Path) -> None:

@@ -36,6 +36,7 @@ _SCHEMA = (
 _PUT_RECORD = (
     "INSERT INTO record VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
     " outcome = excluded.outcome, sample_key = excluded.sample_key, body = excluded.body"
+    " WHERE excluded.outcome != 'failed' OR record.outcome = 'failed'"
 )
 _PUT_META = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 _CASES = TypeAdapter(tuple[CaseFacts, ...])
@@ -73,7 +74,8 @@ class Store:
             raise
 
     def put(self, record: Record) -> None:
-        """Write the record in one transaction; one with the same key is replaced and keeps its place in the order.
+        """Write the record in one transaction; one with the same key is replaced and keeps its place in the order. A
+        failed one replaces none that did not fail: what was measured stays.
 
         Infinities and NaN survive, which they do not in pydantic's own JSON. Raises ValueError where the settings
         hold something that JSON cannot.
@@ -243,8 +245,10 @@ def _me() -> str:
 
 def _read_only(path: Path) -> sqlite3.Connection:
     """A connection that cannot write. A file in a folder that cannot be written either is opened as immutable: SQLite
-    would need to make files beside it."""
-    mode = "mode=ro" if os.access(path.parent, os.W_OK) else "immutable=1"
+    would need to make files beside it. Not where records wait in a log beside it, which it would not read then."""
+    log = path.with_name(f"{path.name}-wal")
+    waiting = log.is_file() and log.stat().st_size > 0
+    mode = "mode=ro" if waiting or os.access(path.parent, os.W_OK) else "immutable=1"
     uri = f"{path.resolve().as_uri()}?{mode}"
     return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
 

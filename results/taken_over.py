@@ -44,10 +44,11 @@ def take(folder: RunFolder, found: Mapping[str, Path]) -> None:
 
 
 def _take(folder: RunFolder, other: RunFolder, record: Record) -> None:
-    """File by file: a run that was killed has left a part of them, perhaps."""
+    """File by file: a run that was killed has left a part of them, perhaps, or other code its own."""
     for name in record.files():
         source, target = other.path / name, folder.path / name
-        if source.is_file() and not target.is_file():  # what did not end well may lack some
+        here = target.exists() and target.samefile(source)
+        if source.is_file() and not here:  # what did not end well may lack some
             part = part_of(target)
             part.parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(str(source), str(part))

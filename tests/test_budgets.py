@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness import api, budgets, config, cost, matches, plan, registry, versions
+from harness import api, budgets, config, cost, matches, plan, registry, search, versions
 from harness.errors import UserError
 from harness.method import Method
 from harness.metric import Sample, images_to_uint8
@@ -321,3 +321,10 @@ def test_alignment_reads_the_scenes_that_calibration_cases_are_about() -> None:
     for split, cases in (("evaluation", made.opened.cases), ("calibration", made.opened.task.calibration(4, 4))):
         images = images_to_uint8(scene.render(scene.sample(split, range(4)))[0])  # the true images
         assert alignment.estimates(Sample(cases, images), None)["alignment"].value > 0.95
+
+
+def test_costs_that_rise_again_do_not_end_a_search_before_its_rungs_are_tried() -> None:
+    """Noise, or caches that leap: what one budget has measured is not monotone."""
+    ladder, costs = list(range(10)), {2: 0.9, 4: 0.76, 5: 0.86, 8: 0.5}
+    search.bisect(ladder, costs, 0.8, lambda rung: {3: 0.8}[int(rung)])
+    assert costs[3] == 0.8

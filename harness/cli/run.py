@@ -13,6 +13,7 @@ from harness.cli.endings import CLOSEST, DEBUG, FAILED
 from harness.cli.grouped import CONTROL, MEASURED, METHODS, OUTPUT, WORK
 from harness.cli.options import Debug, Isolate, Plugins, PointTimeout, axes, by_metric, options_of, with_settings
 from harness.errors import UserError
+from harness.shards import Shard
 from harness.sweep import Sweep
 
 
@@ -170,7 +171,6 @@ def run(
     from harness import runner
     from harness.cli.progress import Bar, console
     from harness.executors import cluster as clusters
-    from harness.shards import Shard
 
     cluster = clusters.of_options(executor.value, address, workers, gpus_per_worker, isolate)
     part = None if shard is None else Shard.parse(shard)
@@ -181,7 +181,7 @@ def run(
         console.print(line, highlight=False, markup=False)
 
     if dry_run:
-        _dry_run(sweep, folder, fit)
+        _dry_run(sweep, folder, fit, part, fresh)
         return
     with Bar(debug=debug or DEBUG.get()) as bar:
         table = runner.run_sweep(
@@ -199,7 +199,7 @@ def run(
     _report(table, folder, say)
 
 
-def _dry_run(sweep: Sweep, folder: Path, fit: bool) -> None:
+def _dry_run(sweep: Sweep, folder: Path, fit: bool, part: Shard | None, fresh: bool) -> None:
     from rich.console import Console
     from rich.table import Table as RichTable
 
@@ -211,7 +211,7 @@ def _dry_run(sweep: Sweep, folder: Path, fit: bool) -> None:
         runner.matchable(sweep)
         raise UserError("--dry-run knows no plan before the budgets are matched; leave one of them out")
     plans, _ = runner.planned(sweep, folder)
-    rows = runner.dry_run(plans, folder)
+    rows = runner.dry_run(plans, folder, shard=part, fresh=fresh)
     table = RichTable("point", "settings", "adapter", "state", "seconds", "key", title=f"plan: {folder}")
     for row in rows:
         state = "done" if row["done"] else "to run"

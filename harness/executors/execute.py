@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -18,7 +19,7 @@ from results import outputs
 from results.at_work import at_work
 from results.record import Record
 from results.run import Run
-from results.run_folder import STORE, RunFolder
+from results.run_folder import ASKED, STORE, RunFolder
 from results.store import StoreError
 from results.taken_over import beside, take
 
@@ -72,7 +73,7 @@ def _missing(points: Sequence[Point], folder: RunFolder) -> list[Point]:
     todo = [point for point in points if point.key not in done]
     if todo and points[0] not in todo:
         dense = folder.store.get(points[0].key)
-        if dense is None or not folder.complete(dense):
+        if dense is None or not (folder.complete(dense) and folder.sound(dense)):
             todo.insert(0, points[0])
     return todo
 
@@ -115,9 +116,11 @@ def execute(
             hear.begin(sum(opened.work_per_point * len(points) for opened, points in work))
             run(folder)
             hear.end()
+            keys = [point.key for _, points in parts for point in points]
+            if folder.store.get_meta(ASKED) != json.dumps(keys):
+                folder.store.set_meta(ASKED, json.dumps(keys))
             if not outputs.drawn(folder, all_plots=all_plots):
                 outputs.write(folder, all_plots=all_plots)
-            keys = [point.key for _, points in parts for point in points]
             records = folder.store.records(keys)
             return Run(records, out, not_run=len(keys) - len(records))
     except StoreError as error:

@@ -50,7 +50,8 @@ def plans(profile: Profile) -> list[tuple[OpenStep, tuple[Point, ...]]]:
         for candidate in chosen:
             point = _point(candidate, workload, points[0].key if points else "")
             points.append(point)
-        out.append((OpenStep(workload, on, setup, profile.rounds, _by_key(points, chosen)), tuple(points)))
+        own = OpenStep(workload, on, setup, profile.rounds, _by_key(points, chosen))
+        out.append((own, tuple({point.key: point for point in points}.values())))
     return out
 
 

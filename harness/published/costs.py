@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -31,7 +31,7 @@ class Cell:
     layers: what linear layers and convolutions do, and 2 per element of a norm, as a counter that hooks layers sees
     it. bare: the same without the projection of the encoder's context; None: the model has none. paper: fvcore's count.
     total: every matrix product. kept: mean kept ratio that the published figure implies, where ratios are learned.
-    explained: whether the mechanism is meant to be the paper's.
+    explained: whether the mechanism is meant to be the paper's. method, settings: ours, "" where there is none.
     """
 
     name: str
@@ -46,7 +46,8 @@ class Cell:
     kept: float | None = None
     learned: bool = False
     explained: bool = True
-    key: tuple[str, float] | None = None
+    method: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def names() -> list[str]:
@@ -114,7 +115,7 @@ def _cells(spec: dict[str, Any], only: Collection[str]) -> Iterator[Cell]:
                 **known, layers=layers / _GIGA, bare=(layers - context) / _GIGA if context else None,
                 paper=executed.paper / _GIGA, total=executed.total / _GIGA, kept=implied,
                 learned=bool(given.get("learned")), explained=not given.get("unexplained"),
-                key=(given["method"], float(given.get("settings", {}).get("ratio", 0.0))),
+                method=given["method"], settings=chosen.method.settings.model_dump(mode="json"),
             )  # fmt: skip
 
 

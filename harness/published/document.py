@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from results.tables.formatting import rows
 from results.tables.published import dense_rows
 
 _NUMBERS = ("ratio", "batch", "latency_ratio", "latency_ratio_low", "latency_ratio_high")
-_COLUMNS = ("method", "outcome", "mask_tokens", "peak_memory_mb")
+_COLUMNS = ("method", "settings", "model", "outcome", "mask_tokens", "peak_memory_mb")
 _READING = """\
 Counted on the meta device by the command below, per image and step, both CFG halves, in GMACs (the papers'
 "GFLOPs"). Nothing is fitted to a published cell; an empty published cell is our prediction.
@@ -79,6 +80,8 @@ def _line(cell: Cell, bare: bool) -> list[str]:
 def _relative(spec: dict[str, object], found: Sequence[Cell], measured: Path | None) -> str:
     frame = published(spec)
     own = _profile(measured) if measured is not None else None
+    if own is not None and (other := sorted(set(own["model"].astype(str)) - {str(spec["model"])})):
+        raise UserError(f"profile {measured} is of {', '.join(other)}, and the table is about {spec['model']}")
     dense = dense_rows(spec, frame)
     lines = []
     for index, row in enumerate(frame.to_dict("records")):
@@ -114,13 +117,14 @@ def _profile(path: Path) -> pd.DataFrame:
 
 def _own(own: pd.DataFrame | None, cell: Cell, setup: dict[str, int]) -> list[str]:
     """Latency and memory relative to dense where the profile has them."""
-    if own is None or cell.key is None or not cell.explained:
+    if own is None or not cell.method or not cell.explained:
         return ["", ""]
     tokens = setup.get("mask_tokens")
     here = own[own["mask_tokens"] == tokens] if tokens else own[own["batch"] == setup["images"]]
-    method, ratio = cell.key
-    mine = here[(here["method"] == method) & (here["ratio"].fillna(0) == ratio) & (here["outcome"] == "ok")]
-    dense = here[(here["method"] == "dense") & (here["outcome"] == "ok")]
+    here = here[(here["outcome"] == "ok") & (here["mode"].fillna("eager") == "eager" if "mode" in here else True)]
+    agreeing = pd.Series([_agrees(one, cell.settings) for one in here["settings"]], index=here.index, dtype=bool)
+    mine = here[(here["method"] == cell.method) & agreeing]
+    dense = here[here["method"] == "dense"]
     if mine.empty or dense.empty:
         return ["", ""]
     one = mine.iloc[0]
@@ -128,6 +132,15 @@ def _own(own: pd.DataFrame | None, cell: Cell, setup: dict[str, int]) -> list[st
     if not pd.isna(one["latency_ratio"]):
         latency = f"{one['latency_ratio']:.3f} [{one['latency_ratio_low']:.3f}, {one['latency_ratio_high']:.3f}]"
     return [latency, _ratio(one["peak_memory_mb"], dense.iloc[0]["peak_memory_mb"])]
+
+
+def _agrees(own: object, settings: dict[str, object]) -> bool:
+    """Whether a profile's point has the settings that a row is about. own: as JSON; older ones lack some."""
+    try:
+        found = json.loads(str(own))
+    except ValueError:
+        return False
+    return isinstance(found, dict) and all(found.get(name, value) == value for name, value in settings.items())
 
 
 def _ratio(value: object, by: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -61,6 +62,13 @@ def point_names(records: Iterable[Named]) -> dict[str, str]:
     members = list(records)
     names = variants(members)
     return {record.key: f"{names[record.key]} {percent(record.ratio)}".strip() for record in members}
+
+
+def unique_names(records: Iterable[Named]) -> dict[str, str]:
+    """The same, with the beginning of the key behind a name that several have: made by other code, or elsewhere."""
+    names = point_names(records)
+    count = Counter(names.values())
+    return {key: name if count[name] == 1 else f"{name} ({key[:6]})" for key, name in names.items()}
 
 
 def strength(record: Named) -> str:

@@ -31,8 +31,8 @@ def command(record: Record, workload: Mapping[str, Any]) -> str:
             words += [f"--{name}", str(known[name])]
     words += _settings(record)
     timed = modes.of(record.estimates)
-    words += ["--mode", ",".join(timed)] if set(timed) - {modes.EAGER} else []
     if kind == "run":
+        words += ["--mode", ",".join(timed)] if set(timed) - {modes.EAGER} else []
         for name, value in record.task_settings.items():
             words += ["--task-set", f"{name}={_yaml(value)}"]
         metrics = known.get("metrics")
@@ -42,9 +42,10 @@ def command(record: Record, workload: Mapping[str, Any]) -> str:
             for name, value in own.items() if isinstance(own, dict) else ():
                 words += ["--metric-set", f"{metric}.{name}={value}"]
     else:
-        for name, value in record.task_settings.items():
-            if name in ("batch", "size"):
-                words += [f"--{name}", str(value)]
+        given = {name: known.get(name) for name in ("text_tokens", "mask_tokens")}
+        for name, value in (record.task_settings | given).items():
+            if name in ("batch", "size", "text_tokens", "mask_tokens", "mode") and value is not None:
+                words += [f"--{name.replace('_', '-')}", str(value)]
     return shlex.join(words)
 
 

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from results.analysis.paired import FEWEST
 from results.analysis.pareto import comparable
-from results.analysis.point_names import point_names, variants
+from results.analysis.point_names import unique_names, variants
 from results.analysis.points import DENSE, points_of
 from results.analysis.sets import ranks
 from results.analysis.verdict import judge
 from results.analysis.verdict_types import Section
 from results.recommend import apply_line
-from results.record import SCHEMA_VERSION, CaseFacts, Record
+from results.record import SCHEMA_VERSION, CaseFacts, Record, newest
 from results.report import commands, fronts, pictures, verdict
 from results.report.opened import Opened, plain
 from results.report.parts import parts
@@ -49,18 +49,8 @@ def _sections(runs: Sequence[Opened], found: Sequence[Sequence[Record]]) -> list
     if len(runs) == 1 and runs[0].verdict is not None and len(runs[0].verdict.sections) == len(found):
         return list(runs[0].verdict.sections)
     matches = [one for run in runs for one in run.matches]
-    newest = [list(_newest(members)) for members in found]
-    return list(judge([record for members in newest for record in members], matches).sections)
-
-
-def _newest(members: Iterable[Record]) -> Iterable[Record]:
-    """A point that several runs hold with different code stands in the verdict once."""
-    kept: dict[str, Record] = {}
-    for record in members:
-        point = json.dumps([record.method, record.settings, record.task_settings], sort_keys=True, default=str)
-        if point not in kept or (record.usable, record.started) >= (kept[point].usable, kept[point].started):
-            kept[point] = record
-    return kept.values()
+    kept = [record for members in found for record in newest(members)]  # of several codes or machines, one stands there
+    return list(judge(kept, matches).sections)
 
 
 class _Group:
@@ -75,7 +65,7 @@ class _Group:
         self.places: dict[str, dict[str, Any] | None] = {}
 
     def entry(self) -> dict[str, Any]:
-        names, kinds, ties = _unique(self.records), variants(self.records), self._ties()
+        names, kinds, ties = unique_names(self.records), variants(self.records), self._ties()
         costs, metrics = fronts.axes(self.records)
         points = [self._point(i, record, names[record.key], kinds, ties) for i, record in enumerate(self.records)]
         by_image = [name for name in metrics if any(record.estimates.get(name) and record.estimates[name].values
@@ -126,7 +116,7 @@ class _Group:
 
     def _ties(self) -> dict[str, str]:
         """Whether a point shares the first place of its strength, by key: "first" or "behind"."""
-        of = {point.name: point.records for point in points_of(list(_newest(self.records)))}
+        of = {point.name: point.records for point in points_of(newest(self.records))}
         return {
             record.key: "first" if rank.low == 1 else "behind"
             for block in self.section.blocks
@@ -220,7 +210,7 @@ class _Group:
             notes.append(f"{missing} of {len(points) * self.rows} pictures are not there; placeholders stand for them.")
         if any(record.schema_version != SCHEMA_VERSION for record in self.records):
             notes.append("Records of an older schema hold no prompts and no values by image.")
-        if repeated := len(self.records) - len(list(_newest(self.records))):
+        if repeated := len(self.records) - len(newest(self.records)):
             notes.append(
                 f"{repeated} points stand in several runs, made by different code; the verdict is on the newest."
             )
@@ -244,9 +234,3 @@ def _more(left: Sequence[object]) -> str:
 
 def _identity(case: CaseFacts) -> tuple[str, int, str]:
     return case.prompt, case.seed, json.dumps(plain(case.facts), sort_keys=True)
-
-
-def _unique(records: Sequence[Record]) -> dict[str, str]:
-    names = point_names(records)
-    count = Counter(names.values())
-    return {key: name if count[name] == 1 else f"{name} ({key[:6]})" for key, name in names.items()}

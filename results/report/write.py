@@ -103,3 +103,4 @@ def _clear(folder: Path) -> None:
         for name in _OWN:
             if (folder / name).is_dir():
                 shutil.rmtree(folder / name)
+    write_atomic(index, f'<!doctype html><meta name="generator" content="{GENERATOR}">unfinished; draw it again')

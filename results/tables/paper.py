@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from results.analysis.point_names import point_names
+from results.analysis.point_names import unique_names
 from results.analysis.points import DENSE, Block, Point, blocks_of
 from results.analysis.sets import ranks
 from results.files import write_atomic
-from results.record import Estimate, Record
+from results.record import Estimate, Record, newest
 from results.tables.formatting import DIRECTIONS, csv, interval, number, plain, rows, setup
 from results.tables.table import Table
 
@@ -60,7 +60,7 @@ class Cell:
 def write_paper(records: Sequence[Record], folder: str | Path, matches: Sequence[Mapping[str, Any]] = ()) -> list[Path]:
     """tables.tex, tables.md and tables.csv in `folder`; returns their paths. matches: what searches for budgets found.
     Raises OSError."""
-    table, place = Table(records), Path(folder)
+    table, place = Table(newest(records)), Path(folder)
     groups = [(setup(group[0]), list(cells(group, matches))) for group in table.groups]
     groups = [(about, found) for about, found in groups if found]
     return [
@@ -74,7 +74,7 @@ def write_paper(records: Sequence[Record], folder: str | Path, matches: Sequence
 def cells(group: Sequence[Record], matches: Sequence[Mapping[str, Any]] = ()) -> Iterator[Cell]:
     """The figures of a group, point by point: costs, then every metric that has a direction. Dense comes first and is
     in no contest."""
-    names, table = point_names(group), Table(group)
+    names, table = unique_names(group), Table(group)
     points = [Point(names[record.key], (record,)) for record in group if record.usable]
     dense = [point for point in points if point.first.method == DENSE]
     blocks = [Block("", tuple(dense)), *blocks_of([point for point in points if point not in dense], matches)]
@@ -120,7 +120,7 @@ def markdown(about: str, found: Sequence[Cell]) -> str:
     """A table; best in bold, tied with a dagger."""
     columns = _columns(found)
     body = []
-    for name, line in _lines(found):
+    for _, name, line in _lines(found):
         body.append([plain(name), *(_markdown(line.get(column)) for column in columns)])
     head = ["point", *(plain(_title(column, found)) for column in columns)]
     return f"## {plain(about)}\n\n{rows(head, body)}\n\n**Bold**: best. †: tied. {_NOTE}"
@@ -150,12 +150,11 @@ def _environment(caption: str, columns: Sequence[str], found: Sequence[Cell]) ->
     lines = ["% \\usepackage{booktabs}", "\\begin{table}", "\\centering", "\\footnotesize",
              f"\\caption{{{caption}}}", f"\\begin{{tabular}}{{l{'r' * len(columns)}}}", "\\toprule",
              " & ".join(["", *(_stacked(_title(column, found)) for column in columns)]) + " \\\\"]  # fmt: skip
-    strengths = {cell.point: cell.strength for cell in found}
     last = None
-    for name, line in _lines(found):
-        if strengths[name] != last:
+    for strength, name, line in _lines(found):
+        if strength != last:
             lines.append("\\midrule")
-            last = strengths[name]
+            last = strength
         lines.append(" & ".join([_tex(name), *(_latex(line.get(column)) for column in columns)]) + " \\\\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}", ""])
 
@@ -193,8 +192,10 @@ def _title(column: str, found: Sequence[Cell]) -> str:
     return f"{column} ({DIRECTIONS[better or 'lower'].removesuffix(' is better')})"
 
 
-def _lines(found: Sequence[Cell]) -> Iterator[tuple[str, dict[str, Cell]]]:
-    by_point: dict[str, dict[str, Cell]] = {}
+def _lines(found: Sequence[Cell]) -> Iterator[tuple[str, str, dict[str, Cell]]]:
+    """Strength, point and figures by column; a point that meets two budgets has a line in each."""
+    by_point: dict[tuple[str, str], dict[str, Cell]] = {}
     for cell in found:
-        by_point.setdefault(cell.point, {})[cell.column] = cell
-    yield from by_point.items()
+        by_point.setdefault((cell.strength, cell.point), {})[cell.column] = cell
+    for (strength, point), line in by_point.items():
+        yield strength, point, line

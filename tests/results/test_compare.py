@@ -14,7 +14,7 @@ from results.analysis.recommend import candidates
 from results.analysis.verdict_types import Verdict
 from results.compare import OtherWorkloads, compare_runs
 from results.recommend import apply_line, recommended
-from results.run_folder import STORE
+from results.run_folder import STORE, RunFolder
 from results.store import Store
 from results.tables.compare import document
 
@@ -273,3 +273,25 @@ def test_the_line_that_puts_settings_to_use(record):
     assert apply_line(plain) == "harness.apply(pipeline, 'tome', ratio=0.3, around='mlp')"
     composed = record("a+b", 0.3, settings={"a.ratio": 0.3})
     assert apply_line(composed) == "harness.apply(pipeline, 'a+b', **{'a.ratio': 0.3})"
+
+
+def test_features_are_read_from_each_run_though_keys_are_the_same(tmp_path, judged, estimate):
+    """The same point before and after an upgrade of a library, which no key holds."""
+    rng = np.random.default_rng(3)
+    reference, folders = rng.normal(size=(64, 4)), []
+    for name, shift in (("before", 0.0), ("after", 3.0)):
+        with RunFolder.grow(tmp_path / name, {}) as folder:
+            x = np.random.default_rng(4).normal(size=(N, 4)) + shift
+            fid = estimate(shift, low=shift, high=shift, unit="d", role="quality", better="lower",
+                           set_distance="frechet judge")  # fmt: skip
+            folder.put(
+                judged(
+                    "m", 0.2, DENSE, estimates={"fid[judge]": fid}, key="the-same-key", sample_key="s",
+                    fingerprint={"weights": "w"}, features=folder.save_features({"judge": x}, "s"),
+                    references=folder.save_references({"judge": reference}),
+                )
+            )  # fmt: skip
+        folders.append(str(tmp_path / name))
+    (point,) = compare_runs(folders[1], folders[0]).points
+    (fid,) = (one for one in point.metrics if one.metric == "fid[judge]")
+    assert fid.difference > 10

@@ -91,3 +91,19 @@ def test_what_cannot_be_joined_is_refused(run, tmp_path):
     for folders, words in (([a, other], "cases: c in A"), ([a, tmp_path / "absent"], "absent")):
         said = CliRunner().invoke(app, ["devices", *map(str, folders)])
         assert said.exit_code == 2 and words in said.stderr and "Traceback" not in said.output
+
+
+def test_every_run_has_a_name_of_its_own(run, tmp_path):
+    table = side_by_side([run("a", "cpu", 0.9), run("b", "cpu", 1.2), run("c", "cpu", 1.5)])
+    assert list(table.filter(like="latency_ratio[").iloc[1]) == [0.9, 1.2, 1.5]
+
+
+def test_a_run_without_the_metric_is_named(run, tmp_path):
+    a, b = run("a", "cpu", 0.9), run("b", "cuda", 1.2)
+    with sqlite3.connect(b / STORE) as store:
+        for key, body in store.execute("SELECT key, body FROM record").fetchall():
+            held = json.loads(body)
+            held["estimates"].pop("truth[judge]")
+            store.execute("UPDATE record SET body = ? WHERE key = ?", (json.dumps(held), key))
+    with pytest.raises(NotComparable, match=r"b has no truth\[judge\], by which devices are checked"):
+        side_by_side([a, b])

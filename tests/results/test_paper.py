@@ -113,3 +113,21 @@ def test_latex_prints_what_data_say(record: Any, text: str, tmp_path: Any) -> No
     assert [stacked(cell) for cell in head] == ["", f"{shown} (lower)"]
     names = [" ".join(name.split()) for name in point_names(group).values()]
     assert [typeset(row[0]) for row in rows] == names and {len(row) for row in rows} == {2}
+
+
+def test_a_point_that_meets_two_budgets_has_a_line_in_each(record: Any, tmp_path: Any) -> None:
+    records = [record("dense", None, estimates={"truth": figure(1, 0.9, 1.1)})]
+    records += [record(name, 0.2, estimates={"truth": figure(value, value - 0.1, value + 0.1)}, settings={"ratio": 0.2})
+                for name, value in (("a", 2.0), ("b", 3.0))]  # fmt: skip
+    matches = [{"method": name, "chosen": {"ratio": 0.2}, "axis": "gmacs", "budget": budget, "strength": 0.2}
+               for budget, names in ((0.8, "ab"), (0.7, "a")) for name in names]  # fmt: skip
+    paper.write_paper(records, tmp_path, matches)
+    text = (tmp_path / "tables.tex").read_text()
+    assert text.count("a 20") == 2 and text.count("\\midrule") == 3
+
+
+def test_a_point_of_two_versions_of_the_code_is_the_newest_alone(record: Any, tmp_path: Any) -> None:
+    old = record("a", 0.2, key="old-old-old", estimates={"truth": figure(9, 8, 10)}, started="2026-01-01")
+    new = record("a", 0.2, key="new-new-new", estimates={"truth": figure(1, 0.5, 1.5)}, started="2026-02-01")
+    paper.write_paper([record("dense"), old, new], tmp_path)
+    assert "& 9" not in (tmp_path / "tables.tex").read_text()

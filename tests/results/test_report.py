@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -16,10 +17,12 @@ from report_runs import HOSTILE, make_run
 from support import command as main
 
 from results import open_run
+from results.report import write as report_write
 from results.report.commands import command
 from results.report.page import embedded
 from results.report.write import ReportError, size, write_report
 from results.tables.published import published
+from results.tables.step_costs import TASK as STEP
 
 
 @pytest.fixture(scope="module")
@@ -234,3 +237,27 @@ def test_a_long_interval_is_cut_off_on_the_front_and_whole_in_the_table(tmp_path
     least, most = group["windows"]["latency_ratio"]
     assert set(group["windows"]) == {"latency_ratio"} and least > 0.2 and 1.05 < most < 1.2
     assert group["points"][1]["estimates"]["latency_ratio"][2] == 40
+
+
+def test_a_report_that_was_interrupted_is_drawn_again(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(report_write, "page", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            write_report([run], tmp_path / "out")
+    assert any((tmp_path / "out").iterdir())
+    assert write_report([run], tmp_path / "out").is_file()
+
+
+def test_the_command_of_a_profile_names_its_tokens_and_mode(run: Path) -> None:
+    record = open_run(run).records[1]
+    setup = {"batch": 2, "size": 64, "text_tokens": 300, "mask_tokens": 1024, "mode": "compile"}
+    profiled = record.model_copy(update={"task": STEP, "task_settings": setup, "estimates": {}})
+    words = shlex.split(command(profiled, {"model": "m", "text_tokens": None, "mask_tokens": 1024}))
+    for option, value in (("--mask-tokens", "1024"), ("--mode", "compile"), ("--batch", "2")):
+        assert words[words.index(option) + 1] == value
+    assert "--text-tokens" not in words  # nobody asked for other ones

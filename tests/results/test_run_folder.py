@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import shutil
 import sqlite3
 import subprocess
@@ -11,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from results import RunFolder, Store, StoreError, Table, open_run, store
 from results.record import CaseFacts
-from results.run_folder import RunError, TokenMaps
+from results.run_folder import ASKED, RunError, TokenMaps
 from results.taken_over import beside, take
 
 OLD = Path(__file__).parent / "data" / "schema-1.sqlite"
@@ -183,3 +186,37 @@ def test_training_seeds_are_the_unit_of_a_difference(record, estimate):
         table.compare_seeds("uniform 30 %", "dense", "truth")
     with pytest.raises(KeyError, match="3 points"):
         table.find("diffcr")
+
+
+def test_the_last_run_s_points_are_shown_whatever_is_newer(filled, record):
+    newer = record("tome", 0.2, key="other-code", started="2999-01-01T00:00:00+00:00")
+    with RunFolder.grow(filled, SHARED) as folder:
+        folder.put(newer)
+        old = next(one for one in folder.store.records() if one.method == "tome" and one.key != newer.key)
+        assert newer in folder.records() and old not in folder.records()
+        folder.store.set_meta(ASKED, json.dumps([old.key]))
+        assert old in folder.records() and newer not in folder.records()
+
+
+def test_a_file_that_cannot_be_written_is_one_line_and_leaves_nothing(filled, monkeypatch):
+    def full(*_args, **_more):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with RunFolder.grow(filled, SHARED) as folder:
+        monkeypatch.setattr(np, "save", full)
+        with pytest.raises(StoreError, match="cannot be written: No space left on device; free some space"):
+            folder.save_features({"judge": np.eye(2)}, "new")
+        monkeypatch.setattr(Image.Image, "save", full)
+        with pytest.raises(StoreError, match="No space left on device"):
+            folder.save_images(images(1), "new")
+        assert not list(filled.rglob("*.part"))
+
+
+def test_pictures_that_are_cut_off_are_not_sound(filled):
+    with RunFolder.open(filled) as folder:
+        dense = folder.records()[0]
+        assert folder.sound(dense)
+        whole = (filled / dense.images[0]).read_bytes()
+        for cut in (b"", whole[: len(whole) // 2]):
+            (filled / dense.images[0]).write_bytes(cut)
+            assert folder.complete(dense) and not folder.sound(dense)

@@ -217,3 +217,30 @@ def test_a_closed_store_says_so(path):
     store.close()
     with pytest.raises(StoreError, match="closed"):
         store.keys()
+
+
+def test_a_failed_try_replaces_nothing_that_was_measured(path, record):
+    measured, failed = record("tome", 0.2, outcome="incomplete"), record("tome", 0.2, outcome="failed", reason="no")
+    with Store(path) as store:
+        store.put(measured)
+        store.put(failed)
+        assert store.get(measured.key) == measured
+        whole = record("tome", 0.2)
+        store.put(whole)
+        assert store.get(measured.key) == whole
+
+
+def test_records_that_wait_in_the_log_are_read_where_nothing_can_be_written(path, record, monkeypatch):
+    with Store(path) as store:
+        store.put(record("tome", 0.2))
+        assert path.with_name("store.sqlite-wal").stat().st_size > 0
+        monkeypatch.setattr(os, "access", lambda *_: False)
+        with Store(path, read_only=True) as reader:
+            assert len(reader.records()) == 1
+
+
+def test_what_was_raised_may_hold_anything(path, record):
+    odd = record("tome", 0.2, outcome="failed", reason="caf\udce9.png is missing", traceback="caf\udce9")
+    with Store(path) as store:
+        store.put(odd)
+        assert store.get(odd.key).reason == "caf\\udce9.png is missing"
