@@ -91,6 +91,7 @@ def test_python_has_the_words_of_the_command(
 
 def test_the_plan_of_a_part_is_its_own(tiny_folder: Path, tmp_path: Path) -> None:
     asked = ["run", "--model", str(tiny_folder), "--methods", "tome,random", "--ratios", "0.3,0.5", "--cases", "2",
-             "--steps", "1", "--metrics", "alignment", "--shard", "2/3", "--dry-run", "--out", str(tmp_path)]  # fmt: skip
+             "--steps", "1", "--metrics", "alignment", "--shard", "2/3", "--dry-run", "--out",
+             str(tmp_path)]  # fmt: skip
     said = CliRunner().invoke(app, asked)
     assert said.exit_code == 0 and "2 of 2 points to run" in said.stdout, said.output
