@@ -74,10 +74,14 @@ AXES: dict[str, tuple[Fits, dict[str, Fits]]] = {
         "layers, refitted: `uniform`": _is("uniform", ratio=0.3),
         "timesteps, refitted: DiffCR-L": _is("diffcr", axes="layer", ratio=0.3),
     }),
+    "emoji-fitted-20": (_is("diffcr", axes="layer,timestep", preset="", ratio=0.2), {
+        "`depth-ft` 20 %": _is("depth-ft", ratio=0.2), "`width-ft` 20 %": _is("width-ft", ratio=0.2),
+        "`uniform` 20 %": _is("uniform", ratio=0.2),
+    }),
 }  # fmt: skip
 
 
-STORES = {"emoji": "attribution_emoji", "emoji-fits": "table1_emoji"}
+STORES = {"emoji": "attribution_emoji", "emoji-fits": "table1_emoji", "emoji-fitted-20": "table1_emoji"}
 """Of axes whose records are not those of Table 1 on `shapes`."""
 
 
@@ -197,42 +201,50 @@ def table1_emoji() -> str:
     return configurations(run, run.records, dense, metrics, _called)
 
 
-FITS = (
-    ("20 %, 2,400 steps", "longer_emoji", _is("diffcr", axes="layer,timestep", ratio=0.2)),
-    ("30 %, on latents of its own", "self_emoji", LT),
+_LT20, _UNIFORM20 = _is("diffcr", axes="layer,timestep", ratio=0.2), _is("uniform", ratio=0.2)
+_FIT = {
+    "DiffCR-LT 20 %, 600 steps": ("table1_emoji", _LT20),
+    "DiffCR-LT 20 %, 2,400 steps": ("longer_emoji", _LT20),
+    "DiffCR-LT 20 %, 2,400 steps, own latents of 256 captions": ("longer_self_emoji", _LT20),
+    "`uniform` 20 %, 600 steps": ("table1_emoji", _UNIFORM20),
+    "`uniform` 20 %, 2,400 steps": ("longer_emoji", _UNIFORM20),
+    "DiffCR-LT 30 %, all 9,870 pictures": ("table1_emoji", LT),
+    "DiffCR-LT 30 %, 256 pictures": ("few_pictures_emoji", LT),
+    "DiffCR-LT 30 %, own latents of these 256 captions": ("self_emoji", LT),
+}
+"""Fits on `emoji` with training seed 0: store, and point."""
+_FIT_PAIRS = (
+    ("DiffCR-LT 20 %, 2,400 steps", "DiffCR-LT 20 %, 600 steps"),
+    ("`uniform` 20 %, 2,400 steps", "`uniform` 20 %, 600 steps"),
+    ("DiffCR-LT 20 %, 600 steps", "`uniform` 20 %, 600 steps"),
+    ("DiffCR-LT 20 %, 2,400 steps", "`uniform` 20 %, 2,400 steps"),
+    ("DiffCR-LT 20 %, 2,400 steps, own latents of 256 captions", "DiffCR-LT 20 %, 2,400 steps"),
+    ("DiffCR-LT 30 %, own latents of these 256 captions", "DiffCR-LT 30 %, all 9,870 pictures"),
+    ("DiffCR-LT 30 %, 256 pictures", "DiffCR-LT 30 %, all 9,870 pictures"),
+    ("DiffCR-LT 30 %, own latents of these 256 captions", "DiffCR-LT 30 %, 256 pictures"),
 )
-"""Other fits of DiffCR-LT on `emoji`, training seed 0: what differs from the one in Table 1, store, and point."""
+"""What is taken from what."""
 
 
 def fits_emoji() -> str:
-    """Each less the fit of Table 1, 600 steps on true pictures, at the same ratio."""
+    """Fits that differ in steps or data, each less another one and less dense."""
     table1, truth = table1_run("emoji"), "truth[efficientnet-lite0]"
     (dense,) = (record for record in table1.records if record.method == "dense")
+    runs = {store: open_run(REFERENCE / store) for store, _ in _FIT.values()}
     lines = []
-    for name, store, fits in FITS:
-        run = open_run(REFERENCE / store)
-        (own,) = filter(fits, run.records)
-        (usual,) = (
-            record for record in table1.records
-            if fits(record) and record.ratio == own.ratio and not record.settings.get("seed")
-        )  # fmt: skip
+    for names in _FIT_PAIRS:
+        own, other = (
+            next(r for r in runs[store].records if fits(r) and not r.settings.get("seed"))
+            for store, fits in map(_FIT.__getitem__, names)
+        )
         cells = []
-        for other in (usual, dense):
-            less = difference(own, other, truth, run.features, run.references)
+        for one in (other, dense):
+            less = difference(own, one, truth, lambda *_: None, lambda *_: None)
             cells += [f"{less.value:+.3f} {interval(less.low, less.high)}", number(less.p, 2)]
-        costs = [f"{gmacs_of([one]) / gmacs_of([dense]):.3f}" for one in (own, usual)]
-        lines.append([name, *costs, *values_of([own], [truth]), *cells])
-    head = [
-        "fit",
-        "GMACs / dense",
-        "of the fit in Table 1",
-        "truth (lower)",
-        "less the fit in Table 1",
-        "p",
-        "less dense's",
-        "p",
-    ]
-    return rows(head, lines)
+        costs = [f"{gmacs_of([own]) / gmacs_of([one]):.3f}" for one in (dense, other)]
+        lines.append([*names, *costs, *values_of([own], [truth]), *cells])
+    costs_of = ["GMACs / dense", "GMACs / the other"]
+    return rows(["fit", "less", *costs_of, "truth (lower)", "difference", "p", "less dense's", "p"], lines)
 
 
 def table2(area: float, encoder_ratio: float = 0.0) -> str:

@@ -28,17 +28,20 @@ def mask(path: Path) -> Image.Image:
     if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:  # type: ignore
         raise UserError(f"{path}: a mask must be black and white, and this one is transparent in places; save it "
                         "without transparency, white where pixels are generated")  # fmt: skip
-    return image.convert("L")
+    try:
+        return image.convert("L")
+    except ValueError as error:  # colours that Pillow knows no way from, as LAB
+        raise UserError(f"{path}: a mask must be black and white: {error}") from error
 
 
 def readable(path: Path) -> bool:
-    """Whether a file looks like an image, without decoding all of it."""
+    """Whether a file looks like an image that `rgb` can read, without decoding all of it."""
     try:
         with Image.open(path) as image:
             image.verify()
+            return not image.mode.startswith(_DEEP)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False
-    return True
 
 
 def _upright(path: Path) -> Image.Image:

@@ -53,9 +53,14 @@ def clustered(estimates: Mapping[str, Estimate], cases: Sequence[CaseFacts]) -> 
 
 def _by_cluster(estimate: Estimate, clusters: np.ndarray) -> Estimate:
     values = np.array(estimate.values)
-    known = ~np.isnan(values)
+    known = np.isfinite(values)
+    if estimate.low is None or estimate.high is None or not known.any():
+        return estimate
     found = paired(values[known], np.zeros(known.sum()), clusters[known])
-    return estimate.model_copy(update={"low": found.low, "high": found.high})
+    if found.low is None or found.high is None:
+        return estimate
+    bounds = {"low": min(found.low, estimate.low), "high": max(found.high, estimate.high)}  # never the narrower one
+    return estimate.model_copy(update=bounds)
 
 
 def _declared(metric: Metric) -> set[str]:

@@ -124,7 +124,8 @@ def per_image(values: ArrayLike, *, unit: str, better: Literal["higher", "lower"
     ValueError for infinite values, and where it applies to none."""
     each = np.asarray(values, dtype=float)
     judged = each[~np.isnan(each)]
+    found = mean_interval(judged, share=unit == "share")
     return Estimate(
-        **mean_interval(judged)._asdict(), n=len(judged), unit=unit, role="quality", better=better,
-        convention=convention, values=tuple(each.tolist()),
+        **found._asdict(), n=len(judged), unit=unit, role="quality", better=better, convention=convention,
+        values=tuple(each.tolist()),
     )  # fmt: skip

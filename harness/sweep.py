@@ -22,8 +22,9 @@ DENSE = "dense"
 META = "meta"
 _LARGEST = 16_384  # images per batch, or side of the latents
 Mode = Literal["eager", "compile", "graph", "compile+graph"]
-Axis = Literal["gmacs", "latency", "latency[compile]", "latency[graph]", "latency[compile+graph]"]
 """How a denoiser step is executed, see `harness.modes`."""
+Axis = Literal["gmacs", "latency", "latency[compile]", "latency[graph]", "latency[compile+graph]"]
+"""What methods can be tuned to."""
 QUICK: dict[str, Any] = {"cases": 16, "ratios": (0.2,), "rounds": 6}
 """What `--quick` sets, where nothing else is given."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from harness.models import Model
 
 _LOG = logging.getLogger(__name__)
+_ALL = 1_000_000  # cases, the most that a sweep takes
 
 
 def tuned_on(cases: Sequence[Case]) -> tuple[Case, ...]:
@@ -81,7 +81,7 @@ class Task(ABC):
         """`count` cases to tune on, none of which is among the first `after`, with seeds of their own. Of a user's, the
         last ones, to which an evaluation on more cases comes last. Raises UserError where there are none."""
         own = prompts is not None or data is not None
-        found = self.cases(sys.maxsize if own else after + count, prompts, data)
+        found = self.cases(_ALL if own else after + count, prompts, data)
         self.spare(len(found), count, after, prompts or data)
         return tuned_on(found[-count:])
 

@@ -12,7 +12,7 @@ from results import outputs
 from results.analysis.points import led_to
 from results.record import SCHEMA_VERSION, Record
 from results.run import Run, open_run
-from results.run_folder import RunError, RunFolder
+from results.run_folder import ASKED, RunError, RunFolder
 from results.tables.formatting import compact_json
 from results.taken_over import take
 
@@ -58,6 +58,7 @@ def merged(folders: Sequence[str | Path], out: str | Path) -> Run:
     with RunFolder.grow(out, workload) as folder:
         done = folder.store.keys("ok")
         take(folder, {key: place for key, (place, _) in _in_order(found).items() if key not in done})
+        folder.store.set_meta(ASKED, "[]")  # the newest of each point is shown
         _match(folder, places)
         outputs.write(folder)
     return open_run(out)

@@ -28,7 +28,9 @@ def beside(path: Path, keys: Sequence[str]) -> dict[str, Path]:
             with RunFolder.open(place) as other:
                 if other.store.schema == SCHEMA_VERSION:
                     held = other.store.keys("ok") & set(keys) - found.keys()
-                    found |= {r.key: place for r in other.store.records(sorted(held)) if other.complete(r)}
+                    found |= {
+                        r.key: place for r in other.store.records(sorted(held)) if other.complete(r) and other.sound(r)
+                    }
         except (StoreError, OSError):
             continue
     return {key: found[key] for key in keys if key in found}

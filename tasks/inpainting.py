@@ -84,14 +84,9 @@ class Inpainting(Task):
         return "strategy" not in given and settings.strategy != _strategies(model)[-1]  # type: ignore[attr-defined]
 
     def cases(self, count: int, prompts: Path | None = None, data: Path | None = None) -> tuple[Case, ...]:
-        if prompts is not None:
-            raise UserError("inpainting takes no --prompts; give --data FOLDER with images, masks and captions")
+        self._refuse(prompts)
         area = self.settings.mask_area
         if data is not None:
-            if area is not None:
-                raise UserError("masks come from --data; leave --mask-area out")
-            if self.model.kind in diffusers_inpaint.KINDS:
-                diffusers_inpaint.check(self.model.pipeline)
             return self._given(data, slice(count))
         own = self.model.facts.get("scenes")
         if own == held_out.SCENES:
@@ -103,6 +98,7 @@ class Inpainting(Task):
     def calibration(
         self, count: int, after: int, prompts: Path | None = None, data: Path | None = None
     ) -> tuple[Case, ...]:
+        self._refuse(prompts)
         if data is not None:
             held = inpainting_cases.held(data)
             self.spare(held, count, after, data)
@@ -115,8 +111,16 @@ class Inpainting(Task):
             return super().calibration(count, after, prompts, data)
         return inpainting_cases.from_scenes("calibration", range(count), self.settings.mask_area or _AREA)
 
+    def _refuse(self, prompts: Path | None) -> None:
+        if prompts is not None:
+            raise UserError("inpainting takes no --prompts; give --data FOLDER with images, masks and captions")
+
     def _given(self, data: Path, rows: slice) -> tuple[Case, ...]:
-        """Cases of a user's folder, in a range of them."""
+        """Cases of a user's folder, in a range of them. Raises UserError."""
+        if self.settings.mask_area is not None:
+            raise UserError("masks come from --data; leave --mask-area out")
+        if self.model.kind in diffusers_inpaint.KINDS:
+            diffusers_inpaint.check(self.model.pipeline)
         found = inpainting_cases.from_folder(data, rows, self._side, binarize=self.settings.binarize)
         _masked(found)
         return found

@@ -83,7 +83,7 @@ def from_folder(folder: Path, rows: slice, side: int, *, binarize: bool) -> tupl
             raise UserError(f"{stencil}: the mask has {_size(grey)} pixels, its image {_size(image)}")
         if not binarize and not bool(((grey == 0) | (grey == 255)).all()):
             raise UserError(f"{stencil}: a mask must be black and white; --binarize cuts it at one half")
-        out.append(_case(index, caption, image, grey >= 128, {}))
+        out.append(_case(index, caption, image, grey >= 128, {"picture": str(picture.relative_to(folder))}))
     return tuple(out)
 
 

@@ -77,5 +77,5 @@ def from_folder(folder: Path, count: int) -> tuple[Case, ...]:
         caption = text.prompt(caption, f"line {number} of {table}")
         if not there:
             raise UserError(f"line {number} of {table} names {row['file_name']}, which is not there")
-        found.append((caption, file))
-    return tuple(Case(i, caption, seed=i, data={"file": file}) for i, (caption, file) in enumerate(found[:count]))
+        found.append((caption, {"file": file, "picture": str(row["file_name"])}))
+    return tuple(Case(i, caption, seed=i, data=data) for i, (caption, data) in enumerate(found[:count]))

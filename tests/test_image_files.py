@@ -55,6 +55,7 @@ def test_more_than_eight_bits_are_refused(tmp_path: Path, image: Image.Image) ->
     for read in (image_files.rgb, image_files.mask):
         with pytest.raises(UserError, match="more than 8 bits per channel"):
             read(tmp_path / "a.tiff")
+    assert not image_files.readable(tmp_path / "a.tiff")
 
 
 def test_what_is_no_image_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,10 @@ def test_a_users_last_pictures_are_to_tune_on(tiny_folder: Path, own: Path, capl
     assert "the last 2 of 3 cases are to tune on: evaluate on at most 1" in caplog.text
     with pytest.raises(UserError, match="holds 3 cases, and 2 of a sweep with 2 others"):
         here.calibration(2, 2, None, own)
+    with pytest.raises(UserError, match="inpainting takes no --prompts"):
+        here.calibration(2, 1, own / "0.txt")
+    with pytest.raises(UserError, match="masks come from --data"):
+        task(tiny_folder, strategy="whole", mask_area=0.1).calibration(2, 1, None, own)
 
 
 @pytest.mark.parametrize("area", [0.06, 0.25])

@@ -187,6 +187,20 @@ def test_a_child_that_dies_behind_its_record_loses_nothing(
         assert kept == dense and folder.records() == [dense]
 
 
+def test_why_a_child_s_point_failed_is_told_where_an_older_record_stays(
+    finished: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    sweep = config.build({"methods": "tome", "model": str(tiny_folder), "cases": 2, "rounds": 2, "metrics": "paired"})
+    (made,) = plan.make(sweep)
+    point = made.points[1]  # whose dense has no images here
+    with RunFolder.grow(tmp_path / "run", {}) as folder:
+        older = made.opened.record(point, outcome="incomplete", reason="a metric failed", started="2020-01-01")
+        folder.put(older)
+        told = isolated.run_point(made.opened, point, folder, lambda *_: None)
+        assert told.reason == "the dense point that it is compared with has no images here"
+        assert folder.store.get(point.key) == older
+
+
 def test_a_child_has_the_threads_of_its_workload(finished: Path, tiny_folder: Path) -> None:
     sweep = config.build({"methods": "tome", "model": str(tiny_folder), "cases": 4, "metrics": "alignment"})
     workload = plan.make(sweep)[0].opened.workload

@@ -113,12 +113,12 @@ def execute(
                 take(folder, found)
                 places = ", ".join(sorted({str(place.name) for place in found.values()}))
                 hear.say(f"{len(found)} finished points are taken over from {places} (--fresh runs them anew)")
-            hear.begin(sum(opened.work_per_point * len(points) for opened, points in work))
-            run(folder)
-            hear.end()
             keys = [point.key for _, points in parts for point in points]
             if folder.store.get_meta(ASKED) != json.dumps(keys):
                 folder.store.set_meta(ASKED, json.dumps(keys))
+            hear.begin(sum(opened.work_per_point * len(points) for opened, points in work))
+            run(folder)
+            hear.end()
             if not outputs.drawn(folder, all_plots=all_plots):
                 outputs.write(folder, all_plots=all_plots)
             records = folder.store.records(keys)

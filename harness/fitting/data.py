@@ -52,7 +52,7 @@ class FolderData:
             )
         self.model, self.pairs, self.skipped = model, usable, bad
         name = [(str(p), p.stat().st_size, c) for p, c in usable]
-        self.cache = cache / hashlib.sha256(json.dumps([2, model.digest, name]).encode()).hexdigest()[:12]
+        self.cache = cache / hashlib.sha256(json.dumps([3, model.digest, name]).encode()).hexdigest()[:12]
         self.shards = Shards(self.cache, _SHARD)
         self._encode()
 

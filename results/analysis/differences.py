@@ -16,7 +16,7 @@ from results.record import CaseFacts, Record
 
 Features = Callable[[Record, str], NDArray[np.float64] | None]
 """Features (N, D) of a record, or of what its distances compare with (M, D), by extractor; None: not kept."""
-_PICTURE = ("emoji", "file", "image_id")
+_PICTURE = ("emoji", "picture", "image_id")
 """Facts of a case that say which picture it is about: the true one, or the one that its caption was written for."""
 
 
@@ -131,7 +131,7 @@ def clusters_of(cases: Sequence[CaseFacts]) -> NDArray[np.int64] | None:
 
     seen: dict[object, int] = {}
     for row, case in enumerate(cases):
-        for one in (case.prompt, *((name, case.facts[name]) for name in _PICTURE if name in case.facts)):
+        for one in (case.prompt, *((name, str(case.facts[name])) for name in _PICTURE if name in case.facts)):
             first[root(row)] = root(seen.setdefault(one, row))
     roots = [root(row) for row in range(len(cases))]
     return None if len(set(roots)) in (1, len(cases)) else np.array(roots)

@@ -88,17 +88,19 @@ def bootstrap(
     return Bootstrapped(value, low, high, tuple(map(float, drawn)))
 
 
-def mean_interval(values: ArrayLike, replicates: int = REPLICATES, seed: int = 0) -> Bootstrapped:
+def mean_interval(
+    values: ArrayLike, replicates: int = REPLICATES, seed: int = 0, *, share: bool = False
+) -> Bootstrapped:
     """The mean of `values` (n,) with a 95 % interval that holds for few of them, too: the bootstrap's percentiles at
-    `expanded_tail`, and of values that are all 0 or 1 Wilson's interval, which has a width where all are alike (Brown,
-    Cai & DasGupta 2001). Raises ValueError as `bootstrap`."""
+    `expanded_tail`, and of a share, whose values are all 0 or 1, Wilson's interval, which has a width where all are
+    alike (Brown, Cai & DasGupta 2001). The replicates are the bootstrap's. Raises ValueError as `bootstrap`."""
     found = bootstrap(values, np.mean, replicates, seed)
     sample = np.asarray(values, dtype=np.float64)
     if (n := len(sample)) < 2:
         return found
-    if np.isin(sample, (0, 1)).all():
-        z2, share = 1.959964**2, found.value
-        centre, half = share + z2 / (2 * n), np.sqrt(z2 * (share * (1 - share) + z2 / (4 * n)) / n)
+    if share and np.isin(sample, (0, 1)).all():
+        z2, rate = 1.959964**2, found.value
+        centre, half = rate + z2 / (2 * n), np.sqrt(z2 * (rate * (1 - rate) + z2 / (4 * n)) / n)
         low, high = np.clip(np.array([centre - half, centre + half]) / (1 + z2 / n), 0, 1)
     else:
         tail = expanded_tail(n)

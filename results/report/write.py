@@ -103,4 +103,5 @@ def _clear(folder: Path) -> None:
         for name in _OWN:
             if (folder / name).is_dir():
                 shutil.rmtree(folder / name)
-    write_atomic(index, f'<!doctype html><meta name="generator" content="{GENERATOR}">unfinished; draw it again')
+    if not index.is_file():  # else a first drawing that is interrupted leaves what looks like somebody else's
+        write_atomic(index, f'<!doctype html><meta name="generator" content="{GENERATOR}">unfinished; draw it again')

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from results.analysis.pareto import comparable
 from results.analysis.point_names import unique_names
 from results.analysis.points import DENSE, Block, Point, blocks_of
 from results.analysis.sets import ranks
@@ -60,7 +61,7 @@ class Cell:
 def write_paper(records: Sequence[Record], folder: str | Path, matches: Sequence[Mapping[str, Any]] = ()) -> list[Path]:
     """tables.tex, tables.md and tables.csv in `folder`; returns their paths. matches: what searches for budgets found.
     Raises OSError."""
-    table, place = Table(newest(records)), Path(folder)
+    table, place = Table([one for group in comparable(records) for one in newest(group)]), Path(folder)
     groups = [(setup(group[0]), list(cells(group, matches))) for group in table.groups]
     groups = [(about, found) for about, found in groups if found]
     return [

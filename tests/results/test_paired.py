@@ -248,10 +248,10 @@ def test_cases_of_one_prompt_or_picture_are_a_cluster(judged):
         facts = [CaseFacts(prompt=prompt, seed=row, facts=about) for row, (prompt, about) in enumerate(cases)]
         return judged("m", 0.2, values, cases=tuple(facts))
 
-    cases = [("a", {"file": "1.png"}), ("b", {"file": "1.png"}), ("b", {"file": "2.png"}), ("c", {"emoji": 7}),
+    cases = [("a", {"picture": "1.png"}), ("b", {"picture": "1.png"}), ("b", {"picture": "2.png"}), ("c", {"emoji": 7}),
              ("d", {"emoji": 8}), ("e", {"emoji": 7})]  # fmt: skip
     found = arms(record(np.arange(6.0), cases), record(np.zeros(6), cases), "truth[judge]").clusters
     assert found is not None and len(set(found)) == 3
     assert len(set(found[:3])) == 1 and found[3] == found[5] != found[4]
-    alone = [(prompt, {"file": f"{row}.png"}) for row, prompt in enumerate("abcdef")]
+    alone = [(prompt, {"picture": f"{row}.png"}) for row, prompt in enumerate("abcdef")]
     assert arms(record(np.arange(6.0), alone), record(np.zeros(6), alone), "truth[judge]").clusters is None

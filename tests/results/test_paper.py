@@ -131,3 +131,12 @@ def test_a_point_of_two_versions_of_the_code_is_the_newest_alone(record: Any, tm
     new = record("a", 0.2, key="new-new-new", estimates={"truth": figure(1, 0.5, 1.5)}, started="2026-02-01")
     paper.write_paper([record("dense"), old, new], tmp_path)
     assert "& 9" not in (tmp_path / "tables.tex").read_text()
+
+
+def test_every_workload_has_its_table(record: Any, tmp_path: Any) -> None:
+    estimates = {"truth": figure(1, 0.5, 1.5)}
+    records = [record(method, ratio, key=f"{steps}-{method}-key", steps=steps, estimates=estimates,
+                      fingerprint={"sampler": str(steps)})
+               for steps in (8, 20) for method, ratio in (("dense", None), ("a", 0.2))]  # fmt: skip
+    paper.write_paper(records, tmp_path)
+    assert (tmp_path / "tables.tex").read_text().count("begin{tabular}") == 2

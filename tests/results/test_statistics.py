@@ -72,10 +72,13 @@ def test_constant_values_have_a_point_as_interval():
 
 
 def test_the_interval_of_few_zeros_and_ones_holds_what_may_be():
-    assert mean_interval([0.0] * 16)[:3] == pytest.approx((0, 0, 0.1936), abs=1e-3)  # Wilson's, from a table
-    assert mean_interval([1.0] * 16)[:3] == pytest.approx((1, 0.8064, 1), abs=1e-3)
-    share, low, high, _ = mean_interval([1.0] * 5 + [0.0] * 15)
+    assert mean_interval([0.0] * 16, share=True)[:3] == pytest.approx(
+        (0, 0, 0.1936), abs=1e-3
+    )  # Wilson's, from a table
+    assert mean_interval([1.0] * 16, share=True)[:3] == pytest.approx((1, 0.8064, 1), abs=1e-3)
+    share, low, high, _ = mean_interval([1.0] * 5 + [0.0] * 15, share=True)
     assert (share, low, high) == pytest.approx((0.25, 0.1119, 0.4687), abs=1e-3)
+    assert mean_interval([0.0] * 16)[:3] == (0, 0, 0)  # a distance, and no share
 
 
 def test_the_interval_of_few_values_covers_the_truth_about_95_times_in_100():
