@@ -114,7 +114,7 @@ def test_killed_in_the_middle_it_goes_on_from_there(small: dict[str, object], tm
         (["run", "--match", "latency"], "needs both an axis and budgets"),
         (["run", "--match", "joules=0.8"], "match: "),
         (["run", "--methods", "tome", "--match", "gmacs=0.8", "--dry-run"], "before the budgets are matched"),
-        (["run", "--model", "emoji", "--methods", "uniform,width-ft"], "no adapters 'uniform-10', 'uniform-20'"),
+        (["run", "--model", "emoji", "--methods", "uniform,width-ft"], "no adapters 'uniform-10', 'width-ft-10'"),
         (["run", "--model", "emoji", "--methods", "uniform", "--fit"], "brings no training data, so that --fit cannot"),
         (["run", "--ratios", "1.4"], "must lie in [0, 0.9], got 1.4"),
         (["run", "--ratios", "a"], "ratios: expects numbers separated by commas, got 'a'"),
@@ -173,20 +173,20 @@ def test_a_sweep_of_emoji_says_what_it_lacks(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     examples, file = Path(__file__).parent.parent / "examples", tmp_path / "more.yaml"
-    lacking = "  - width-ft\n  - depth-ft\n"
+    lacking = "  - random-ft\n  - static\n"
     file.write_text((examples / "table1_emoji.yaml").read_text() + lacking)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert main(monkeypatch, "run", "--config", str(file), "--dry-run") == 2
     (error,) = capsys.readouterr().err.strip().splitlines()
-    assert "'width-ft', 'depth-ft': no fitted adapters" in error  # all others are shipped
+    assert "'random-ft', 'static': no fitted adapters" in error  # all others are shipped
     monkeypatch.setattr(sys, "argv", ["harness", "run", "--config", str(file), "--fit", "--dry-run"])
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert not caught.value.code
     said = " ".join(capsys.readouterr().out.split())
-    assert "to fit: depth-ft-20: python -m harness fit depth-ft --model emoji --ratio 0.2 --data FOLDER" in said
-    assert "to fit: width-ft-20: python -m harness fit width-ft --model emoji --ratio 0.2 --data FOLDER" in said
+    assert "to fit: random-ft-20: python -m harness fit random-ft --model emoji --ratio 0.2 --data FOLDER" in said
+    assert "to fit: static: python -m harness fit static --model emoji" in said
     assert "dense-ft" not in said and not list(Path().iterdir())
 
 

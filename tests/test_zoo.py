@@ -28,9 +28,13 @@ SHIPPED = {
     "shapes-inpaint": {f"{name}-{ratio}" for name in FITTED for ratio in (20, 30)} | ONCE,
     "emoji": {
         "diffcr-l-30",
+        "diffcr-lt-10",
         "diffcr-lt-20",
         "diffcr-lt-30",
+        "uniform-20",
         "uniform-30",
+        "depth-ft-20",
+        "width-ft-20",
         "dense-ft",
         "l2c",
         "magcache",

@@ -135,7 +135,7 @@ def test_a_point_of_two_versions_of_the_code_is_the_newest_alone(record: Any, tm
 
 def test_every_workload_has_its_table(record: Any, tmp_path: Any) -> None:
     estimates = {"truth": figure(1, 0.5, 1.5)}
-    records = [record(method, ratio, key=f"{steps}-{method}-key", steps=steps, estimates=estimates,
+    records = [record(method, ratio, key=f"key-of-{steps}-{method}", steps=steps, estimates=estimates,
                       fingerprint={"sampler": str(steps)})
                for steps in (8, 20) for method, ratio in (("dense", None), ("a", 0.2))]  # fmt: skip
     paper.write_paper(records, tmp_path)
