@@ -205,6 +205,7 @@ _LT20, _UNIFORM20 = _is("diffcr", axes="layer,timestep", ratio=0.2), _is("unifor
 _FIT = {
     "DiffCR-LT 20 %, 600 steps": ("table1_emoji", _LT20),
     "DiffCR-LT 20 %, 2,400 steps": ("longer_emoji", _LT20),
+    "DiffCR-LT 20 %, 2,400 steps, own latents of 256 captions": ("longer_self_emoji", _LT20),
     "`uniform` 20 %, 600 steps": ("table1_emoji", _UNIFORM20),
     "`uniform` 20 %, 2,400 steps": ("longer_emoji", _UNIFORM20),
     "DiffCR-LT 30 %, all 9,870 pictures": ("table1_emoji", LT),
@@ -217,6 +218,7 @@ _FIT_PAIRS = (
     ("`uniform` 20 %, 2,400 steps", "`uniform` 20 %, 600 steps"),
     ("DiffCR-LT 20 %, 600 steps", "`uniform` 20 %, 600 steps"),
     ("DiffCR-LT 20 %, 2,400 steps", "`uniform` 20 %, 2,400 steps"),
+    ("DiffCR-LT 20 %, 2,400 steps, own latents of 256 captions", "DiffCR-LT 20 %, 2,400 steps"),
     ("DiffCR-LT 30 %, own latents of these 256 captions", "DiffCR-LT 30 %, all 9,870 pictures"),
     ("DiffCR-LT 30 %, 256 pictures", "DiffCR-LT 30 %, all 9,870 pictures"),
     ("DiffCR-LT 30 %, own latents of these 256 captions", "DiffCR-LT 30 %, 256 pictures"),
