@@ -105,7 +105,8 @@ def pareto_figure(table: Table, cost: str, quality: str, points: pd.DataFrame) -
     points = points.assign(
         variant=points["key"].map(named), line=points["key"].map(lines), label=points["key"].map(labels)
     )
-    figure = Figure(figsize=(9.2, 5.4), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
+    height = max(5.4, 0.9 + 0.22 * (points["variant"].nunique() + 4))  # the legend stands above the caption's lines
+    figure = Figure(figsize=(9.2, height), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
     axes = figure.add_subplot()
     axes.margins(0.09)
     bounds = [records[key].estimates[cost] for key in points["key"]]
