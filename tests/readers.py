@@ -44,7 +44,8 @@ from harness.checkpoints import CheckpointError
 from harness.cli.options import axes, by_metric, with_settings
 from harness.errors import UserError
 from harness.executors import marks
-from harness.fitting.data import _pairs, _readable
+from harness.fitting.data import _pairs
+from harness.image_files import readable
 from harness.models.loading import load
 from harness.models.model import Model
 from harness.profiling import ratio_table
@@ -100,7 +101,7 @@ def _captions(path: Path) -> object:
 def _training(path: Path) -> object:
     _images_beside(path.parent)
     pairs, bad = _pairs(path.parent)
-    return [_readable(picture) for picture, _ in pairs], bad
+    return [readable(picture) for picture, _ in pairs], bad
 
 
 def _picture(name: str) -> Callable[[bytes, Path], object]:
@@ -108,7 +109,7 @@ def _picture(name: str) -> Callable[[bytes, Path], object]:
         _images_beside(folder)
         (folder / "metadata.jsonl").write_text(json.dumps(ROW))
         (folder / name).write_bytes(content)
-        _readable(folder / name)
+        readable(folder / name)
         return inpainting_cases.from_folder(folder, slice(1), 8, binarize=True)
 
     return read

@@ -136,10 +136,10 @@ def test_isolated_children_that_do_not_end_or_speak_no_utf_8(
 ) -> None:
     assert main(monkeypatch, *argv(small, tmp_path, "dense")) == 0
     assert main(monkeypatch, *argv(small, tmp_path, "babbles", "--isolate")) == 1
-    assert main(monkeypatch, *argv(small, tmp_path, "sleeps", "--point-timeout", "30")) == 1
+    assert main(monkeypatch, *argv(small, tmp_path, "sleeps", "--point-timeout", "8")) == 1
     found = records(tmp_path)
     assert found["babbles"].reason == "the point's process ended with code 3: �� last words �"
-    assert found["sleeps"].reason == "the point took longer than 30 s (--point-timeout)"
+    assert found["sleeps"].reason == "the point took longer than 8 s (--point-timeout)"
     assert gone(int((tmp_path / "begun").read_text()))
 
 

@@ -23,7 +23,7 @@ from results.record import Record
 from results.run_folder import RunFolder
 
 _COMMAND = [sys.executable, "-m", "harness.executors.isolated"]
-_FAILED = 3  # the exit code of a child whose point failed; its last line says why
+_FAILED = "the point failed: "  # how the last line of a child begins whose point did
 _KEPT = 20_000  # characters of what a child said last
 
 
@@ -88,8 +88,8 @@ def _last_words(code: int, words: str) -> str:
         hint = ", perhaps because memory ran out" if name == "SIGKILL" else ""
         return f"the point's process was ended by {name}{hint}"
     lines = [line for line in words.splitlines() if line.strip()]
-    if code == _FAILED and lines:
-        return lines[-1]
+    if code and lines and lines[-1].startswith(_FAILED):
+        return lines[-1].removeprefix(_FAILED)
     return f"the point's process ended with code {code}: {lines[-1][:300] if lines else 'no message'}" if code else ""
 
 
@@ -106,8 +106,7 @@ def _main() -> None:
         folder.put(record)
     if record.outcome == "failed":  # where an earlier record stays, the store does not hold why
         print(record.traceback, file=sys.stderr)
-        print(" ".join(record.reason.split()), file=sys.stderr)
-        sys.exit(_FAILED)
+        sys.exit(_FAILED + " ".join(record.reason.split()))
 
 
 def _watch(pipe: object) -> None:
