@@ -24,6 +24,11 @@ from harness.patching import wrapped
 from harness.spec import Advice, Call, Grid, Part
 
 
+def _nothing(call: Call) -> Tensor:
+    """Advice that is none: for the way around a part alone."""
+    return call.run(call.x)
+
+
 class Backbone(Family, SamplerClock, old_names=renamed.BACKBONE):
     """One DiT. Its family says which module each part is, and how the part's tensors go in and out; time, and whether
     batches hold CFG halves, are the sampler clock's."""
@@ -91,7 +96,7 @@ class Backbone(Family, SamplerClock, old_names=renamed.BACKBONE):
         compiled along, layer by layer. mode: torch.compile's."""
         before, self._compiled = self._compiled, CompiledBlocks(mode)
         try:
-            with self._compiled.on(), self.advise("block", lambda call: call.run(call.x)):
+            with self._compiled.on(), self.advise("block", _nothing):
                 yield
         finally:
             self._compiled = before
@@ -154,7 +159,7 @@ class Backbone(Family, SamplerClock, old_names=renamed.BACKBONE):
         names = list(inspect.signature(original).parameters)[1:]
 
         def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-            chain = tuple(self._advice[layer, part])
+            chain = tuple(one for one in self._advice[layer, part] if one is not _nothing)
             kwargs = dict(zip(names, args, strict=False)) | kwargs  # gradient checkpointing gives them by position
             image, text = self.split_streams(layer, part, hidden_states, kwargs)
             texts = [self.text_when_skipped(part, text)]
@@ -200,6 +205,8 @@ class Backbone(Family, SamplerClock, old_names=renamed.BACKBONE):
             rest = self._rest(layer, part, chain[1:], text, innermost, now, part_kwargs)
             last = part == "block" and not chain[1:]
             rows = self.run_rows(layer, part_kwargs) if last and routing.usable(x) else None
+            if rows is not None and self._compiled is not None:
+                rows = self._compiled.rows(rows)
             return chain[0](Call(x, layer, part, self.step, self.grid, rest, part_kwargs, now, text, rows))
 
         return run

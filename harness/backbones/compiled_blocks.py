@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from harness.kernels import routing
+from harness.spec import RunRows
 
 _SHAPES = 64
 """Compiled forms of a block at most: one for every number of tokens."""
@@ -23,16 +23,23 @@ class CompiledBlocks:
 
     def __init__(self, mode: str) -> None:
         self.mode = mode
-        self._of: dict[type[nn.Module], Callable[..., Any]] = {}
+        self._of: dict[Callable[..., Any], Callable[..., Any]] = {}
 
     @contextmanager
     def on(self) -> Iterator[None]:
-        """The compiler may make that many forms, and our kernels leave fusing to it."""
-        with torch._dynamo.config.patch(recompile_limit=_SHAPES), routing.using("plain"):
+        """The compiler may make that many forms."""
+        with torch._dynamo.config.patch(recompile_limit=_SHAPES):
             yield
 
     def forward(self, module: nn.Module) -> Callable[..., Any]:
-        kind = type(module)
-        if kind not in self._of:
-            self._of[kind] = torch.compile(kind.forward, dynamic=False, mode=self.mode)
-        return functools.partial(self._of[kind], module)
+        return functools.partial(self._compiled(type(module).forward), module)
+
+    def rows(self, run_rows: functools.partial[Tensor]) -> RunRows:
+        """The fused form of a block on some of its tokens, see `Family.run_rows`: taking them and putting them back is
+        compiled along."""
+        return functools.partial(self._compiled(run_rows.func), *run_rows.args)
+
+    def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        if function not in self._of:
+            self._of[function] = torch.compile(function, dynamic=False, mode=self.mode)
+        return self._of[function]

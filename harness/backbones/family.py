@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import UserError
-from harness.spec import Ability, Call, Grid, Part, RunRows
+from harness.spec import Ability, Call, Grid, Part
 
 
 class Family(ABC):
@@ -129,9 +130,10 @@ class Family(ABC):
         text."""
         return original(x, **self.on_subset(kwargs, index)), None
 
-    def run_rows(self, layer: int, kwargs: Mapping[str, Any]) -> RunRows | None:
-        """The block of a layer on some of its tokens, fused, with the arguments that it was given; None where a family,
-        or this block, has no such form. Asked for only where `harness.kernels.routing` can run."""
+    def run_rows(self, layer: int, kwargs: Mapping[str, Any]) -> functools.partial[Tensor] | None:
+        """The block of a layer on some of its tokens, fused, with the arguments that it was given: a `RunRows` of a
+        function that layers share, so that it is compiled once for all. None where a family, or this block, has no such
+        form. Asked for only where `harness.kernels.routing` can run."""
         return None
 
     def merge_streams(self, layer: int, part: Part, image: Tensor, text: Tensor | None) -> Any:

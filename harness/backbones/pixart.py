@@ -18,7 +18,7 @@ from harness.backbones.base import Backbone
 from harness.backbones.weights import require_own_layers
 from harness.errors import UserError
 from harness.kernels.routing import put_gated, take_modulated
-from harness.spec import Call, Grid, Part, RunRows
+from harness.spec import Call, Grid, Part
 
 _PARTS: dict[Part, str] = {"self_attention": "attn1", "cross_attention": "attn2", "mlp": "ff"}
 
@@ -98,7 +98,7 @@ class PixArt(Backbone):
         out = (share @ value).transpose(1, 2).flatten(2)
         return attention.to_out[0](out), share
 
-    def run_rows(self, layer: int, kwargs: Mapping[str, Any]) -> RunRows | None:
+    def run_rows(self, layer: int, kwargs: Mapping[str, Any]) -> partial[Tensor] | None:
         from diffusers.models.attention import BasicTransformerBlock
 
         block: Any = self.blocks[layer]
@@ -113,13 +113,14 @@ class PixArt(Backbone):
             return None
         return partial(self._run_rows, block, kwargs)
 
+    @classmethod
     def _run_rows(
-        self, block: Any, kwargs: Mapping[str, Any], x: Tensor, order: Tensor, k: int, factor: Tensor | None = None
+        cls, block: Any, kwargs: Mapping[str, Any], x: Tensor, order: Tensor, k: int, factor: Tensor | None = None
     ) -> Tensor:
         """BasicTransformerBlock.forward with its first norm and its last addition fused. It has to follow diffusers'
         own, line by line; the parts are called as modules, with whatever is around them."""
-        first, second = self._norms(block)
-        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self._modulation(block, x, kwargs)  # (B, 1, D) each
+        first, second = cls._norms(block)
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = cls._modulation(block, x, kwargs)  # (B, 1, D) each
         text, attention = kwargs.get("encoder_hidden_states"), kwargs.get("cross_attention_kwargs") or {}
         rows, modulated = take_modulated(x, order[:, :k], shift, scale, first.eps)  # (B, K, D)
         rows = rows + gate * block.attn1(

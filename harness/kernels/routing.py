@@ -31,7 +31,7 @@ VERSION = 1
 """Raised when a kernel's results or speed change: figures from a GPU rest on it, see `fingerprint`."""
 
 MOST_TOKENS = 4096
-"""Longer rows are left to torch's top-k: a program holds a whole row in registers."""
+"""Longer rows are left to torch's top-k: the kernel compares each token with every other."""
 
 Mode = Literal["auto", "plain", "interpreter"]
 
@@ -118,8 +118,12 @@ def put_gated(
     if usable(x):
         return _kernels().put_gated(x, order, residual, branch, gate, factor)
     values = residual + gate * (branch if factor is None else branch * factor[..., None])
-    index = order[:, : residual.shape[1], None].expand_as(values)
-    return x.scatter(1, index, values)
+    index = order[:, : residual.shape[1]]
+    if torch.compiler.is_compiling():  # a scatter would copy x first; this fuses with the products above
+        kept, places = index.shape[1], torch.arange(index.shape[1], device=x.device).expand_as(index)
+        place = torch.full(x.shape[:2], kept, device=x.device).scatter(1, index, places)[..., None]  # (B, N, 1)
+        return torch.where(place < kept, values.take_along_dim(place.clamp(max=kept - 1), dim=1), x)
+    return x.scatter(1, index[..., None].expand_as(values), values)
 
 
 def _observed() -> bool:
