@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import experiments
+import gpu_tables
 import matplotlib as mpl
 import pandas as pd
 import rival_tables
@@ -69,20 +70,6 @@ def _relative(one: Compared) -> str:
     scale = 100 * (one.relative or 0) / one.difference if one.difference else 0.0
     low, high = (None if bound is None else scale * bound for bound in (one.low, one.high))
     return f"{100 * (one.relative or 0):+.2g} % {interval(low, high)}"
-
-
-def gpu_before() -> str:
-    """The profiles of a GPU that were made before execution modes."""
-    lines = []
-    for path in sorted((REFERENCE / "gpu").glob("*_before.csv"), reverse=True):
-        for row in pd.read_csv(path).itertuples():
-            bounds = interval(row.latency_ratio_low, row.latency_ratio_high)
-            lines.append([
-                str(row.model).removeprefix("random:"), str(row.batch), row.method,
-                percent(None if pd.isna(row.ratio) else row.ratio), f"{number(row.latency_ratio, 3)} {bounds}",
-                number(row.energy_j, 3),
-            ])  # fmt: skip
-    return rows(["model", "batch", "method", "ratio", "latency / dense", "energy per image and step, J"], lines)
 
 
 def step_costs() -> str:
@@ -150,9 +137,9 @@ def csv_figures() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "default-verdict": default_verdict, "default-verdict-shown": default_verdict_shown,
-    "default-recommend": default_recommend, "default-compare": default_compare, "gpu-before": gpu_before,
+    "default-recommend": default_recommend, "default-compare": default_compare,
     "step-costs": step_costs, "csv-point": csv_point, "csv-figures": csv_figures,
-    **experiments.BLOCKS, **rival_tables.BLOCKS,
+    **experiments.BLOCKS, **rival_tables.BLOCKS, **gpu_tables.BLOCKS,
 }  # fmt: skip
 
 

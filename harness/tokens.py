@@ -33,7 +33,13 @@ def kept_count(ratio: float, tokens: int, rounding: str = "ceil") -> int:
 def top_k(scores: Tensor, k: int) -> Tensor:
     """Indices (B, K) of the k highest scores (B, N), in no particular order: no family's blocks ask for one, and a sort
     per layer is a tenth of a step on a GPU. Which of several equal scores stay in is up to the device."""
-    return scores.topk(k, dim=1, sorted=False).indices
+    return choose(scores, k)[:, :k]
+
+
+def choose(scores: Tensor, k: int) -> Tensor:
+    """The same, (B, M): where M = N, the other tokens follow, at no cost, for those who put something into their
+    place."""
+    return routing.select(scores, k)[0]
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class Rows:
         """index (B, K) into `tokens` tokens of each image."""
         if len(index) == 1:
             return cls(index.flatten(), index.shape)
-        return cls((index + _starts(len(index), tokens, index.device)).flatten(), index.shape)
+        return cls((index + starts(len(index), tokens, index.device)).flatten(), index.shape)
 
     def take(self, x: Tensor) -> Tensor:
         """Their tokens (B, K, D) of x (B, N, D)."""
@@ -73,10 +79,13 @@ def scatter(x: Tensor, index: Tensor, values: Tensor) -> Tensor:
     return Rows.of(index, x.shape[1]).put(x, values)
 
 
-def run_on(index: Tensor, call: Call) -> Tensor:
-    """A block or another part on the tokens at index (B, K) alone; the others leave it as they came, (B, N, D)."""
+def run_on(index: Tensor, call: Call, k: int | None = None) -> Tensor:
+    """A block or another part on the tokens at index (B, K) alone; the others leave it as they came, (B, N, D). k: how
+    many of the tokens at index, which `choose` gave, all by default."""
+    k = index.shape[1] if k is None else k
     if (run_rows := fused(call)) is not None:
-        return run_rows(call.x, index, index.shape[1])
+        return run_rows(call.x, index, k)
+    index = index[:, :k]
     rows = Rows.of(index, call.x.shape[1])
     return rows.put(call.x, call.run(rows.take(call.x), index))
 
@@ -89,21 +98,29 @@ def fused(call: Call) -> RunRows | None:
     return call.run_rows
 
 
-def _starts(batch: int, tokens: int, device: torch.device) -> Tensor:
-    """Where each image's rows start, (B, 1). Kept between calls, apart from what a compiler traces."""
+def starts(batch: int, tokens: int, device: torch.device, first: int = 0) -> Tensor:
+    """Where each image's rows start, (B, 1), `first` rows skipped. Kept between calls, apart from what a compiler
+    traces."""
     if device.type == "meta" or torch.compiler.is_compiling():
-        return _made_starts(batch, tokens, device)
-    return _kept_starts(batch, tokens, device)
+        return _made_starts(batch, tokens, device, first)
+    return _kept_starts(batch, tokens, device, first)
 
 
-def _made_starts(batch: int, tokens: int, device: torch.device) -> Tensor:
-    return torch.arange(0, batch * tokens, tokens, device=device)[:, None]
+def _made_starts(batch: int, tokens: int, device: torch.device, first: int) -> Tensor:
+    return torch.arange(first, first + batch * tokens, tokens, device=device)[:, None]
 
 
 @functools.lru_cache(maxsize=64)
-def _kept_starts(batch: int, tokens: int, device: torch.device) -> Tensor:
+def _kept_starts(batch: int, tokens: int, device: torch.device, first: int) -> Tensor:
     with torch.inference_mode(False):
-        return _made_starts(batch, tokens, device)
+        return _made_starts(batch, tokens, device, first)
+
+
+def of_one_length(x: Tensor) -> Tensor:
+    """Tokens (B, N, D), each times what makes all of them equally long, so that their products rank as cosines do."""
+    if x.is_cuda:  # one kernel, in a third of the time of a norm and a division
+        return F.rms_norm(x, x.shape[-1:], eps=1e-12)
+    return x / x.norm(dim=-1, keepdim=True)
 
 
 def mix(low: Tensor, high: Tensor, share: Tensor) -> Tensor:

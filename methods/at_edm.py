@@ -26,7 +26,7 @@ from harness import guidance
 from harness.backbones.base import Backbone
 from harness.method import Method
 from harness.spec import Call, State, Step
-from harness.tokens import kept_count, run_on, top_k
+from harness.tokens import choose, kept_count, run_on
 from methods.common.exempt import FIRST_LAYERS, HalfExemptSettings, share_of_each
 from methods.common.noise import SeededNoise
 from methods.common.recovery import What, recovered
@@ -101,10 +101,10 @@ class ATEDM(Method):
                 return call.run(call.x)
             share = pruned_share(settings, backbone.layers, call.step)
             scores = weighed(rank[0], noise(call), settings.temperature)
-            index = top_k(scores, kept_count(share, call.x.shape[1]))
-            kept[:] = [index]
-            out = run_on(index, call)
-            return recovered(call.x, out, index, settings.recover)
+            k = kept_count(share, call.x.shape[1])
+            order = choose(scores, k)  # (B, M), the kept ones first
+            kept[:] = [order[:, :k]]
+            return recovered(call.x, run_on(order, call, k), kept[0], settings.recover, others=order[:, k:])
 
         rankers = [first, *(layer for layer in layers[settings.group - 1 : -1 : settings.group])]
         with (

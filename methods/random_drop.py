@@ -11,7 +11,7 @@ from torch import Tensor
 from harness.backbones.base import Backbone
 from harness.method import Method
 from harness.spec import Call, State
-from harness.tokens import kept_count, run_on, top_k
+from harness.tokens import choose, kept_count, run_on
 from methods.common.exempt import MOST, ExemptSettings
 from methods.common.noise import SeededNoise
 
@@ -41,8 +41,8 @@ class RandomDrop(Method):
             if not settings.runs(call.step):
                 return call.run(call.x)
             share = settings.share(self.name, backbone.layers, call.step.count)
-            index = top_k(noise(call), kept_count(share, call.x.shape[1]))  # (B, K)
-            return run_on(index, call)
+            k = kept_count(share, call.x.shape[1])
+            return run_on(choose(noise(call), k), call, k)
 
         with noise.on(backbone), backbone.advise("block", block, settings.layers_of(backbone.layers)):
             yield

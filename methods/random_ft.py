@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from harness.backbones.base import Backbone
 from harness.method import FittedSettings, Fitting, Method, MethodSettings
 from harness.spec import Call, State
-from harness.tokens import kept_count, run_on, top_k
+from harness.tokens import choose, kept_count, run_on
 from methods.common.noise import FreshNoise, SeededNoise, Source
 
 
@@ -59,8 +59,7 @@ def _advised(backbone: Backbone, noise: Source, ratio: object) -> Iterator[None]
         k = kept_count(ratio(), call.x.shape[1], "floor")  # type: ignore[operator]
         if k == call.x.shape[1]:
             return call.run(call.x)
-        index = top_k(noise(call), k)  # (B, K)
-        return run_on(index, call)
+        return run_on(choose(noise(call), k), call, k)
 
     with backbone.advise("block", block):
         yield

@@ -1,7 +1,7 @@
 """Random tokens kept, the others recovered by similarity: AT-EDM without its attention maps. A baseline that every
 method that chooses tokens has to beat.
 
-Letters: B batch, N tokens, K kept tokens.
+Letters: B batch, N tokens, K kept tokens, M = K or N.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from harness.backbones.base import Backbone
 from harness.method import Method
 from harness.spec import Call, State
-from harness.tokens import kept_count, run_on, top_k
+from harness.tokens import choose, kept_count, run_on
 from methods.common.exempt import MOST, HalfExemptSettings
 from methods.common.noise import SeededNoise
 from methods.common.recovery import recovered
@@ -47,8 +47,9 @@ class RandomKeep(Method):
             if not settings.runs(call.step):
                 return call.run(call.x)
             share = settings.share(self.name, backbone.layers, call.step.count)
-            index = top_k(noise(call), kept_count(share, call.x.shape[1]))  # (B, K)
-            return recovered(call.x, run_on(index, call), index)
+            k = kept_count(share, call.x.shape[1])
+            order = choose(noise(call), k)  # (B, M)
+            return recovered(call.x, run_on(order, call, k), order[:, :k], others=order[:, k:])
 
         with noise.on(backbone), backbone.advise("block", block, settings.layers_of(backbone.layers)):
             yield

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from harness.backbones.base import Backbone
 from harness.method import CalibrationPass, Fitting, Method, MethodSettings, RatioSettings
 from harness.spec import Call, State
-from harness.tokens import kept_count, run_on, top_k
+from harness.tokens import choose, kept_count, run_on
 
 
 class StaticSettings(RatioSettings):
@@ -66,8 +66,7 @@ class Static(Method):
             k = kept_count(self.ratio or 0.0, call.x.shape[1])
             if k == call.x.shape[1]:
                 return call.run(call.x)
-            index = top_k(means(call), k)  # (B, K)
-            return run_on(index, call)
+            return run_on(choose(means(call), k), call, k)
 
         with backbone.advise("block", block):
             yield

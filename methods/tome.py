@@ -95,7 +95,8 @@ class ToMe(Method):
             else:
                 weights[:] = [] if sizes is None else [sizes]
                 try:
-                    out = x + pairs.unmerge(call.run(fewer, index) - fewer)
+                    # In this order: a sum has the layout of its first operand, and a model's first tokens lie apart.
+                    out = pairs.unmerge(call.run(fewer, index) - fewer) + x
                 finally:
                     weights.clear()
             return out if line is None else line.put(call.x, out)

@@ -74,6 +74,11 @@ class Backbone(Family, SamplerClock, old_names=renamed.BACKBONE):
         finally:
             self._listeners.remove(listener)
 
+    def announce(self, **given: Any) -> None:
+        """Who listens to calls of the transformer hears of one with these arguments now: what is drawn for it is there
+        when it is made."""
+        self._enter(self.transformer, (), given)
+
     # -- advice ----------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -204,9 +209,8 @@ class Backbone(Family, SamplerClock, old_names=renamed.BACKBONE):
                 return innermost(x, part_kwargs, now)
             rest = self._rest(layer, part, chain[1:], text, innermost, now, part_kwargs)
             last = part == "block" and not chain[1:]
-            rows = self.run_rows(layer, part_kwargs) if last and routing.usable(x) else None
-            if rows is not None and self._compiled is not None:
-                rows = self._compiled.rows(rows)
+            own = self.run_rows(layer, part_kwargs) if last and routing.usable(x) else None
+            rows = own if own is None or self._compiled is None else self._compiled.rows(own)
             return chain[0](Call(x, layer, part, self.step, self.grid, rest, part_kwargs, now, text, rows))
 
         return run

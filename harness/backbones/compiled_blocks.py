@@ -32,12 +32,24 @@ class CompiledBlocks:
             yield
 
     def forward(self, module: nn.Module) -> Callable[..., Any]:
-        return functools.partial(self._compiled(type(module).forward), module)
+        compiled = self._compiled(type(module).forward)
+
+        def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+            # A model's first tokens may lie apart, and each layout has a form of its own.
+            return compiled(module, x.contiguous(), *args, **kwargs)
+
+        return forward
 
     def rows(self, run_rows: functools.partial[Tensor]) -> RunRows:
         """The fused form of a block on some of its tokens, see `Family.run_rows`: taking them and putting them back is
         compiled along."""
-        return functools.partial(self._compiled(run_rows.func), *run_rows.args)
+        compiled = self._compiled(run_rows.func)
+
+        def rows(x: Tensor, order: Tensor, k: int, factor: Tensor | None = None) -> Tensor:
+            out: Tensor = compiled(*run_rows.args, x.contiguous(), order, k, factor)
+            return out
+
+        return rows
 
     def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         if function not in self._of:

@@ -138,8 +138,16 @@ def _timed(
                 found["peak_resident_mb"] = Estimate(
                     value=most / _MIB, n=1, unit="MiB", convention="most bytes of main memory that the process held"
                 )
+
+        @contextmanager
+        def ready() -> Iterator[None]:
+            with inside():
+                with own.at(steps_of(candidate)[0]):
+                    own.announce(**given)  # in a generation, what a step draws is drawn while the one before runs
+                yield
+
         runs: list[Callable[[], None]] = [dense, method]
-        contexts: list[Callable[[], Any]] = [nullcontext, inside]
+        contexts: list[Callable[[], Any]] = [nullcontext, ready]
         if seen.thinned:
             runs, contexts = [*runs, method], [*contexts, lambda: limit.dense_on(own, seen.counts)]
         with ExitStack() as graphs:
@@ -148,7 +156,7 @@ def _timed(
                 for place in range(0, len(runs), 2):  # dense and the limit: what they put on keeps no tensors
                     with modes.captured(each[place], contexts[place], device) as runs[place]:
                         pass
-                runs[1] = graphs.enter_context(modes.captured(each[1], contexts[1], device))
+                runs[1] = graphs.enter_context(modes.captured(each[1], inside, device))
                 contexts = [nullcontext] * len(runs)
             dense_s, own_s, *limits = latency.interleave(runs, device=device, warmup=1, repeats=rounds, inside=contexts)
             if device.type == "cuda" and not energy.absent(device):

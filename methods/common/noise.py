@@ -10,8 +10,10 @@ Letters: B batch, N tokens.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -40,13 +42,23 @@ def seeds_of(latents: Tensor) -> list[int]:
     return [int.from_bytes(hashlib.sha256(np.packbits(row).tobytes()).digest()[:8], "little") for row in signs]
 
 
+_Wanted = tuple[tuple[int, int, int], int, tuple[int, ...]]
+"""Layers, images and tokens, the step, and the seeds of the images: what noise is drawn from."""
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "noise")
+
+
 class SeededNoise:
     """Noise at inference, seeded by each image's own initial latents, the step and the layer: a case gets the same
     noise in any batch and on any device.
 
     It is drawn for all layers before the first block of a step runs, into a tensor that keeps its place, so that a
     block does no more than add its part: blocks can be compiled, or captured in a CUDA graph that is replayed after
-    the tensor was filled anew.
+    the tensor was filled anew. While a GPU works at a step, a thread draws for the next one (17 ms for 32 images of
+    1,024 tokens in 28 layers).
 
     paired: whether the batch that runs holds both CFG halves, the unconditional one first.
     """
@@ -57,6 +69,7 @@ class SeededNoise:
         self._seeds: list[int] = []
         self._step = -1
         self._values: Tensor | None = None  # (layers, B, N)
+        self._ahead: tuple[_Wanted, Future[Tensor]] | None = None
 
     @contextmanager
     def on(self, backbone: Backbone) -> Iterator[None]:
@@ -75,16 +88,18 @@ class SeededNoise:
             if fits and self._step == backbone.step.index:
                 return
             self._step = backbone.step.index
-            drawn = self._drawn(shape)
-            if latents.is_cuda:
-                drawn = drawn.pin_memory()  # a copy that does not wait for the device
+            wanted = (shape, self._step, tuple(self._seeds))
+            drawn = self._found(wanted) if latents.is_cuda else self._drawn(wanted)
             if fits and self._values is not None:
                 self._values.copy_(drawn, non_blocking=True)
             else:
                 self._values = drawn.to(latents.device, non_blocking=True)
 
         with backbone.on_begin(self._forget), backbone.on_call(enter):
-            yield
+            try:
+                yield
+            finally:
+                self._ahead = None
 
     def __call__(self, call: Call) -> Tensor:
         """(B, N) float32. A batch without its unconditional half holds the last rows."""
@@ -94,14 +109,25 @@ class SeededNoise:
     def _forget(self) -> None:
         self._seeds, self._step = [], -1
 
-    def _drawn(self, shape: tuple[int, int, int]) -> Tensor:
-        layers, _, tokens = shape
+    def _found(self, wanted: _Wanted) -> Tensor:
+        """Drawn while the step before ran, in memory from which a copy does not wait for the device."""
+        if self._ahead is not None and self._ahead[0] == wanted:
+            drawn = self._ahead[1].result()
+        else:
+            drawn = self._drawn(wanted).pin_memory()
+        shape, step, seeds = wanted
+        following = (shape, step + 1, seeds)
+        self._ahead = following, _threads().submit(lambda: self._drawn(following).pin_memory())
+        return drawn
+
+    def _drawn(self, wanted: _Wanted) -> Tensor:
+        (layers, _, tokens), step, seeds = wanted
         made: dict[int, Tensor] = {}
-        for seed in self._seeds:
+        for seed in seeds:
             if seed not in made:
-                generator = torch.Generator().manual_seed((seed + (self._step + 1) * _GOLDEN) % 2**63)
+                generator = torch.Generator().manual_seed((seed + (step + 1) * _GOLDEN) % 2**63)
                 made[seed] = gumbel(layers, tokens, generator=generator) * self.temperature
-        return torch.stack([made[seed] for seed in self._seeds], 1)
+        return torch.stack([made[seed] for seed in seeds], 1)
 
 
 class FreshNoise:
