@@ -1,7 +1,9 @@
 """Where the sampler is: the clock that every backbone has.
 
 It goes by the timestep that each call of the denoiser carries: the same timestep again is the same step (another branch
-of it), and a jump is followed to where it leads.
+of it), and a jump is followed to where it leads. A timestep that lies on a GPU is not waited for when the sampler has
+just stepped: the call is taken for the next step, and held against what it carried one call later. Else the GPU would
+stand still at every step until Python has launched its next work.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import ClassVar
+from typing import ClassVar, TypeGuard
 
 import torch
 from torch import Tensor
@@ -35,6 +37,7 @@ class SamplerClock(renamed.Renamed, ABC, old_names=renamed.SAMPLER_CLOCK):
         self._timesteps: Sequence[float] = ()
         self._frozen = False
         self._stepped = False  # the sampler has stepped since the last call of the denoiser
+        self._unread: _Unread | None = None  # the timestep of the last call, where nobody has waited for it
         self._resets: list[Callable[[], None]] = []
         self._followers: list[Callable[[Step], None]] = []
         self._reductions: list[Callable[[int], int]] = []
@@ -62,6 +65,7 @@ class SamplerClock(renamed.Renamed, ABC, old_names=renamed.SAMPLER_CLOCK):
     def begin(self, timesteps: Sequence[float]) -> None:
         """A new image starts: the sampler will visit these timesteps, or the later ones of them. Resets state that
         lives across steps."""
+        self._check_unread()
         self._timesteps = tuple(float(t) for t in timesteps)
         self._clock = Step(-1, len(self._timesteps), float("nan"))
         self._stepped, self.start = False, 0
@@ -166,9 +170,15 @@ class SamplerClock(renamed.Renamed, ABC, old_names=renamed.SAMPLER_CLOCK):
             look()
         if self._clock is None:
             return
+        self._check_unread()
         last = self._clock
         expected = self.start if last.index < 0 else last.index + self._stepped
-        index = (last.index + 1) % last.count if timestep is None else self._place(timestep, unit, expected)
+        if timestep is None:
+            index = (last.index + 1) % last.count
+        elif 0 <= last.index < expected < last.count and _takes_waiting(timestep):
+            index, self._unread = expected, _Unread(timestep, unit, expected)
+        else:
+            index = self._place(timestep, unit, expected)
         again = index == last.index and not self._stepped and timestep is not None
         if last.index >= 0 and index <= last.index and not again:  # back: another image, with the same timesteps
             self.begin(self._timesteps)
@@ -178,6 +188,19 @@ class SamplerClock(renamed.Renamed, ABC, old_names=renamed.SAMPLER_CLOCK):
         self._clock = Step(index, last.count, self._timesteps[index], last.branch + 1 if again else 0)
         self._stepped = False
         self._tell()
+
+    def _check_unread(self) -> None:
+        """Raises UserError where the last call was at another step than it was taken for."""
+        unread, self._unread = self._unread, None
+        if unread is None:
+            return
+        timestep = unread.read()
+        if self._place(timestep, unread.unit, unread.expected) != unread.expected:
+            raise UserError(
+                f"the sampler jumped from step {unread.expected} of {len(self._timesteps)} to timestep "
+                f"{float(timestep.flatten()[0]) * unread.unit:.6g}, which is not that of the next step: with its "
+                "timesteps on the GPU, a pipeline has to take its steps in their order"
+            )
 
     def _place(self, timestep: Tensor | float, unit: float, expected: int) -> int:
         """Which of the sampler's steps has this timestep: the expected one of several, else the nearest."""
@@ -202,3 +225,23 @@ class SamplerClock(renamed.Renamed, ABC, old_names=renamed.SAMPLER_CLOCK):
         assert self._clock is not None
         for follower in self._followers:
             follower(self._clock)
+
+
+class _Unread:
+    """A timestep on its way from the device. expected: the step that it should be."""
+
+    def __init__(self, timestep: Tensor, unit: float, expected: int) -> None:
+        self.unit, self.expected = unit, expected
+        self._value = timestep.flatten()[:1].to("cpu", non_blocking=True)
+        self._there = torch.cuda.Event() if timestep.is_cuda else None
+        if self._there is not None:
+            self._there.record(torch.cuda.current_stream(timestep.device))
+
+    def read(self) -> Tensor:
+        if self._there is not None:
+            self._there.synchronize()
+        return self._value
+
+
+def _takes_waiting(timestep: Tensor | float) -> TypeGuard[Tensor]:
+    return isinstance(timestep, Tensor) and timestep.is_cuda

@@ -19,6 +19,7 @@ from test_sd3 import make as make_sd3
 from torch import Tensor
 
 import harness
+from harness.backbones import sampler_clock
 from harness.backbones.flux import Flux
 from harness.backbones.following import track_sampler
 from harness.backbones.sd3 import SD3
@@ -29,6 +30,16 @@ from harness.spec import Step
 STEPS = 6
 TRUE_CFG = {"negative_prompt": "a small blue striped star", "true_cfg_scale": 3.0}
 SKIP = {"skip_guidance_layers": [1], "skip_layer_guidance_start": 0.1, "skip_layer_guidance_stop": 0.6}
+
+
+EITHER = pytest.mark.usefixtures("reading")
+
+
+@pytest.fixture(params=["at once", "one call later"])
+def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether timesteps are waited for: those on a GPU are not."""
+    if request.param == "one call later":
+        monkeypatch.setattr(sampler_clock, "_takes_waiting", lambda timestep: isinstance(timestep, Tensor))
 
 
 def flux() -> Any:
@@ -64,6 +75,7 @@ def places(steps: list[Step]) -> list[tuple[int, int]]:
 # -- what the clock says -------------------------------------------------------------------------------------------
 
 
+@EITHER
 def test_true_cfg_is_two_branches_of_each_step() -> None:
     pipeline = flux()
     steps = seen_by(Flux(pipeline.transformer), pipeline, lambda: draw(pipeline, **TRUE_CFG))
@@ -71,12 +83,14 @@ def test_true_cfg_is_two_branches_of_each_step() -> None:
     assert [step.timestep for step in steps[::2]] == pytest.approx(pipeline.scheduler.timesteps.tolist())
 
 
+@EITHER
 def test_skip_layer_guidance_is_a_branch_of_some_steps() -> None:
     pipeline = sd3()
     steps = seen_by(SD3(pipeline.transformer), pipeline, lambda: draw(pipeline, **SKIP))
     assert places(steps) == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (3, 0), (3, 1), (4, 0), (5, 0)]
 
 
+@EITHER
 def test_a_start_in_the_middle() -> None:
     pipeline = sd3()
     backbone = SD3(pipeline.transformer)
@@ -85,6 +99,7 @@ def test_a_start_in_the_middle() -> None:
     assert [step.timestep for step in steps] == pytest.approx(pipeline.scheduler.timesteps.tolist()[3:])
 
 
+@EITHER
 def test_half_precision_timesteps_and_two_evaluations_of_one() -> None:
     """Flux rounds its timesteps to bfloat16 twice, and 60 are nearer than that; Heun's method visits each one twice."""
     pipeline = flux().to(torch.bfloat16)
@@ -107,6 +122,7 @@ def test_timesteps_of_somebody_else_are_refused_in_a_sentence(model: Model) -> N
         harness.remove(model.pipeline)
 
 
+@EITHER
 def test_the_same_timesteps_again_are_another_image(model: Model) -> None:
     """A loop of one's own that sets the timesteps once, before the method is applied, for two images."""
     pipeline, resets = model.pipeline, []
@@ -219,3 +235,25 @@ def test_a_sweep_with_skip_layer_guidance(tmp_path: Path) -> None:
     outcome = {r.method: (r.outcome, r.reason) for r in table.records}
     assert outcome["dense"] == outcome["random"] == ("ok", "")
     assert outcome["pab"][0] == "failed" and "more than once in a step" in outcome["pab"][1]
+
+
+def test_a_jump_that_was_not_waited_for_is_refused_one_call_later(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, given = model.backbone, model.backbone.inputs(1, text_tokens=8)
+
+    def calls(*timesteps: float) -> list[int]:
+        steps: list[Step] = []
+        backbone.begin([900.0, 700.0, 500.0, 300.0])
+        with torch.no_grad(), backbone.on_step(steps.append):
+            for timestep in timesteps:
+                backbone.transformer(**(given | {"timestep": torch.tensor([timestep])}))
+                backbone.stepped()
+        return [step.index for step in steps]
+
+    assert calls(900, 700, 300) == [0, 1, 3]
+    monkeypatch.setattr(sampler_clock, "_takes_waiting", lambda timestep: isinstance(timestep, Tensor))
+    assert calls(900, 700, 500, 300, 900) == [0, 1, 2, 3, 0]
+    with pytest.raises(UserError, match="jumped from step 2 of 4 to timestep 300, which is not that of the next step"):
+        calls(900, 700, 300, 300)
+    assert calls(900, 700) == [0, 1]  # and is not held against the next image
