@@ -50,12 +50,13 @@ GPU = Place(
     "16,1", 12,
 )  # fmt: skip
 TRIAL = Place("cpu", "float32", dict.fromkeys(("pixart", "flux", "sd3", "large"), "shapes"), "2,1", 2)
-METHODS = "uniform,diffcr,tome,random-keep"
+METHODS = "uniform,diffcr,tome"
 
 
 def steps(at: Place, out: Path) -> list[tuple[str, list[str]]]:
     """Names and commands, the most telling first."""
-    graphs = "eager,compile+graph" if at.device == "cuda" else "eager,compile"
+    graphs = "compile+graph,eager" if at.device == "cuda" else "compile,eager"
+    tests = [str(path) for path in sorted(Path("tests").rglob("test_*.py")) if "mark.gpu" in path.read_text()]
 
     def profile(name: str, model: str, *more: str, batch: str = "1", methods: str = METHODS) -> tuple[str, list[str]]:
         return name, [
@@ -71,8 +72,16 @@ def steps(at: Place, out: Path) -> list[tuple[str, list[str]]]:
         ]  # fmt: skip
 
     return [
-        ("tests", ["pytest", "-q", "-m", "gpu", "tests"]),
+        ("tests", ["pytest", "-q", "-m", "gpu", *tests]),
         profile("pixart", "pixart", "--mode", graphs, batch=at.batches),
+        profile(
+            "pixart-rivals",
+            "pixart",
+            "--mode",
+            graphs,
+            batch=at.batches.partition(",")[0],
+            methods="at-edm,random-keep",
+        ),
         run("text-to-image"),
         run("inpainting"),
         profile("flux", "flux", methods="uniform,tome"),

@@ -21,7 +21,7 @@ from harness.models.predicted_x0 import clean_predictions, unpacked
 from harness.spec import Call, Case, State
 from harness.task import Task
 from harness.tokens import unpack
-from results.run_folder import TokenMaps
+from results.run_files import TokenMaps
 
 SHOWN = 8
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from results.analysis.statistics import bootstrap
 from results.record import CaseFacts, Estimate, Record
-from results.run_folder import RunFolder, TokenMaps
+from results.run_files import TokenMaps
+from results.run_folder import RunFolder
 
 HOSTILE = "<img src=x onerror=\"document.title='run'\"></script><b>bold</b> & \u2028 '\"`"
 SIDE = 64

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from results.files import slug
 from results.plots.png import NO_MATH, write_png
-from results.run_folder import TokenMaps
+from results.run_files import TokenMaps
 
 
 @mpl.rc_context(NO_MATH)

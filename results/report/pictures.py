@@ -13,7 +13,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 from results.files import link_or_copy
-from results.run_folder import TokenMaps
+from results.run_files import TokenMaps
 
 _KINDS = (".png", ".jpg", ".jpeg", ".webp")
 _STEPS = 10  # sampling steps that token maps are shown at

@@ -17,7 +17,8 @@ from PIL import Image
 
 from results import RunFolder, Store, StoreError, Table, open_run, store
 from results.record import CaseFacts
-from results.run_folder import ASKED, RunError, TokenMaps
+from results.run_files import TokenMaps
+from results.run_folder import ASKED, RunError
 from results.taken_over import beside, take
 
 OLD = Path(__file__).parent / "data" / "schema-1.sqlite"
