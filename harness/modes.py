@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
+from harness.backbones import compiled_blocks
 from harness.backbones.base import Backbone
 from harness.errors import UserError, failure_reason, first_line
 from harness.measure import memory
@@ -62,6 +63,9 @@ def why(error: Exception, mode: Mode, own: Collection[str] = ()) -> str:
                 "or a smaller model, or leave the mode out")  # fmt: skip
     if isinstance(error, CapturedError):
         return str(error)
+    if isinstance(error, torch._dynamo.exc.FailOnRecompileLimitHit):
+        return (f"blocks run on more than {compiled_blocks.FORMS} numbers of tokens, and each takes a compiled form of "
+                "its own: round them, for instance with --set diffcr.multiple=64, or leave the mode out")  # fmt: skip
     while isinstance(inner := getattr(error, "inner_exception", None), Exception):  # the compiler's own words
         error = inner
     return failure_reason(error, own)

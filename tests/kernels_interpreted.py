@@ -52,7 +52,7 @@ def test_exactly_the_k_highest_are_chosen(tokens: int, dtype: torch.dtype, monke
         monkeypatch.setattr(triton_routing, "_COLUMNS", 512)
     logits = torch.randn(2, tokens).to(dtype)
     noise = torch.randn(3, 4, tokens + 5)[1, -2:, :tokens]  # as SeededNoise gives it: a view
-    for k in {1, (tokens + 1) // 2, tokens}:
+    for k in {1, (tokens + 1) // 2, tokens} if tokens < 200 else {tokens // 3}:
         for added in (None, noise):
             order, factor = routing.select(logits, k, added, 2.0)
             assert torch.equal(order.sort(1).values, torch.arange(tokens).expand(2, -1)), "each token once"

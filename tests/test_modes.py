@@ -11,6 +11,7 @@ from torch._dynamo.utils import counters
 
 import harness
 from harness import attach, modes
+from harness.backbones import compiled_blocks
 from harness.backbones.base import Backbone
 from harness.errors import UserError
 from harness.method import Method
@@ -57,6 +58,18 @@ def test_compiled_blocks_are_made_once_for_all_layers_and_give_the_same(model: M
     assert many == 2
     assert torch.equal(output(model, "dense", given), eager["dense"])  # and is gone behind it
     assert not vars(backbone.blocks[0]).get("forward")
+
+
+def test_more_numbers_of_tokens_than_there_may_be_forms(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled_blocks, "FORMS", 1)
+    torch._dynamo.reset()
+    given = model.backbone.inputs(2, text_tokens=8)
+    with modes.compiling("compile", [model.backbone]), pytest.raises(Exception) as raised:
+        for name in ("dense", "random"):
+            output(model, name, given)
+    assert "more than 1 numbers of tokens" in modes.why(raised.value, "compile")
+    assert "--set diffcr.multiple=64" in modes.why(raised.value, "compile")
+    torch._dynamo.reset()
 
 
 def test_dense_is_measured_in_the_same_mode(tiny_folder: Path, tmp_path: Path) -> None:

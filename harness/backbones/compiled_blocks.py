@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from harness.spec import RunRows
 
-_SHAPES = 64
+FORMS = 64
 """Compiled forms of a block at most: one for every number of tokens."""
 
 
@@ -28,7 +28,7 @@ class CompiledBlocks:
     @contextmanager
     def on(self) -> Iterator[None]:
         """The compiler may make that many forms."""
-        with torch._dynamo.config.patch(recompile_limit=_SHAPES):
+        with torch._dynamo.config.patch(recompile_limit=FORMS):
             yield
 
     def forward(self, module: nn.Module) -> Callable[..., Any]:
