@@ -64,8 +64,9 @@ def why(error: Exception, mode: Mode, own: Collection[str] = ()) -> str:
     if isinstance(error, CapturedError):
         return str(error)
     if isinstance(error, torch._dynamo.exc.FailOnRecompileLimitHit):
-        return (f"blocks run on more than {compiled_blocks.FORMS} numbers of tokens, and each takes a compiled form of "
-                "its own: round them, for instance with --set diffcr.multiple=64, or leave the mode out")  # fmt: skip
+        return (f"blocks take more than {compiled_blocks.FORMS} compiled forms, one for each number of tokens, and one "
+                "for each layer where the method changes what is inside: round the numbers, for instance with "
+                "--set diffcr.multiple=64, or leave the mode out")  # fmt: skip
     while isinstance(inner := getattr(error, "inner_exception", None), Exception):  # the compiler's own words
         error = inner
     return failure_reason(error, own)
@@ -85,7 +86,8 @@ def capture(run: Callable[[], Any], device: torch.device, pool: Any = None) -> t
                     run()
             now.wait_stream(beside)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool, stream=beside):
+            # a thread may be drawing for the next step, into memory that a capture must not mind
+            with torch.cuda.graph(graph, pool=pool, stream=beside, capture_error_mode="thread_local"):
                 out = run()
         except torch.OutOfMemoryError:
             raise

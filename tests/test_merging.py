@@ -49,6 +49,14 @@ def test_more_than_all_sources_are_never_merged() -> None:
     assert chosen.order[:4].tolist() == [0, 2, 8, 10]  # each window's first token
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_destinations_of_many_tokens_are_means_in_any_precision(dtype: torch.dtype) -> None:
+    windows = Windows(64, 64, 2, 2)
+    (between,) = sides(windows, torch.zeros(1, windows.count, dtype=torch.int64), torch.device("cpu"))
+    merged = Merging(torch.ones(1, 4096, 8, dtype=dtype), between, 2048).merge()  # equal ones: all go into the first
+    torch.testing.assert_close(merged, torch.ones(1, 2048, 8, dtype=dtype), atol=2e-3, rtol=0.0)
+
+
 def test_every_step_draws_into_the_place_of_the_one_before(backbone: PixArt) -> None:
     """A graph that is replayed reads where it read when it was captured."""
     partition, seen = Partition(2), list[tuple[int, list[int]]]()

@@ -67,7 +67,7 @@ def test_more_numbers_of_tokens_than_there_may_be_forms(model: Model, monkeypatc
     with modes.compiling("compile", [model.backbone]), pytest.raises(Exception) as raised:
         for name in ("dense", "random"):
             output(model, name, given)
-    assert "more than 1 numbers of tokens" in modes.why(raised.value, "compile")
+    assert "more than 1 compiled forms" in modes.why(raised.value, "compile")
     assert "--set diffcr.multiple=64" in modes.why(raised.value, "compile")
     torch._dynamo.reset()
 

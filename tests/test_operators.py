@@ -74,7 +74,7 @@ def dense() -> Counter[str]:
         ("uniform", {"rescale": "mlp", "score_scale": 1.0}, {}, 7),  # the pseudocode's: its score and its product
         ("random", {}, {}, 4),
         ("sensitivity", {}, {}, 6),
-        ("tome", {}, {}, 23),
+        ("tome", {}, {}, 24),
     ],
 )
 def test_few_operators_beside_those_of_a_dense_block(

@@ -140,6 +140,13 @@ def test_a_pruned_token_gets_what_its_twin_got() -> None:
     assert torch.equal(update[:, :3], out[:, :3])
 
 
+def test_a_token_of_zeros_is_like_no_other() -> None:
+    start = torch.tensor([[[1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.1, 0.9]]])
+    out = start + torch.tensor([[[10.0, 0.0], [100.0, 100.0], [0.0, 10.0], [0.0, 0.0]]])
+    found = recovered(start, out, torch.tensor([[0, 1, 2]]))
+    assert torch.allclose(found[0, 3], torch.tensor([0.1, 10.9]))
+
+
 @given(st.integers(0, 2**16), st.integers(1, 3), st.integers(2, 9))
 def test_recovery_is_a_search_over_all_kept_tokens(seed: int, batch: int, tokens: int) -> None:
     generator = torch.Generator().manual_seed(seed)

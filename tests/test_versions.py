@@ -42,6 +42,7 @@ _COSTS = [
     "harness/limit.py",
     "harness/timing.py",
     "harness/modes.py",
+    "harness/profiling/costs.py",
     "results/analysis/statistics.py",
 ]
 _JOINT = "harness/backbones/joint_attention.py"

@@ -41,6 +41,7 @@ def track_sampler(clock: SamplerClock, pipeline: Any, guided: bool | None = None
         if guided is None and clock.batched_cfg:
             flag = stack.enter_context(_flag(current))
             stack.enter_context(clock.before_call(lambda: setattr(clock, "guided", flag())))
+        stack.enter_context(clock.to_its_end())
         yield
 
 

@@ -64,13 +64,16 @@ class SamplerClock(renamed.Renamed, ABC, old_names=renamed.SAMPLER_CLOCK):
 
     def begin(self, timesteps: Sequence[float]) -> None:
         """A new image starts: the sampler will visit these timesteps, or the later ones of them. Resets state that
-        lives across steps."""
-        self._check_unread()
+        lives across steps. Raises UserError, behind all else, where the last call of the image before was at another
+        step than it was taken for."""
+        jump = self._jump()
         self._timesteps = tuple(float(t) for t in timesteps)
         self._clock = Step(-1, len(self._timesteps), float("nan"))
         self._stepped, self.start = False, 0
         for reset in self._resets:
             reset()
+        if jump:
+            raise UserError(jump)
 
     def forget(self) -> None:
         """Let go of what lives across the steps of an image, as when the next one starts."""
@@ -170,7 +173,8 @@ class SamplerClock(renamed.Renamed, ABC, old_names=renamed.SAMPLER_CLOCK):
             look()
         if self._clock is None:
             return
-        self._check_unread()
+        if jump := self._jump():
+            raise UserError(jump)
         last = self._clock
         expected = self.start if last.index < 0 else last.index + self._stepped
         if timestep is None:
@@ -189,18 +193,31 @@ class SamplerClock(renamed.Renamed, ABC, old_names=renamed.SAMPLER_CLOCK):
         self._stepped = False
         self._tell()
 
-    def _check_unread(self) -> None:
-        """Raises UserError where the last call was at another step than it was taken for."""
+    @contextmanager
+    def to_its_end(self) -> Iterator[None]:
+        """What runs inside has ended at its end: its last call, too, is held against its timestep there. Raises
+        UserError."""
+        try:
+            yield
+        except BaseException:
+            self._unread = None
+            raise
+        if jump := self._jump():
+            raise UserError(jump)
+
+    def _jump(self) -> str:
+        """How the last call was at another step than it was taken for; "" where it was not."""
         unread, self._unread = self._unread, None
         if unread is None:
-            return
+            return ""
         timestep = unread.read()
-        if self._place(timestep, unread.unit, unread.expected) != unread.expected:
-            raise UserError(
-                f"the sampler jumped from step {unread.expected} of {len(self._timesteps)} to timestep "
-                f"{float(timestep.flatten()[0]) * unread.unit:.6g}, which is not that of the next step: with its "
-                "timesteps on the GPU, a pipeline has to take its steps in their order"
-            )
+        if self._place(timestep, unread.unit, unread.expected) == unread.expected:
+            return ""
+        return (
+            f"the sampler jumped from step {unread.expected} of {len(self._timesteps)} to timestep "
+            f"{float(timestep.flatten()[0]) * unread.unit:.6g}, which is not that of the next step: with its timesteps "
+            "on a GPU, a pipeline has to take its steps in their order, and to set its timesteps for every image"
+        )
 
     def _place(self, timestep: Tensor | float, unit: float, expected: int) -> int:
         """Which of the sampler's steps has this timestep: the expected one of several, else the nearest."""

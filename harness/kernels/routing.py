@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-VERSION = 1
+VERSION = 2
 """Raised when a kernel's results or speed change: figures from a GPU rest on it, see `fingerprint`."""
 
 MOST_TOKENS = 4096

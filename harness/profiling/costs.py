@@ -118,6 +118,7 @@ def _timed(
     dense, method = stepper(on.backbone, candidate, given), stepper(own, candidate, given)
     clock = latency.clock(device)
     about = f"a denoiser step at batch {setup.batch}, {clock}" + (f", mode {mode}" if mode != "eager" else "")
+    about += ", what is drawn at random is there" if device.type == "cuda" else ""
     slow_to_attach = candidate.method.slow_to_attach
     found: dict[str, Estimate] = {}
 
@@ -142,8 +143,9 @@ def _timed(
         @contextmanager
         def ready() -> Iterator[None]:
             with inside():
-                with own.at(steps_of(candidate)[0]):
-                    own.announce(**given)  # in a generation, what a step draws is drawn while the one before runs
+                if device.type == "cuda":  # in a generation, this happens while the device works at the step before
+                    with own.at(steps_of(candidate)[0]):
+                        own.announce(**given)
                 yield
 
         runs: list[Callable[[], None]] = [dense, method]

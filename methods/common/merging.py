@@ -165,7 +165,10 @@ class Merging:
             return flat.scatter_reduce(0, into[:, None].expand_as(gone), gone, reduce=mode).view_as(fewer)
         flat.index_add_(0, into, gone)
         if mode == "mean":
-            joined = _ones(len(flat), x=values).index_add(0, into, _ones(len(into), x=values)).view(self._shape)
+            # Ones are summed as the values are: a GPU adds in their precision, which ends at 256 in bfloat16.
+            kind = flat.dtype if flat.is_cuda else torch.float32
+            ones, more = (_kept("ones", count, flat.device, kind) for count in (len(flat), len(into)))
+            joined = ones.index_add(0, into, more).view(self._shape)
             fewer[:, -self._count :].div_(joined[:, -self._count :, None])
         return fewer
 
@@ -175,18 +178,24 @@ class Merging:
         return Rows(self._order.scatter(1, self._order, place).flatten(), self._order.shape).take(values)
 
 
-def _ones(count: int, x: Tensor) -> Tensor:
-    return _kept_ones(count, x.dtype, x.device)
-
-
-@functools.lru_cache(maxsize=64)
-def _kept_ones(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.ones(count, dtype=dtype, device=device)
-
-
-@functools.lru_cache(maxsize=64)
 def _places(batch: int, kept: int, device: torch.device) -> Tensor:
     """0 to B K - 1, (B, K)."""
+    return _kept("arange", batch * kept, device, torch.int64).view(batch, kept)
+
+
+def _kept(what: str, count: int, device: torch.device, kind: torch.dtype) -> Tensor:
+    """Kept between calls, apart from what a compiler traces."""
+    if device.type == "meta" or torch.compiler.is_compiling():
+        return _made(what, count, device, kind)
+    return _made_once(what, count, device, kind)
+
+
+def _made(what: str, count: int, device: torch.device, kind: torch.dtype) -> Tensor:
+    make = torch.ones if what == "ones" else torch.arange
+    return make(count, device=device, dtype=kind)
+
+
+@functools.lru_cache(maxsize=64)
+def _made_once(what: str, count: int, device: torch.device, kind: torch.dtype) -> Tensor:
     with torch.inference_mode(False):
-        return torch.arange(batch * kept, device=device).view(batch, kept)
+        return _made(what, count, device, kind)

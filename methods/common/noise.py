@@ -89,7 +89,8 @@ class SeededNoise:
                 return
             self._step = backbone.step.index
             wanted = (shape, self._step, tuple(self._seeds))
-            drawn = self._found(wanted) if latents.is_cuda else self._drawn(wanted)
+            more = self._step + 1 < backbone.step.count
+            drawn = self._found(wanted, more) if latents.is_cuda else self._drawn(wanted)
             if fits and self._values is not None:
                 self._values.copy_(drawn, non_blocking=True)
             else:
@@ -109,15 +110,16 @@ class SeededNoise:
     def _forget(self) -> None:
         self._seeds, self._step = [], -1
 
-    def _found(self, wanted: _Wanted) -> Tensor:
-        """Drawn while the step before ran, in memory from which a copy does not wait for the device."""
+    def _found(self, wanted: _Wanted, more: bool) -> Tensor:
+        """Drawn while the step before ran, in memory from which a copy does not wait for the device. more: there is a
+        step to come, for which to draw now."""
         if self._ahead is not None and self._ahead[0] == wanted:
             drawn = self._ahead[1].result()
         else:
             drawn = self._drawn(wanted).pin_memory()
         shape, step, seeds = wanted
         following = (shape, step + 1, seeds)
-        self._ahead = following, _threads().submit(lambda: self._drawn(following).pin_memory())
+        self._ahead = (following, _threads().submit(lambda: self._drawn(following).pin_memory())) if more else None
         return drawn
 
     def _drawn(self, wanted: _Wanted) -> Tensor:

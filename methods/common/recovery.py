@@ -28,7 +28,7 @@ def recovered(start: Tensor, out: Tensor, index: Tensor, what: What = "update", 
         others = top_k(pruned.float(), left_out)  # nonzero would wait for the device
     left, went = Rows.of(others, start.shape[1]), Rows.of(index, start.shape[1])
     own, kept = left.take(start), went.take(start)  # (B, N - K, D), (B, K, D)
-    like = own @ of_one_length(kept).transpose(1, 2)  # (B, N - K, K); own lengths change no order among kept ones
+    like = of_one_length(own) @ of_one_length(kept).transpose(1, 2)  # (B, N - K, K)
     nearest = like.argmax(-1)  # (B, N - K), places among the kept ones
     moved = went.take(out)  # (B, K, D)
     given = take(moved, nearest) if what == "token" else own + take(moved - kept, nearest)

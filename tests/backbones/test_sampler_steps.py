@@ -257,3 +257,13 @@ def test_a_jump_that_was_not_waited_for_is_refused_one_call_later(
     with pytest.raises(UserError, match="jumped from step 2 of 4 to timestep 300, which is not that of the next step"):
         calls(900, 700, 300, 300)
     assert calls(900, 700) == [0, 1]  # and is not held against the next image
+    with pytest.raises(UserError, match="jumped"), backbone.to_its_end():
+        calls(900, 300)  # the last call
+    assert calls(900, 700, 500, 300) == [0, 1, 2, 3]
+    with pytest.raises(ZeroDivisionError), backbone.to_its_end():
+        calls(900, 300)
+        raise ZeroDivisionError  # what failed anyway says why itself
+    assert calls(900, 300) == [0, 1]
+    with pytest.raises(UserError, match="jumped"):
+        backbone.begin([900.0, 700.0])
+    assert backbone.step.count == 2 and backbone.step.index == -1  # it has begun all the same
