@@ -74,14 +74,17 @@ AXES: dict[str, tuple[Fits, dict[str, Fits]]] = {
         "layers, refitted: `uniform`": _is("uniform", ratio=0.3),
         "timesteps, refitted: DiffCR-L": _is("diffcr", axes="layer", ratio=0.3),
     }),
-    "emoji-fitted-20": (_is("diffcr", axes="layer,timestep", preset="", ratio=0.2), {
-        "`depth-ft` 20 %": _is("depth-ft", ratio=0.2), "`width-ft` 20 %": _is("width-ft", ratio=0.2),
-        "`uniform` 20 %": _is("uniform", ratio=0.2),
-    }),
+    **{
+        f"emoji-fitted-{100 * ratio:.0f}": (_is("diffcr", axes="layer,timestep", preset="", ratio=ratio), {
+            f"`{name}` {100 * ratio:.0f} %": _is(name, ratio=ratio) for name in ("depth-ft", "width-ft", "uniform")
+        })
+        for ratio in (0.2, 0.5)
+    },
 }  # fmt: skip
 
 
-STORES = {"emoji": "attribution_emoji", "emoji-fits": "table1_emoji", "emoji-fitted-20": "table1_emoji"}
+STORES = {"emoji": "attribution_emoji"}
+STORES |= dict.fromkeys(("emoji-fits", "emoji-fitted-20", "emoji-fitted-50"), "table1_emoji")
 """Of axes whose records are not those of Table 1 on `shapes`."""
 
 
