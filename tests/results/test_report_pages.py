@@ -264,9 +264,8 @@ def test_published_points(browser: Any, published: Path) -> None:
         assert plotted(page) == before and not page.locator("#front-plot .textpoint").count()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
-def test_published_points_are_level_aa(browser: Any, published: Path, scheme: str, width: int) -> None:
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
+def test_published_points_are_level_aa(browser: Any, published: Path, width: int, scheme: str) -> None:
     size = {"width": width, "height": 800}
     with opened(browser, published, color_scheme=scheme, bypass_csp=True, viewport=size) as page:
         show_front(page, "fid[judge]")
