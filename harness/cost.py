@@ -13,6 +13,7 @@ from torch import Tensor
 
 from harness import attach, limit
 from harness.errors import MethodFailure
+from harness.kernels import routing
 from harness.latency_estimates import timed, worked
 from harness.measure import flops, latency, memory
 from harness.method import Method
@@ -212,7 +213,7 @@ def measured(
         dense_s, own_s = clock.seconds
     for images in (behind, alone) if method.slow_to_attach else (behind + alone,):  # a copy is compiled for itself
         _check(images, theirs, () if method.slow_to_attach else alone, device)
-    kind = latency.clock(device)
+    kind = latency.clock(device) + routing.note(device)
     total = weights + peak.bytes
     about = f"; {chosen}" if chosen else ""
     step = "per image and sampling step, both CFG halves, mean over the steps"

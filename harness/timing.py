@@ -13,6 +13,7 @@ from harness import attach, limit, modes
 from harness.backbones.base import Backbone
 from harness.cost import Subject
 from harness.errors import MethodFailure
+from harness.kernels import routing
 from harness.latency_estimates import timed, worked
 from harness.measure import latency
 from harness.method import Method
@@ -81,7 +82,7 @@ def measured(
             on.task.encode(one)
         dense_s, own_s = clock.seconds
         about = f"whole image at batch 1, prompt states given, {latency.clock(device)}, mode {mode}"
-        about += f"; {chosen}" if chosen else ""
+        about += routing.note(device, mode) + (f"; {chosen}" if chosen else "")
         with inside[1]():
             generate()
             working = worked(generate, device, about)

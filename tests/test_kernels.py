@@ -128,6 +128,16 @@ def test_a_device_without_kernels_is_said_once(
     routing.say_once.cache_clear()
 
 
+def test_what_conventions_say_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert routing.note(torch.device("cpu")) == ""
+    monkeypatch.setattr(routing, "_lacking", lambda device: "")
+    device = torch.device("cuda", 0)
+    assert "norms and sums fused" in routing.note(device) and routing.note(device, "graph") == routing.note(device)
+    assert routing.note(device, "compile+graph") == ""
+    monkeypatch.setattr(routing, "_lacking", lambda device: "Triton is not installed")
+    assert routing.note(device) == ""
+
+
 def test_a_block_that_somebody_changed_has_no_fused_form(backbone: PixArt) -> None:
     first, second, *_ = backbone.blocks
     assert backbone.run_rows(0, {}) is not None

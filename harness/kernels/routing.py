@@ -75,6 +75,13 @@ def fingerprint(device: torch.device) -> dict[str, str]:
     return {"kernels": "none" if _lacking(device) else str(VERSION)}
 
 
+def note(device: torch.device, mode: str = "eager") -> str:
+    """What a latency's convention says of them: outside of a compiler they fuse what dense's own blocks do not."""
+    if "compile" in mode or fingerprint(device).get("kernels", "none") == "none":
+        return ""
+    return ", blocks on chosen tokens with norms and sums fused, dense's as its family has them"
+
+
 def select(
     logits: Tensor, k: int, noise: Tensor | None = None, factor_scale: float | None = None
 ) -> tuple[Tensor, Tensor | None]:

@@ -13,6 +13,7 @@ import torch
 
 from harness import attach, limit, modes
 from harness.backbones.base import Backbone
+from harness.kernels import routing
 from harness.latency_estimates import timed, worked
 from harness.measure import energy, latency, memory
 from harness.measure.torch_counter import Executed, counting
@@ -119,6 +120,7 @@ def _timed(
     clock = latency.clock(device)
     about = f"a denoiser step at batch {setup.batch}, {clock}" + (f", mode {mode}" if mode != "eager" else "")
     about += ", what is drawn at random is there" if device.type == "cuda" else ""
+    about += routing.note(device, mode)
     slow_to_attach = candidate.method.slow_to_attach
     found: dict[str, Estimate] = {}
 
