@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import socket
 import sqlite3
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -245,12 +247,30 @@ def _me() -> str:
 
 def _read_only(path: Path) -> sqlite3.Connection:
     """A connection that cannot write. A file in a folder that cannot be written either is opened as immutable: SQLite
-    would need to make files beside it. Not where records wait in a log beside it, which it would not read then."""
+    would need to make files beside it; or, where records wait in a log beside it, which it would not read then, it is
+    read into memory."""
     log = path.with_name(f"{path.name}-wal")
-    waiting = log.is_file() and log.stat().st_size > 0
-    mode = "mode=ro" if waiting or os.access(path.parent, os.W_OK) else "immutable=1"
+    if os.access(path.parent, os.W_OK):
+        return _connected(path, "mode=ro")
+    if log.is_file() and log.stat().st_size > 0:
+        return _in_memory(path, log)
+    return _connected(path, "immutable=1")
+
+
+def _connected(path: Path, mode: str) -> sqlite3.Connection:
     uri = f"{path.resolve().as_uri()}?{mode}"
     return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+
+
+def _in_memory(path: Path, log: Path) -> sqlite3.Connection:
+    memory = sqlite3.connect(":memory:", isolation_level=None)
+    with tempfile.TemporaryDirectory() as place:
+        for one in (path, log):
+            shutil.copy(one, place)
+        with closing(sqlite3.connect(Path(place) / path.name)) as copy:
+            copy.backup(memory)
+    memory.execute("PRAGMA query_only = 1")
+    return memory
 
 
 def _writer(path: Path) -> str:
