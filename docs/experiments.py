@@ -205,12 +205,15 @@ def table1_emoji() -> str:
 
 
 _LT20, _UNIFORM20 = _is("diffcr", axes="layer,timestep", ratio=0.2), _is("uniform", ratio=0.2)
+_DEPTH20 = _is("depth-ft", ratio=0.2)
 _FIT = {
     "DiffCR-LT 20 %, 600 steps": ("table1_emoji", _LT20),
     "DiffCR-LT 20 %, 2,400 steps": ("longer_emoji", _LT20),
     "DiffCR-LT 20 %, 2,400 steps, own latents of 256 captions": ("longer_self_emoji", _LT20),
     "`uniform` 20 %, 600 steps": ("table1_emoji", _UNIFORM20),
     "`uniform` 20 %, 2,400 steps": ("longer_emoji", _UNIFORM20),
+    "`depth-ft` 20 %, 600 steps": ("table1_emoji", _DEPTH20),
+    "`depth-ft` 20 %, 2,400 steps": ("longer_emoji", _DEPTH20),
     "DiffCR-LT 30 %, all 9,870 pictures": ("table1_emoji", LT),
     "DiffCR-LT 30 %, 256 pictures": ("few_pictures_emoji", LT),
     "DiffCR-LT 30 %, own latents of these 256 captions": ("self_emoji", LT),
@@ -219,8 +222,10 @@ _FIT = {
 _FIT_PAIRS = (
     ("DiffCR-LT 20 %, 2,400 steps", "DiffCR-LT 20 %, 600 steps"),
     ("`uniform` 20 %, 2,400 steps", "`uniform` 20 %, 600 steps"),
+    ("`depth-ft` 20 %, 2,400 steps", "`depth-ft` 20 %, 600 steps"),
     ("DiffCR-LT 20 %, 600 steps", "`uniform` 20 %, 600 steps"),
     ("DiffCR-LT 20 %, 2,400 steps", "`uniform` 20 %, 2,400 steps"),
+    ("DiffCR-LT 20 %, 2,400 steps", "`depth-ft` 20 %, 2,400 steps"),
     ("DiffCR-LT 20 %, 2,400 steps, own latents of 256 captions", "DiffCR-LT 20 %, 2,400 steps"),
     ("DiffCR-LT 30 %, own latents of these 256 captions", "DiffCR-LT 30 %, all 9,870 pictures"),
     ("DiffCR-LT 30 %, 256 pictures", "DiffCR-LT 30 %, all 9,870 pictures"),
