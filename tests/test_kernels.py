@@ -39,8 +39,8 @@ WHOLE = {"tokens", "kept", "width", "noise_stride", "order_stride", "shift_strid
          "gate_stride"}
 REAL = {"eps", "factor_scale"}
 
-def compiled(kernel, number, block, flags, ones=()):
-    constant = {"BLOCK": block, **flags, **{name: 1 for name in ones}}
+def compiled(kernel, number, flags, ones=()):
+    constant = {**flags, **{name: 1 for name in ones}}
     kind = {
         name: "constexpr" if name in constant else "i32" if name in WHOLE else "fp32" if name in REAL
         else "*i64" if name == "order" else "*fp32" if name == "noise" else f"*{number}"
@@ -51,11 +51,12 @@ def compiled(kernel, number, block, flags, ones=()):
         out = triton.compile(ASTSource(kernel, kind, constant), target=target, options={"num_warps": 4})
         assert out.asm["cubin"]
 
-compiled(kernels.order_kernel, "bf16", 1024, {"NOISY": True, "FACTOR": True})
-compiled(kernels.take_kernel, "bf16", 2048, {})
-compiled(kernels.put_kernel, "bf16", 2048, {"FACTOR": True})
-compiled(kernels.order_kernel, "fp32", 128, {"NOISY": False, "FACTOR": False}, ["tokens"])  # a 1 is a constant
-compiled(kernels.put_kernel, "fp32", 128, {"FACTOR": False}, ["width"])
+counts = {"ROWS": kernels._ROWS, "COLUMNS": kernels._COLUMNS}
+compiled(kernels.order_kernel, "bf16", {"NOISY": True, "FACTOR": True, **counts})
+compiled(kernels.take_kernel, "bf16", {"BLOCK": 2048})
+compiled(kernels.put_kernel, "bf16", {"BLOCK": 2048, "FACTOR": True})
+compiled(kernels.order_kernel, "fp32", {"NOISY": False, "FACTOR": False, **counts}, ["tokens"])  # a 1 is a constant
+compiled(kernels.put_kernel, "fp32", {"BLOCK": 128, "FACTOR": False}, ["width"])
 """
 
 
