@@ -247,14 +247,13 @@ def _me() -> str:
 
 def _read_only(path: Path) -> sqlite3.Connection:
     """A connection that cannot write. A file in a folder that cannot be written either is opened as immutable: SQLite
-    would need to make files beside it; or, where records wait in a log beside it, which it would not read then, it is
-    read into memory."""
-    log = path.with_name(f"{path.name}-wal")
-    if os.access(path.parent, os.W_OK):
+    would need to make files beside it. Where records wait in a log beside it, it would not read them then: with the
+    index of that log there, as a writer leaves it, they are read as ever, and without it by way of memory."""
+    log, index = (path.with_name(f"{path.name}-{end}") for end in ("wal", "shm"))
+    waiting = log.is_file() and log.stat().st_size > 0
+    if os.access(path.parent, os.W_OK) or (waiting and index.is_file()):
         return _connected(path, "mode=ro")
-    if log.is_file() and log.stat().st_size > 0:
-        return _in_memory(path, log)
-    return _connected(path, "immutable=1")
+    return _in_memory(path, log) if waiting else _connected(path, "immutable=1")
 
 
 def _connected(path: Path, mode: str) -> sqlite3.Connection:

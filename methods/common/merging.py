@@ -1,4 +1,4 @@
-"""Bipartite merging of tokens (ToMe; Bolya and Hoffman, 2023, Sec. 3), with as few operators as it takes.
+"""Bipartite merging of tokens (ToMe; Bolya and Hoffman, 2023, Sec. 3), in few operators that move whole rows.
 
 One token of every window of the grid is a destination, the others are sources. Each source finds the destination most
 similar to it (cosine); the `merged` sources with the highest similarity are averaged into theirs. What comes out equals

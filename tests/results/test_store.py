@@ -234,7 +234,8 @@ def test_a_failed_try_replaces_nothing_that_was_measured(path, record):
         assert store.get(measured.key) == whole
 
 
-def test_records_that_wait_in_the_log_are_read_where_nothing_can_be_written(path, record, tmp_path):
+@pytest.mark.parametrize("ends", [["-wal"], ["-wal", "-shm"]], ids=["copied", "as a killed writer leaves it"])
+def test_records_that_wait_in_the_log_are_read_where_nothing_can_be_written(path, record, tmp_path, ends):
     """On a real read-only mount, which root may not write to either; a machine that forbids such mounts skips it."""
     there = tmp_path / "there"
     there.mkdir()
@@ -245,8 +246,8 @@ def test_records_that_wait_in_the_log_are_read_where_nothing_can_be_written(path
         store.put(record("tome", 0.2))
         waiting = path.with_name("store.sqlite-wal")
         assert waiting.stat().st_size > 0
-        for one in (path, waiting):
-            shutil.copy(one, there)
+        for end in ("", *ends):
+            shutil.copy(path.with_name(path.name + end), there)
     code = (
         "import sys; from pathlib import Path; from results.store import Store\n"
         "folder = Path(sys.argv[1])\n"
