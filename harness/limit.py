@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from harness.backbones.base import Backbone
+from harness.kernels import routing
 from harness.spec import Call, Part
 
 Counts = Mapping[tuple[int, int], int]
@@ -38,7 +39,8 @@ class Seen:
 
     @contextmanager
     def on(self, backbone: Backbone, *, parts: bool = False) -> Iterator[None]:
-        """Watch blocks, and their parts where `parts` says so; to be entered when the method is on."""
+        """Watch blocks, and their parts where `parts` says so; to be entered when the method is on. What watches is
+        between the method and its blocks, where no fused form runs: they run plainly, on as many tokens."""
 
         def block(call: Call) -> Tensor:
             self.whole = backbone.tokens
@@ -50,6 +52,7 @@ class Seen:
             return call.run(call.x)
 
         with ExitStack() as stack:
+            stack.enter_context(routing.using("plain"))
             stack.enter_context(backbone.advise("block", block))
             for part in get_args(Part)[1:] if parts else ():
                 if layers := [layer for layer in range(backbone.layers) if part in backbone.parts_of(layer)]:

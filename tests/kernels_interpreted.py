@@ -3,6 +3,7 @@ own: the interpreter has to be chosen before Triton is imported."""
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -23,6 +24,7 @@ from harness.backbones.dit import DiT
 from harness.backbones.pixart import PixArt
 from harness.compose import method_class
 from harness.kernels import routing, triton_routing
+from harness.limit import Seen
 from harness.measure.torch_counter import counting
 from harness.models import load
 from harness.spec import Call, Step
@@ -252,6 +254,18 @@ def test_other_advice_keeps_its_place(backbone: PixArt, monkeypatch: pytest.Monk
     with attaching, backbone.advise("block", rounded), backbone.at(Step(0, 4, 500.0)), pytest.warns() as seen:
         backbone.transformer(**backbone.inputs(2, text_tokens=7))
     assert ["no fused form" in str(one.message) for one in seen] == [True]
+
+
+def test_who_counts_tokens_for_a_limit_is_no_other_method(backbone: PixArt) -> None:
+    cls = method_class("uniform")
+    method = cls(cls.Settings.model_validate({"ratio": 0.3}))
+    routing.say_once.cache_clear()
+    seen = Seen()
+    attaching = stepping(backbone, method, state_for(method, backbone))
+    with attaching, seen.on(backbone), backbone.at(Step(0, 4, 500.0)), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        backbone.transformer(**backbone.inputs(2, text_tokens=7, size=SIDE))
+    assert seen.thinned and routing.usable(torch.randn(1, 4, 8))  # and the kernels are back
 
 
 def test_counters_and_gradients_see_the_plain_form(backbone: PixArt) -> None:
