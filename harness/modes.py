@@ -7,6 +7,8 @@ no launch waits for Python. compile+graph: both.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
@@ -76,26 +78,50 @@ def capture(run: Callable[[], Any], device: torch.device, pool: Any = None) -> t
     """A CUDA graph of a run on a device, and what the run returned, which each replay fills anew. pool: of an earlier
     graph, whose memory it shares. What the run reads has to keep its place as long as the graph is replayed. Raises
     CapturedError."""
+    why: list[Exception] = []  # the run's own error, which the end of a capture covers with another
+    pool = pool or torch.cuda.graph_pool_handle()
+
+    def watched() -> Any:
+        try:
+            return run()
+        except Exception as error:
+            why.append(error)
+            raise
+
     with torch.cuda.device(device):  # streams and graphs are the current device's
-        now = torch.cuda.current_stream()
-        beside = torch.cuda.Stream()
+        now, beside = torch.cuda.current_stream(), _beside(torch.cuda.current_device())
         try:
             beside.wait_stream(now)
             with torch.cuda.stream(beside):  # the first runs allocate, compile and draw
                 for _ in range(3):
-                    run()
+                    watched()
             now.wait_stream(beside)
             graph = torch.cuda.CUDAGraph()
             # a thread may be drawing for the next step, into memory that a capture must not mind
             with torch.cuda.graph(graph, pool=pool, stream=beside, capture_error_mode="thread_local"):
-                out = run()
-        except torch.OutOfMemoryError:
-            raise
+                out = watched()
         except RuntimeError as error:
-            raise CapturedError(f"cannot be captured into a CUDA graph: {first_line(error)}") from error
+            _end_of_pool(pool)
+            first = why[0] if why else error
+            if memory.ran_out(first):
+                raise first from None
+            raise CapturedError(f"cannot be captured into a CUDA graph: {first_line(first)}") from first
         finally:
             torch.cuda.set_stream(now)  # a capture that fails leaves its own as the current one
     return graph, out
+
+
+@functools.cache
+def _beside(_index: int) -> torch.cuda.Stream:
+    """The stream on which a device's graphs are captured: they share a pool of memory on one stream alone."""
+    return torch.cuda.Stream()
+
+
+def _end_of_pool(pool: Any) -> None:
+    """Behind a capture that failed: torch up to 2.11 goes on taking the process's memory for the graph's."""
+    with contextlib.suppress(RuntimeError, AttributeError):  # later ones have ended it, and say so
+        torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+        torch._C._cuda_releasePool(torch.cuda.current_device(), pool)
 
 
 @contextmanager

@@ -113,10 +113,9 @@ def in_modes(
             found, raw = measured(mode, on, method, state, dense, rounds, progress)
         except Exception as error:
             lost.append(f"mode {mode}: {modes.why(error, mode, own)}")
-            if on.model.device.type == "cuda":
-                del error  # its frames hold tensors
-                torch.cuda.empty_cache()
-            continue
+            found, raw = {}, {}
+        if not found and on.model.device.type == "cuda":  # here, since the error's frames held tensors
+            torch.cuda.empty_cache()
         estimates, samples = estimates | found, samples | raw
     return estimates, samples, lost
 

@@ -10,6 +10,7 @@ import torch
 from support import build, state_for
 from torch import Tensor
 
+from harness import modes
 from harness.attach import attached
 from harness.backbones.pixart import PixArt
 from harness.compose import method_class
@@ -62,6 +63,23 @@ def test_the_device_is_busy_with_large_products_and_idle_between_small_ones() ->
     device = torch.device("cuda")
     assert (busy(lambda: [large @ large for _ in range(8)], device) or 0) > 0.75
     assert (busy(many, device) or 1) < 0.75
+
+
+def test_a_capture_that_fails_says_what_failed_and_the_next_one_works() -> None:
+    x, device = torch.ones(4, device="cuda"), torch.device("cuda", 0)
+    with pytest.raises(modes.CapturedError, match=r"cannot be captured into a CUDA graph: .*captur") as raised:
+        modes.capture(lambda: float((x + 1).sum()), device)
+    assert "previous error" not in str(raised.value)
+    first, out = modes.capture(lambda: x + 1, device)
+    second, more = modes.capture(lambda: out * 2, device, first.pool())
+    x.fill_(3)
+    first.replay()
+    second.replay()
+    assert more.tolist() == [8] * 4
+    held = torch.cuda.memory_reserved()
+    torch.empty(2**28, device="cuda")
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= held
 
 
 def test_noise_that_is_drawn_ahead_is_that_of_a_cpu(backbone: PixArt) -> None:
