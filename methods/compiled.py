@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from harness.backbones.base import Backbone
 from harness.method import Method, MethodSettings
@@ -19,7 +19,19 @@ class CompileSettings(MethodSettings):
         "blocks", description="what is compiled: blocks, once for all layers and every number of tokens; or the whole "
         "denoiser, which takes minutes for a large one"
     )  # fmt: skip
-    mode: Literal["default", "reduce-overhead", "max-autotune"] = Field("default", description="torch.compile's mode")
+    mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = Field(
+        "default", description="torch.compile's mode; those with CUDA graphs take by=whole"
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _one_graph_at_a_time(self) -> Self:
+        if self.by == "blocks" and self.mode in ("reduce-overhead", "max-autotune"):
+            raise ValueError(
+                f"mode={self.mode} captures every block into a CUDA graph of its own, and each overwrites what the "
+                "one before it gave: take by=whole, mode=default or mode=max-autotune-no-cudagraphs; --mode "
+                "compile+graph captures the whole step"
+            )
+        return self
 
 
 class Compiled(Method):

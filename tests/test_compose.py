@@ -4,6 +4,7 @@ from itertools import permutations
 
 import pytest
 import torch
+from pydantic import ValidationError
 from support import build, state_for
 from test_methods import draw, weights
 
@@ -78,6 +79,14 @@ def test_unknown_parts_and_fits_of_compositions_are_refused(model: Model) -> Non
         method_class("diffcr+tme")
     with pytest.raises(UserError, match=r"fitted part by part: fit diffcr, precision"):
         build("diffcr+precision", 0.2).fitting(model.backbone, 4)
+
+
+@pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
+def test_blocks_are_not_captured_one_by_one(mode: str) -> None:
+    settings = method_class("compile").Settings
+    with pytest.raises(ValidationError, match="take by=whole"):
+        settings.model_validate({"mode": mode})
+    assert settings.model_validate({"mode": mode, "by": "whole"})
 
 
 @pytest.mark.slow
