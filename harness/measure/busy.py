@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable
 
 import torch
-from torch.profiler import DeviceType, ProfilerActivity, profile
+from torch.profiler import DeviceType, ProfilerActivity, profile, schedule
 
 
 def busy(run: Callable[[], object], device: torch.device) -> float | None:
@@ -15,14 +16,21 @@ def busy(run: Callable[[], object], device: torch.device) -> float | None:
     down a little, so that a value near 1 is no lower than shown."""
     if device.type != "cuda":
         return None
-    run()
-    torch.cuda.synchronize(device)
+    os.environ.setdefault("TEARDOWN_CUPTI", "1")  # else every launch of the process is slower ever after
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*Profiler clears events")  # one cycle is all there is
-        with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        # The first run warms up the device and the profiler, which loses what comes right behind its start.
+        with profile(activities=[ProfilerActivity.CUDA], schedule=schedule(wait=0, warmup=1, active=1)) as seen:
+            run()
+            torch.cuda.synchronize(device)
+            seen.step()
             start = time.perf_counter()
             run()
             torch.cuda.synchronize(device)
             wall = time.perf_counter() - start
-    kernels = sum(one.self_device_time_total for one in seen.key_averages() if one.device_type == DeviceType.CUDA)
+    kernels = sum(
+        one.self_device_time_total
+        for one in seen.key_averages()
+        if one.device_type == DeviceType.CUDA and not one.key.startswith("ProfilerStep")
+    )
     return min(1.0, kernels / 1e6 / wall) if kernels else None
