@@ -25,9 +25,10 @@ def absent(device: torch.device) -> str:
     return ""
 
 
-def joules(run: Callable[[], object], device: torch.device) -> float:
+def joules(run: Callable[[], object], device: torch.device) -> tuple[float, int]:
     """Joules of one `run()`: the whole device's, idle power included, mean over two seconds of runs or
-    more. The counter moves by leaps, so both ends are at one of them, found while runs go on."""
+    more; and how many runs these were. The counter moves by leaps, so both ends are at one of them, found while runs go
+    on, and so exact to one run."""
     read, count = _counter(device), 0
     run()
     torch.cuda.synchronize(device)
@@ -48,7 +49,7 @@ def joules(run: Callable[[], object], device: torch.device) -> float:
         torch.cuda.synchronize(device)
         count += 1
     after, more = leap()
-    return (after - before) / (count + more)
+    return (after - before) / (count + more), count + more
 
 
 def _counter(device: torch.device) -> Callable[[], float]:
