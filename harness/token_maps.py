@@ -14,6 +14,7 @@ from torch import Tensor
 from harness.attach import attached
 from harness.backbones.base import Backbone
 from harness.backbones.following import track_sampler
+from harness.kernels import routing
 from harness.method import Method
 from harness.metric import images_to_uint8
 from harness.models import Model
@@ -57,6 +58,7 @@ def record(model: Model, task: Task, case: Case, method: Method, state: State | 
     task.prepare([case])
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
+        stack.enter_context(routing.using("plain"))  # what watches stands where kernels would fuse
         stack.enter_context(track_sampler(backbone, model.pipeline, task.guided))
         stack.enter_context(backbone.advise("block", outer))
         stack.enter_context(attached(backbone, method, state))

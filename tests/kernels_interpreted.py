@@ -27,6 +27,8 @@ from harness.kernels import routing, triton_routing
 from harness.limit import Seen
 from harness.measure.torch_counter import counting
 from harness.models import load
+from harness.profiling import costs
+from harness.profiling.subject import Candidate, Setup, Subject
 from harness.spec import Call, Step
 
 SIDE = 6  # of the latents: the interpreter takes milliseconds for each token
@@ -266,6 +268,20 @@ def test_who_counts_tokens_for_a_limit_is_no_other_method(backbone: PixArt) -> N
         warnings.simplefilter("error")
         backbone.transformer(**backbone.inputs(2, text_tokens=7, size=SIDE))
     assert seen.thinned and routing.usable(torch.randn(1, 4, 8))  # and the kernels are back
+
+
+def test_the_parts_of_a_step_are_timed_without_kernels(backbone: PixArt) -> None:
+    """Since what reads the clock stands between a method and its blocks, where nothing can be fused."""
+    cls = method_class("uniform")
+    method = cls(cls.Settings.model_validate({"ratio": 0.3}))
+    on = Subject(backbone, torch.device("cpu"), SIDE, 7, "", "", lambda: backbone)
+    routing.say_once.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        candidate = Candidate(method, state_for(method, backbone), "")
+        estimates, _ = costs.measured(2, on, candidate, Setup(1, SIDE, 7, None))
+    assert "no kernels fused" in estimates["latency_routing_s"].convention
+    assert estimates["latency_ratio"].value > 0
 
 
 def test_counters_and_gradients_see_the_plain_form(backbone: PixArt) -> None:

@@ -145,10 +145,18 @@ def _timed(
         @contextmanager
         def ready() -> Iterator[None]:
             with inside():
-                if device.type == "cuda":  # in a generation, this happens while the device works at the step before
-                    with own.at(steps_of(candidate)[0]):
-                        own.announce(**given)
+                announce()
                 yield
+
+        def announce() -> None:
+            """The first step: in a generation, this happens while the device works at the step before."""
+            if device.type == "cuda" and "graph" not in mode:
+                with own.at(steps_of(candidate)[0]):
+                    own.announce(**given)
+
+        def again() -> None:
+            runs[1]()
+            announce()
 
         runs: list[Callable[[], None]] = [dense, method]
         contexts: list[Callable[[], Any]] = [nullcontext, ready]
@@ -165,23 +173,26 @@ def _timed(
             dense_s, own_s, *limits = latency.interleave(runs, device=device, warmup=1, repeats=rounds, inside=contexts)
             if device.type == "cuda" and not energy.absent(device):
                 with contexts[1]():
-                    spent = energy.joules(runs[1], device) / steps / setup.batch
+                    spent, many = energy.joules(again, device)
                 found["energy_j"] = Estimate(
-                    value=spent, n=1, unit="J", role="cost", better="lower",
-                    convention="NVML's counter of the whole device, per image and step, idle power included",
+                    value=spent / steps / setup.batch, n=1, unit="J", role="cost", better="lower",
+                    convention="NVML's counter of the whole device, per image and step, idle power included; mean over "
+                    f"{many} runs, exact to one of them",
                 )  # fmt: skip
             with contexts[1]():
-                found |= worked(runs[1], device, about)
+                found |= worked(again, device, about)
     if mode == "eager" and not slow_to_attach:  # what torch.compile or a graph has made cannot be looked into
 
         def read() -> float:
             latency.synchronize(device)
             return time.perf_counter()
 
-        for name, seconds in attribute_cost(own, on_own(), read, method).items():
+        with routing.using("plain"):  # what reads the clock stands where kernels would fuse
+            spent_in = attribute_cost(own, on_own(), read, method)
+        for name, seconds in spent_in.items():
             found[f"latency_{name}_s"] = Estimate(
                 value=seconds / steps, n=1, unit="s",
-                convention=f"one step at batch {setup.batch}, the device waited for at every part",
+                convention=f"one step at batch {setup.batch}, no kernels fused, the device waited for at every part",
             )  # fmt: skip
     total = memory.weights_bytes([own.transformer]) + peak.bytes
     found["peak_memory_mb"] = Estimate(
