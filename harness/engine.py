@@ -18,7 +18,7 @@ from harness.compose import method_class
 from harness.errors import MethodFailure, failure_reason
 from harness.generation import Chunk
 from harness.judging import clustered, judged
-from harness.measure import environment
+from harness.measure import environment, latency
 from harness.method import Method
 from harness.metric import Metric, Sample, images_to_uint8
 from harness.models import Model, adapters
@@ -99,9 +99,9 @@ class OpenWorkload:
         batch = self.cases[: self.batch]
         self.task.prepare(self.cases)
         with attach.running(self.model, self.dense, None, guided=self.task.guided):
-            began = time.monotonic()
-            self.task.generate(batch)
-            return (time.monotonic() - began) / len(batch)
+            if self.model.device.type == "cuda":
+                self.task.generate(batch)  # the first ones load libraries
+            return latency.seconds(lambda: self.task.generate(batch), self.model.device) / len(batch)
 
     def chunk(self, point: Point, number: int, of: int, progress: Progress) -> Chunk:
         """Part `number`, from 0, of `of` of a point's images, for the process that runs it. Raises what the method

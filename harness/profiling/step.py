@@ -58,6 +58,8 @@ class OpenStep:
         samples: dict[str, list[float]] = {}
         outcome, reason, trace = "ok", "", ""
         try:
+            if self.on.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(self.on.device)  # of this point, if it runs out of memory
             estimates, samples = measured(self.rounds, self.on, candidate, self.setup)
             reason = _idle(candidate, estimates, dense)
         except modes.CapturedError as error:

@@ -92,6 +92,9 @@ def train(
                 restore_optimizer(optimizer, f"optimizer{i}", tensors)
     module.to(accelerator.device)
     ready = [accelerator.prepare(optimizer) for optimizer in optimizers]
+    for state in (state for optimizer in optimizers for state in optimizer.state.values()):
+        if isinstance(state.get("step"), torch.Tensor):  # a device would be waited for at each, hundreds in a step
+            state["step"] = state["step"].cpu()
     average = {k: v.to(accelerator.device) for k, v in average.items()}
 
     def save(step: int) -> None:
