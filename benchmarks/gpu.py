@@ -4,13 +4,16 @@
     python benchmarks/gpu.py --minutes 3 --trial                      # the same steps on a CPU, at small size
 
 Each step is a command of the harness in a process of its own, stopped when the time is up. Points are saved one by one
-(the run folders resume: start it again to go on), and `gpu.csv` and the table are written after every step. A latency
-ratio compares points of one mode; overhead is a method's latency over that of dense on as many tokens.
+(the run folders resume: start it again to go on; tests that have passed are not repeated), and `gpu.csv` is written
+every 15 seconds. A latency ratio compares points of one mode; overhead is a method's latency over that of dense on as
+many tokens.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import signal
 import subprocess
 import sys
 import time
@@ -39,7 +42,7 @@ class Place:
     device: str
     dtype: str
     models: dict[str, str]
-    batches: str
+    batches: tuple[str, ...]
     rounds: int
 
 
@@ -47,10 +50,14 @@ GPU = Place(
     "cuda", "bfloat16",
     {"pixart": "random:pixart-sigma-512", "flux": "random:flux-dev", "sd3": "random:sd3-medium",
      "large": "random:pixart-sigma-1024"},
-    "16,1", 12,
+    ("16", "1"), 12,
 )  # fmt: skip
-TRIAL = Place("cpu", "float32", dict.fromkeys(("pixart", "flux", "sd3", "large"), "shapes"), "2,1", 2)
+TRIAL = Place("cpu", "float32", dict.fromkeys(("pixart", "flux", "sd3", "large"), "shapes"), ("2", "1"), 2)
 METHODS = "uniform,diffcr,tome"
+TESTS, DONE = "tests", "done"
+EVERY = 15.0  # seconds between two looks at what there is so far
+LONGEST = {TESTS: 90.0}
+"""Seconds that a step may take beside the limit of all."""
 
 
 def steps(at: Place, out: Path) -> list[tuple[str, list[str]]]:
@@ -72,21 +79,14 @@ def steps(at: Place, out: Path) -> list[tuple[str, list[str]]]:
         ]  # fmt: skip
 
     return [
-        ("tests", ["pytest", "-q", "-m", "gpu", *tests]),
-        profile("pixart", "pixart", "--mode", graphs, batch=at.batches),
-        profile(
-            "pixart-rivals",
-            "pixart",
-            "--mode",
-            graphs,
-            batch=at.batches.partition(",")[0],
-            methods="at-edm,random-keep",
-        ),
+        (TESTS, ["pytest", "-q", "-m", "gpu", *tests]),
+        *(profile("pixart", "pixart", "--mode", graphs, batch=batch) for batch in at.batches),
         run("text-to-image"),
         run("inpainting"),
+        profile("rivals", "pixart", "--mode", graphs, batch=at.batches[0], methods="at-edm,random-keep"),
         profile("flux", "flux", methods="uniform,tome"),
         ("published", ["harness", "published", "table1", "--measured", str(out / "pixart" / "tables" / "profile.csv")]),
-        *([profile("pixart-modes", "pixart", "--mode", "graph,compile", batch=at.batches)] if at is GPU else []),
+        *([profile("modes", "pixart", "--mode", "graph,compile", batch=",".join(at.batches))] if at is GPU else []),
         profile("sd3", "sd3", methods="uniform,tome"),
         profile("pixart-1024", "large"),
     ]
@@ -113,6 +113,33 @@ def show(frame: pd.DataFrame, console: Console) -> None:
     console.print(table)
 
 
+def carried_out(command: Sequence[str], seconds: float, out: Path, log: Path) -> str:
+    """How a command has ended. It is interrupted, not killed, when its time is up, so that it closes its files."""
+    end = time.monotonic() + seconds
+    with log.open("a") as kept:
+        process = subprocess.Popen([sys.executable, "-m", *command], stdout=kept, stderr=subprocess.STDOUT)
+        ended = ""
+        while not ended:
+            try:
+                code = process.wait(min(EVERY, max(0.0, end - time.monotonic())))
+                ended = DONE if code in (0, 5) else f"exit code {code}"  # 5: pytest found no tests
+            except subprocess.TimeoutExpired:
+                if time.monotonic() >= end:
+                    ended = "stopped: the time was up"
+                    stop(process)
+            collected(out).to_csv(out / "gpu.csv", index=False)
+    return ended
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(15)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=6.0)
@@ -125,21 +152,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, command in steps(at, given.out):
         if given.only and name not in given.only.split(","):
             continue
-        left = end - time.monotonic()
-        if left < 5:
-            console.print(f"{name}: no time left")
+        left = min(end - time.monotonic(), LONGEST.get(name, math.inf))
+        passed = given.out / f"{name}.passed"
+        if left < 5 or passed.exists():
+            console.print(f"{name}: {'passed before' if passed.exists() else 'no time left'}")
             continue
         began = time.monotonic()
-        with (given.out / f"{name}.log").open("w") as log:
-            try:
-                code = subprocess.run(
-                    [sys.executable, "-m", *command], stdout=log, stderr=subprocess.STDOUT, timeout=left
-                ).returncode
-                ended = "done" if code in (0, 5) else f"exit code {code}"  # 5: pytest found no tests
-            except subprocess.TimeoutExpired:
-                ended = "stopped: the time was up"
+        ended = carried_out(command, left, given.out, given.out / f"{name}.log")
+        if name == TESTS and ended == DONE:
+            passed.touch()
         console.print(f"{name}: {ended}, {time.monotonic() - began:.0f} s, {given.out / name}.log")
-        collected(given.out).to_csv(given.out / "gpu.csv", index=False)
     show(collected(given.out), console)
 
 
