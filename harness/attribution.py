@@ -23,6 +23,7 @@ from results.analysis.attribution import Pair
 from results.record import Record
 from results.run import Run
 from results.tables import attribution as tables
+from results.tables.formatting import compact_json
 
 TRAINING = "dense-ft"
 FEWEST = 8  # images, below which no p-value is given
@@ -169,19 +170,22 @@ def _has(name: str, seed: Mapping[str, Any], model: Model) -> bool:
 
 def _pairs(run: Run, name: str, methods: Sequence[Method], wanted: Sequence[_Wanted]) -> Iterator[Pair]:
     """What is compared with what, among the points that ran."""
-    by_settings = {(r.method, repr(sorted(r.settings.items()))): r for r in run.records if r.usable}
+    usable = [record for record in run.records if record.usable]
+    by_settings = {(r.method, compact_json(r.settings), compact_json(r.task_settings)): r for r in usable}
+    tasks = dict.fromkeys(compact_json(record.task_settings) for record in usable)
 
-    def of(method: str, settings: dict[str, Any]) -> Record | None:
-        return by_settings.get((method, repr(sorted(settings.items()))))
+    def of(method: str, settings: dict[str, Any], task: str) -> Record | None:
+        return by_settings.get((method, compact_json(settings), task))
 
-    for one in wanted:
-        own, control = of(name, _given(one.of)), of(one.method, one.settings)
-        if own is not None and control is not None:
-            yield Pair(own, control, one.axis, one.control, one.form, _seed(own))
-    dense = next((r for r in run.records if r.method == DENSE and r.usable), None)
-    for tuned in run.records:
-        if dense is not None and tuned.method == TRAINING and tuned.usable:
-            yield Pair(tuned, dense, "training", DENSE, "refitted", _seed(tuned))
+    for task in tasks:
+        for one in wanted:
+            own, control = of(name, _given(one.of), task), of(one.method, one.settings, task)
+            if own is not None and control is not None:
+                yield Pair(own, control, one.axis, one.control, one.form, _seed(own))
+        dense = next((r for r in usable if r.method == DENSE and compact_json(r.task_settings) == task), None)
+        for tuned in usable:
+            if dense is not None and tuned.method == TRAINING and compact_json(tuned.task_settings) == task:
+                yield Pair(tuned, dense, "training", DENSE, "refitted", _seed(tuned))
 
 
 def _seed(record: Record) -> int:

@@ -16,6 +16,7 @@ from results.analysis.point_names import point_names
 from results.compare import OtherWorkloads
 from results.record import Record
 from results.run import Run, open_run
+from results.tables.formatting import compact_json
 
 _MACHINE = ("device:", "dtype:", "batch:")
 """What may differ between devices; batches are made otherwise and give the same images."""
@@ -29,6 +30,8 @@ def side_by_side(folders: Sequence[str | Path]) -> pd.DataFrame:
     a device was timed in, by the device's name and, other than eager, the mode (`[NAME, compile]`): the columns of
     `LATENCIES`, `front[...]`: whether no other point is as good and faster there, and `launch_bound[...]`: whether
     the latency is the host's.
+
+    Dense, and the other points of a front, are those under the same settings of the task.
 
     Raises NotComparable for fewer than two runs or no common point, OtherWorkloads for runs of different work, and
     StoreError for a folder that is no run.
@@ -48,7 +51,7 @@ def side_by_side(folders: Sequence[str | Path]) -> pd.DataFrame:
         if any(measured.name not in one[record.key].estimates for record in shared):
             raise NotComparable(f"{folder} has no {measured.name}, by which devices are checked")
     labels = point_names(shared)
-    dense = next((record for record in shared if record.method == "dense"), None)
+    references = {_task(record): record for record in shared if record.method == "dense"}
     timed = [
         (
             name,
@@ -58,6 +61,7 @@ def side_by_side(folders: Sequence[str | Path]) -> pd.DataFrame:
     ]
     found = []
     for record in shared:
+        dense = references.get(_task(record))
         row: dict[str, object] = {
             "point": labels[record.key],
             "gmacs": _relative(record, dense),
@@ -70,14 +74,16 @@ def side_by_side(folders: Sequence[str | Path]) -> pd.DataFrame:
             for mode in executed:
                 row |= _latency(own, dense and one[dense.key], mode, place(name, mode))
         found.append(row)
-    table = pd.DataFrame(found)
+    table, tasks = pd.DataFrame(found), pd.Series([_task(record) for record in shared])
     for name, executed in timed:
         for where in (place(name, mode) for mode in executed):
             latency, quality = table[f"latency_ratio[{where}]"].astype(float), table[f"quality[{name}]"]
             whole = latency.notna() & quality.notna()
             table[f"front[{where}]"] = False
-            ahead = front(latency[whole], quality[whole], measured.estimate.better or "lower")
-            table.loc[whole, f"front[{where}]"] = ahead
+            for members in tasks.groupby(tasks).groups.values():  # others' ratios are to another dense
+                inside = whole & table.index.isin(members)
+                ahead = front(latency[inside], quality[inside], measured.estimate.better or "lower")
+                table.loc[inside, f"front[{where}]"] = ahead
     return table
 
 
@@ -110,6 +116,10 @@ def _matched(first: Run, other: Run) -> dict[str, Record]:
     if different:
         raise OtherWorkloads(list(different))
     return {one.key: theirs for one, theirs in pairs}
+
+
+def _task(record: Record) -> str:
+    return compact_json(record.task_settings)
 
 
 def _relative(record: Record, dense: Record | None) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from results.record import Record
+from results.tables.formatting import compact_json
 
 
 @dataclass(frozen=True)
@@ -22,4 +23,5 @@ class Pair:
     @property
     def claim(self) -> tuple[object, ...]:
         """What pairs that differ in their training seed alone have in common."""
-        return (self.method.method, self.method.ratio, self.axis, self.control, self.form)
+        task = compact_json(self.method.task_settings)
+        return (self.method.method, self.method.ratio, task, self.axis, self.control, self.form)

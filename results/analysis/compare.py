@@ -119,26 +119,41 @@ def _costs(a: Record, b: Record) -> list[CostRatio]:
             ratio = own.value / other.value if other.value else None
             out.append(CostRatio(cost=name, unit=own.unit, a=own.value, b=other.value, ratio=ratio))
     if a.hardware == b.hardware:
-        out += [latency_between(a, b, mode) for mode in modes.of(a.estimates) if mode in modes.of(b.estimates)]
+        out += [latency_between(a, b, mode) for mode in modes.of(a.estimates) if latencies_compare(a, b, mode)]
     return out
 
 
+def latencies_compare(a: Record, b: Record, mode: str) -> bool:
+    """Whether both hold what `latency_between` takes."""
+    name = modes.named(_latency_of(a, b), mode)
+    return a.hardware == b.hardware and name in a.estimates and name in b.estimates
+
+
+def _latency_of(a: Record, b: Record) -> str:
+    """Ratios to dense, so that a machine that was slower on one day cancels; seconds where the settings of the task
+    differ, since dense then does other work in each."""
+    return modes.RATIO if a.task_settings == b.task_settings else modes.SECONDS
+
+
 def latency_between(a: Record, b: Record, mode: str = modes.EAGER) -> CostRatio:
-    """Of the ratios to dense, so that a machine that was slower on one day cancels."""
-    name = modes.named(modes.RATIO, mode)
+    """Of the ratios to dense, or of seconds, see `_latency_of`; with Welch's interval over the blocks of both."""
+    base = _latency_of(a, b)
+    name = modes.named(base, mode)
     own, other = a.estimates[name], b.estimates[name]
     low = high = None
-    blocks = [_blocks(record, mode) for record in (a, b)]
+    blocks = [_blocks(record, mode, relative=base == modes.RATIO) for record in (a, b)]
     if blocks[0] is not None and blocks[1] is not None:
         low, high = _between_blocks(np.log(blocks[0]), np.log(blocks[1]))
     ratio, pairs = own.value / other.value, min(own.n, other.n)
     return CostRatio(cost=name, unit=own.unit, a=own.value, b=other.value, ratio=ratio, low=low, high=high, pairs=pairs)
 
 
-def _blocks(record: Record, mode: str) -> np.ndarray | None:
-    """Ratios to dense by block (B,), from the raw samples; None for fewer than two."""
+def _blocks(record: Record, mode: str, *, relative: bool) -> np.ndarray | None:
+    """Ratios to dense, or seconds, by block (B,), from the raw samples; None for fewer than two."""
     own, dense = (record.samples.get(modes.named(f"latency_{who}_s", mode), ()) for who in ("method", "dense"))
-    return None if len(own) != len(dense) or len(own) < 2 else block_medians(own, dense)
+    if len(own) != len(dense) or len(own) < 2:
+        return None
+    return block_medians(own, dense if relative else np.ones(len(own)))
 
 
 def _between_blocks(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from results.analysis import modes
+from results.analysis.compare import latencies_compare, latency_between
 from results.analysis.paired import FEWEST
 from results.analysis.points import Point
 from results.analysis.verdict_types import Cost, LatencyWord, ModeLatency
@@ -21,12 +22,26 @@ def cost_of(point: Point, dense: Point) -> Cost:
     gmacs = None
     if "gmacs" in own.estimates and "gmacs" in other.estimates:
         gmacs = own.estimates["gmacs"].value / other.estimates["gmacs"].value
-    found = {
-        mode: _latency((own, other), own.estimates[modes.named(modes.RATIO, mode)], mode)
-        for mode in modes.of(own.estimates)
-    }
+    if own.task_settings == other.task_settings:
+        ratios = {mode: own.estimates[modes.named(modes.RATIO, mode)] for mode in modes.of(own.estimates)}
+    else:  # the ratio is to a dense run of other work
+        ratios = {
+            mode: _of_seconds(own, other, mode)
+            for mode in modes.of(own.estimates)
+            if latencies_compare(own, other, mode)
+        }
+    found = {mode: _latency((own, other), ratio, mode) for mode, ratio in ratios.items()}
     eager = found.pop(modes.EAGER, {})
     return Cost(gmacs=gmacs, **eager, modes=tuple(ModeLatency(mode=mode, **one) for mode, one in found.items()))
+
+
+def _of_seconds(own: Record, other: Record, mode: str) -> Estimate:
+    between = latency_between(own, other, mode)
+    assert between.ratio is not None
+    return Estimate(
+        value=between.ratio, low=between.low, high=between.high, n=between.pairs, unit="method / dense",
+        convention="of seconds that were measured apart",
+    )  # fmt: skip
 
 
 def _latency(records: Sequence[Record], ratio: Estimate, mode: str) -> dict[str, Any]:

@@ -75,10 +75,11 @@ def _line(
     gmacs = [float(np.mean([record.estimates["gmacs"].value for record in some])) for some in both]
     keys = [" ".join(record.key for record in some) for some in both]
     return {
-        "method": first.method.method, "settings": str(first.method.settings), "ratio": first.method.ratio,
-        "seed": seed, "model": first.method.model, "axis": first.axis, "control": first.control, "form": first.form,
-        "metric": metric, "difference": found["value"], "low": found["low"], "high": found["high"], "p": found["p"],
-        "n": found["n"], "detectable": found.get("detectable"), "better": estimate.better, "unit": estimate.unit,
+        "method": first.method.method, "settings": str(first.method.task_settings | first.method.settings),
+        "ratio": first.method.ratio, "seed": seed, "model": first.method.model, "axis": first.axis,
+        "control": first.control, "form": first.form, "metric": metric, "difference": found["value"],
+        "low": found["low"], "high": found["high"], "p": found["p"], "n": found["n"],
+        "detectable": found.get("detectable"), "better": estimate.better, "unit": estimate.unit,
         "gmacs_method": gmacs[0], "gmacs_control": gmacs[1], "key_method": keys[0], "key_control": keys[1],
     }  # fmt: skip
 

@@ -1,10 +1,13 @@
 """Words on axes: the rule of the verdict, and none from sets of few images."""
 
+import json
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 
+from harness.attribution import _pairs as pairs_of
 from results import Run
 from results.analysis.attribution import Pair
 from results.analysis.paired import paired
@@ -52,3 +55,22 @@ def test_sets_of_few_images_earn_no_word_and_are_no_headline(judged: Any) -> Non
         "is better", ""
     )
     assert "not ranked" not in attribution.document(run, fid.assign(n=1000))
+
+
+def test_fine_tuned_dense_is_held_against_dense_of_its_own_task_settings(judged: Any) -> None:
+    """A crop's dense runs first, and is worse by far than what tuning does."""
+    rng = np.random.default_rng(0)
+    each = rng.gamma(9, 1, 16)
+    records = []
+    for strategy, off in (("crop", 3.0), ("lazy", 0.0)):
+        task = {"strategy": strategy}
+        records.append(judged("dense", None, each + off, task_settings=task, settings={}, key=f"dense, {strategy}"))
+        tuned = each + off - 0.1 + 0.01 * rng.normal(size=16)
+        records.append(
+            judged("dense-ft", None, tuned, task_settings=task, settings={"seed": 0}, key=f"tuned, {strategy}")
+        )
+    run = Run(records)
+    table = attribution.frame(run, list(pairs_of(run, "diffcr", [], [])))
+    assert list(table["seed"]) == ["0", "0"]  # two claims, not two seeds of one
+    assert table["difference"].tolist() == pytest.approx([-0.1, -0.1], abs=0.02)
+    assert [json.loads(one.replace("'", '"'))["strategy"] for one in table["settings"]] == ["crop", "lazy"]

@@ -68,6 +68,26 @@ def test_each_mode_of_execution_has_its_own_latency(run, tmp_path):
     assert cells["latency / dense, cuda, graph [95 %]"].startswith("0.8") and "latency / limit, cpu" in cells
 
 
+def test_a_front_holds_points_under_the_same_settings_of_the_task_alone(tmp_path, judged, estimate):
+    """Ratios of latency are to dense under these; a front over both would hold the crop's dense against the whole's."""
+    for name, device in (("a", "cpu"), ("b", "cuda")):
+        with Store(tmp_path / name / STORE) as store:
+            for strategy, off, cost in (("whole", 0.0, 4.0), ("crop", 1.0, 1.0)):
+                for method, ratio, worse in (("dense", None, 0.0), ("m", 0.2, 0.5)):
+                    latency = 0.9 if ratio else 1.0
+                    timed = estimate(latency, low=latency - 0.01, high=latency + 0.01, n=12, unit="r", role="cost")
+                    gmacs = estimate(latency * cost, unit="GMACs", role="cost")
+                    store.put(
+                        judged(
+                            method, ratio, DENSE + off + worse, estimates={"latency_ratio": timed, "gmacs": gmacs},
+                            device=device, key=f"{name} {method} {strategy}", task_settings={"strategy": strategy},
+                            fingerprint={"weights": "w", "cases": "c"},
+                        )
+                    )  # fmt: skip
+    table = side_by_side([tmp_path / "a", tmp_path / "b"])
+    assert len(table) == 4 and table["front[cpu]"].all() and list(table["gmacs"]) == [1, 0.9] * 2
+
+
 def test_a_quality_that_depends_on_the_device_is_marked(run, tmp_path):
     table = side_by_side([run("a", "cpu", 0.9), run("b", "cuda", 1.2, off=0.5)])
     assert not table["agrees[cuda]"].iloc[1] and table["difference[cuda]"].iloc[1] == pytest.approx(0.5)
