@@ -192,8 +192,8 @@ def distances(full: bool) -> str:
             shared = features(n)
             x, y = (features(n) if noise is None else shared + noise * rng.normal(size=shared.shape) for _ in range(2))
             x = x * (1 - shrunk)
-            found["FID"].append(fid_difference(x, y, fitted, resamples))
-            found["KID"].append(kid_difference(x, y, reference, resamples))
+            found["FID"].append(fid_difference(x, y, fitted, resamples=resamples))
+            found["KID"].append(kid_difference(x, y, reference, resamples=resamples))
         for distance, differences in found.items():
             values = np.array([one.value for one in differences])
             truth = float(values.mean()) if shrunk else 0.0

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from results.analysis import modes
 from results.analysis.bounds import BadBound, Bound, check_unit, figure
 from results.analysis.compare_types import Condition, CostRatio, MetricDifference
 from results.analysis.paired import FEWEST
+from results.analysis.sets import RANKING_NEEDS, is_set_distance
 from results.tables.formatting import number
 
 EXACT = ("gmacs", "peak_memory_mb")
@@ -19,17 +21,27 @@ EXACT = ("gmacs", "peak_memory_mb")
 
 def condition(limit: Bound, metrics: Sequence[MetricDifference], costs: Sequence[CostRatio]) -> Condition:
     """Raises BadBound for a bound on what is in neither, or one without a unit."""
-    measured, spent = {one.metric: one for one in metrics}, {one.cost: one for one in costs}
+    measured = {one.metric: one for one in metrics}
+    spent = {_name(one.cost): one for one in costs}
     name = figure(limit.name, [*measured, *spent])
     if name in spent:
         return _of_cost(limit, spent[name])
     one = measured[name]
     check_unit(limit, one.unit)
     edge = limit.value / 100 * abs(one.b) if limit.unit == "%" else limit.value
+    if is_set_distance(name) and one.n < RANKING_NEEDS:
+        few = f"a distance between sets, which fewer than {RANKING_NEEDS:,} images do not rank"
+        return _judged(limit, one.difference, None, edge, few)
     if one.low is None or one.high is None or one.n < FEWEST:
         few = f"fewer than {FEWEST} images" if one.n else one.note or "no values per image"
         return _judged(limit, one.difference, None, edge, f"no interval: {few}")
     return _judged(limit, one.difference, (one.low, one.high), edge)
+
+
+def _name(cost: str) -> str:
+    """What a bound names it by: "latency" stands for a ratio of seconds, too, see `compare.latency_between`."""
+    base, mode = modes.split(cost)
+    return modes.named(modes.RATIO, mode) if base == modes.SECONDS else cost
 
 
 def _of_cost(limit: Bound, one: CostRatio) -> Condition:

@@ -117,7 +117,8 @@ def _of_sets(
     if other is None or not np.array_equal(reference, other):
         raise NotComparable(f"{_name(method)} and {_name(comparator)} were compared with different reference sets")
     one = {"frechet": fid_difference, "kernel": kid_difference}[kind]
-    return one(x[rows[:, 0]], y[rows[:, 1]], reference)
+    clusters = clusters_of([method.cases[row] for row in rows[:, 0]])
+    return one(x[rows[:, 0]], y[rows[:, 1]], reference, clusters)
 
 
 def clusters_of(cases: Sequence[CaseFacts]) -> NDArray[np.int64] | None:

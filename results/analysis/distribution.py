@@ -22,7 +22,7 @@ and by how much is open.
 
 `benchmarks/paired_statistics.py --full --only distances` measures what both keep.
 
-Letters: n cases, M reference images, D feature width, R resamples.
+Letters: n cases, C clusters, M reference images, D feature width, R resamples.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from results.analysis.frechet import Moments, distance_to, influence, moments
-from results.analysis.paired import FEWEST, Difference, standard_errors
+from results.analysis.paired import FEWEST, Difference, cluster_index, standard_errors
 from results.analysis.statistics import expanded_tail, resample_counts
 
 RESAMPLES = 1000
@@ -42,13 +42,19 @@ Array = NDArray[np.float64]
 
 
 def fid_difference(
-    x: ArrayLike, y: ArrayLike, reference: ArrayLike | Moments, resamples: int = RESAMPLES, seed: int = 0
+    x: ArrayLike,
+    y: ArrayLike,
+    reference: ArrayLike | Moments,
+    clusters: ArrayLike | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Difference:
     """FID of x less FID of y, features (n, D) of the same cases in the same order, to reference features (M, D), or to
-    their moments.
+    their moments. clusters: a label for each case (n,); cases of one are drawn together.
 
-    sd and detectable are those of a mean over n cases with the same standard error. Raises ValueError for NaN or
-    infinite features, unequal shapes, or fewer than two cases.
+    sd and detectable are those of a mean over as many cases as there are clusters, with the same standard error. Raises
+    ValueError for NaN or infinite features, unequal shapes, or fewer than two cases.
     """
     ours, theirs = _arms(x, y)
     target = reference if isinstance(reference, Moments) else moments(_features(reference, "reference"))
@@ -56,11 +62,17 @@ def fid_difference(
         raise ValueError(f"features of width {ours.shape[1]} against a reference of width {target.mean.size}")
     a, b = distance_to(target, ours), distance_to(target, theirs)
     linear = influence(target, ours) - influence(target, theirs)  # (n,)
-    return _difference(lambda counts: np.array([a(w) - b(w) for w in counts]), linear, resamples, seed)
+    return _difference(lambda counts: np.array([a(w) - b(w) for w in counts]), linear, clusters, resamples, seed)
 
 
 def kid_difference(
-    x: ArrayLike, y: ArrayLike, reference: ArrayLike, resamples: int = RESAMPLES, seed: int = 0
+    x: ArrayLike,
+    y: ArrayLike,
+    reference: ArrayLike,
+    clusters: ArrayLike | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Difference:
     """KID of x less KID of y, features (n, D) of the same cases in the same order, to reference features (M, D).
 
@@ -84,23 +96,30 @@ def kid_difference(
             return ((counts @ within) * counts).sum(1) / pairs - 2 * (counts @ across) / drawn
 
     linear = 2 / n * (within.sum(1) / (n - 1) - across)  # (n,)
-    return _difference(statistic, linear, resamples, seed)
+    return _difference(statistic, linear, clusters, resamples, seed)
 
 
-def _difference(statistic: Callable[[Array], Array], linear: Array, resamples: int, seed: int) -> Difference:
+def _difference(
+    statistic: Callable[[Array], Array], linear: Array, clusters: ArrayLike | None, resamples: int, seed: int
+) -> Difference:
     """From a statistic of counts (r, n) -> (r,) and its derivative by each count at one each (n,), up to a constant."""
     n = len(linear)
     value = float(statistic(np.ones((1, n)))[0])
-    drawn = np.concatenate([statistic(counts) for counts in resample_counts(n, resamples, seed)])  # (R,)
+    members = np.arange(n) if clusters is None else cluster_index(clusters, n)  # (n,)
+    of_cluster = np.bincount(members, linear - linear.mean())  # (C,)
+    count = len(of_cluster)
+    if count == 1:
+        return Difference(value, None, None, None, n, 1, None, None)
+    drawn = np.concatenate([statistic(times[:, members]) for times in resample_counts(count, resamples, seed)])  # (R,)
     drawn = drawn[np.isfinite(drawn)]
     around = drawn - drawn.mean()  # (R,)
-    tail = expanded_tail(n)
+    tail = expanded_tail(count)
     low, high = (value + float(np.quantile(around, cut)) for cut in (tail, 1 - tail))
-    factor = _shrinkage(drawn.var(), ((linear - linear.mean()) ** 2).sum()) * (n / (n - 1)) ** 0.5
+    factor = _shrinkage(drawn.var(), (of_cluster**2).sum()) * (count / (count - 1)) ** 0.5
     reached = abs(value) * (1 - 1e-9)
-    p = float((1 + (np.abs(around) * factor >= reached).sum()) / (1 + resamples)) if n >= FEWEST else None
+    p = float((1 + (np.abs(around) * factor >= reached).sum()) / (1 + resamples)) if count >= FEWEST else None
     error = float(drawn.std()) * factor
-    return Difference(value, low, high, p, n, n, error * n**0.5, standard_errors(n) * error)
+    return Difference(value, low, high, p, n, count, error * count**0.5, standard_errors(count) * error)
 
 
 def _shrinkage(whole: float, linear: float) -> float:

@@ -10,6 +10,8 @@ from results.analysis.bounds import BadBound, bound, figure
 from results.analysis.compare import compare
 from results.analysis.compare_types import Comparison
 from results.analysis.differences import NotComparable
+from results.analysis.point_costs import cost_of
+from results.analysis.points import Point
 from results.analysis.recommend import candidates
 from results.analysis.verdict_types import Verdict
 from results.compare import OtherWorkloads, compare_runs
@@ -138,6 +140,45 @@ def test_latencies_of_equal_work_differ_as_their_blocks_do(judged, estimate):
         (latency,) = (one for one in found.costs if one.cost == "latency_ratio")
         misses += not latency.low <= 1 <= latency.high
     assert misses <= 22  # 7.5 are right
+
+
+def test_latencies_under_other_settings_of_the_task_are_compared_in_seconds(judged, estimate):
+    """A strategy that crops is three times as fast as one that does not, dense though both be."""
+
+    def dense(strategy, seconds):
+        found = {
+            "latency_ratio": estimate(1.0, n=12, unit="method / dense", role="cost"),
+            "latency_s": estimate(seconds, n=12, unit="s", role="cost"),
+            "gmacs": estimate(seconds, unit="GMACs", role="cost"),
+        }
+        samples = {"latency_dense_s": [s * seconds for s in PAIRS], "latency_method_s": [s * seconds for s in PAIRS]}
+        task = {"strategy": strategy}
+        return judged("dense", None, DENSE, estimates=found, samples=samples, task_settings=task)
+
+    crop, whole = dense("crop", 0.5), dense("whole", 1.5)
+    limits = [bound("latency>-60%", "<>", ""), bound("latency>-70%", "<>", "")]
+    found = compare(crop, whole, ("a", "b"), lambda *_: None, lambda *_: None, limits)
+    latency = next(one for one in found.costs if one.cost.startswith("latency"))
+    assert (latency.cost, latency.a, latency.b) == ("latency_s", 0.5, 1.5)
+    assert latency.ratio == pytest.approx(1 / 3) and latency.low <= 1 / 3 <= latency.high < 0.35
+    assert [one.fails for one in found.conditions] == [False, True]
+    cost = cost_of(Point("crop", (crop,)), Point("whole", (whole,)))
+    assert cost.latency == pytest.approx(cost.gmacs) == pytest.approx(1 / 3)
+
+
+def test_a_distance_between_few_sets_passes_no_gate(judged, estimate):
+    rng = np.random.default_rng(1)
+
+    def record(method, n):
+        fid = estimate(1.0, role="quality", better="lower", n=n, set_distance="frechet x")
+        return judged(method, None, rng.gamma(9, 2 / 3, n), estimates={"fid[x]": fid})
+
+    for n, said in ((64, "which fewer than 1,000 images do not rank"), (1000, "")):
+        features = rng.normal(size=(n, 4))
+        a, b = record("a", n), record("b", n)
+        limit = [bound("fid>+50%", "<>", "")]
+        (one,) = compare(a, b, ("a", "b"), lambda *_, x=features: x, lambda *_, x=features: x + 1, limit).conditions
+        assert one.fails is bool(said) and said in one.why
 
 
 def test_few_images_cannot_pass_a_gate(run, judged):

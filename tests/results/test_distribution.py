@@ -130,6 +130,25 @@ def test_equal_arms_are_called_different_in_7_of_100_at_most_and_the_error_is_ab
     assert printed == pytest.approx(np.std([one.value for one in found]), rel=0.2)
 
 
+@pytest.mark.parametrize(("difference", "width"), [(fid_difference, 3), (kid_difference, 8)])
+def test_pictures_shown_twice_make_no_difference_surer(difference, width):
+    """Equal arms, every case there twice but for a little noise: taken as cases of their own they are called different
+    too often."""
+    alone, together = [], []
+    for seed in range(60):
+        x, y, reference = sets(32, width, seed=seed)
+        rng = np.random.default_rng(seed)
+        x, y = (np.repeat(one, 2, axis=0) + 0.01 * rng.normal(size=(64, width)) for one in (x, y))
+        pictures = np.repeat(np.arange(32), 2)
+        alone.append(difference(x, y, reference, resamples=100))
+        together.append(difference(x, y, reference, pictures, resamples=100))
+    assert [one.value for one in alone] == [one.value for one in together]
+    assert {one.clusters for one in together} == {32} and {one.n for one in together} == {64}
+    assert np.mean([one.p <= 0.05 for one in together]) <= 0.1 < np.mean([one.p <= 0.05 for one in alone])
+    each = np.mean([(one.high - one.low) for one in together]), np.mean([(one.high - one.low) for one in alone])
+    assert each[0] > 1.3 * each[1]
+
+
 def test_equal_arms_by_fid():
     found = [fid_difference(*sets(64, 8, seed=seed), resamples=100) for seed in range(100)]
     assert np.mean([one.low > 0 or one.high < 0 for one in found]) <= 0.07
