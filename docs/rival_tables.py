@@ -13,6 +13,7 @@ import pandas as pd
 from experiments import gmacs_of, values_of
 
 from results import Run, open_run
+from results.analysis.budgets import evaluated
 from results.analysis.compare import latency_between
 from results.analysis.differences import difference
 from results.analysis.multiplicity import holm
@@ -23,14 +24,16 @@ from results.tables.formatting import interval, number, percent, rows
 TRUTH, EMOJI_TRUTH = "truth[shapes-judge]", "truth[efficientnet-lite0]"
 
 
-def rivals(axis: str, folder: str = "rivals_shapes", truth: str = TRUTH, *, timed: bool = True) -> str:
+def rivals(
+    axis: str, folder: str = "rivals_shapes", truth: str = TRUTH, *, budget: float = 0.8, timed: bool = True
+) -> str:
     """What the search for a budget of one axis found, and what became of it on the evaluation's captions. timed: with
     the latency."""
     run = open_run(experiments.REFERENCE / folder)
     (dense,) = (record for record in run.records if record.method == "dense")
     found: list[tuple[Mapping[str, Any], Record]] = []
     left_out = []
-    for match in (one for one in run.matches if one["axis"] == axis):
+    for match in (one for one in run.matches if (one["axis"], one["budget"]) == (axis, budget)):
         led = next((record for record in run.records if match["strength"] is not None and led_to(match, record)), None)
         if led is not None:
             found.append((match, led))
@@ -47,6 +50,8 @@ def rivals(axis: str, folder: str = "rivals_shapes", truth: str = TRUTH, *, time
         latency, psnr = record.estimates["latency_ratio"], record.estimates.get("psnr_to_dense")
         seconds = [f"{number(latency.value, 3)} {interval(latency.low, latency.high)}"] * timed
         note = "" if match["met"] else " *closest*"
+        here = evaluated(match, record, run.records)
+        note += " *missed*" if match["met"] and here and not here.held else ""
         cells = [
             _named(match["method"], match["settings"]), f"{match['setting']} {match['strength']:.4g}",
             f"{match['cost']:.3f}{note}",
@@ -157,6 +162,12 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "rivals-gmacs": partial(rivals, "gmacs"),
     "rivals-latency": partial(rivals, "latency"),
     "rivals-emoji": partial(rivals, "gmacs", "table1_emoji", EMOJI_TRUTH, timed=False),
+    **{
+        f"rivals-emoji-latency-{100 * budget:.0f}": partial(
+            rivals, "latency", "latency_emoji", EMOJI_TRUTH, budget=budget
+        )
+        for budget in (0.8, 0.6)
+    },
     "few-steps-emoji": few_steps,
     "rivals-tuned": tuned,
     "rivals-caches": caches,

@@ -11,9 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from harness import text
 from harness.errors import UserError
+from results.analysis.budgets import TOLERANCE
 
-TOLERANCE = 0.01
-"""Relative distance to the budget that counts as met."""
 NEAR = 0.05
 """Relative distance within which the closest setting still runs, marked as not met."""
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from results.analysis import comparisons, noninferiority, tolerances
+from results.analysis.budgets import evaluated
 from results.analysis.comparisons import PairedTest
 from results.analysis.differences import NotComparable
 from results.analysis.headline import Headline, headline
@@ -25,7 +26,7 @@ from results.analysis.points import DENSE, OTHERS, Block, Pair, Point, blocks_of
 from results.analysis.ranks import probability_best, rank_sets
 from results.analysis.verdict_types import BlockVerdict, Compared, Rank, Section, Tolerance, Verdict
 from results.record import Record
-from results.tables.formatting import setup
+from results.tables.formatting import interval, setup
 
 _NEAR = 0.05  # relative distance in GMACs within which points of different strengths are rivals
 _NO_HEADLINE = (
@@ -86,7 +87,7 @@ def _section(group: Sequence[Record], about: str, matches: Sequence[Mapping[str,
         blocks=tuple(sweep.block(block, to_dense, pairs) for block in blocks),
         other_metrics=tuple(sweep.other_metrics()), tolerances=tuple(sweep.tolerances()),
         notes=tuple(dict.fromkeys(
-            [*_few(n), *_one_training(sweep.others), *_closest(sweep.others, matches), *sweep.notes]
+            [*_few(n), *_one_training(sweep.others), *_closest(sweep.others, matches, group), *sweep.notes]
         )),
     )  # fmt: skip
 
@@ -100,14 +101,24 @@ def _few(n: int) -> list[str]:
     return [few] if n < FEWEST else []
 
 
-def _closest(points: Sequence[Point], matches: Sequence[Mapping[str, Any]]) -> list[str]:
+def _closest(points: Sequence[Point], matches: Sequence[Mapping[str, Any]], group: Sequence[Record]) -> list[str]:
     """What stands in a budget's block and does not meet it."""
-    return [
-        f"{point.name} comes closest to {budget_of(one)} and does not meet it: {one['cost']:.3f}, on calibration images"
-        for point in points
-        for one in matches
-        if one["strength"] is not None and not one.get("met", True) and led_to(one, point.first)
-    ]
+    lines = []
+    led = ((point, one) for point in points for one in matches if one["strength"] is not None)
+    for point, one in ((point, one) for point, one in led if led_to(one, point.first)):
+        here = evaluated(one, point.first, group)
+        if not one.get("met", True):
+            lines.append(
+                f"{point.name} comes closest to {budget_of(one)} and does not meet it: {one['cost']:.3f}, "
+                "on calibration images"
+            )
+        elif here is not None and not here.held:
+            span = f" {interval(here.low, here.high)}" if here.low < here.high else ""
+            lines.append(
+                f"{point.name} met {budget_of(one)} on calibration images ({one['cost']:.3f}) and does not here: "
+                f"{here.value:.3f}{span}"
+            )
+    return lines
 
 
 def _one_training(points: Sequence[Point]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from results.analysis import modes
+from results.analysis.budgets import evaluated
 from results.analysis.points import led_to
 from results.files import write_atomic
 from results.record import Record
@@ -28,8 +29,9 @@ def write_matched(records: Sequence[Record], matches: Sequence[Mapping[str, Any]
 
 
 def matched(records: Sequence[Record], matches: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """One row per match: the match's fields, and the estimates of the point that it led to, with their bounds. `task`
-    is there where searches were made under several settings of the task."""
+    """One row per match: the match's fields, and the estimates of the point that it led to, with their bounds.
+    `evaluated`: the cost that was tuned, relative to dense, on the evaluation's cases; `held`: whether the budget is
+    not excluded there. `task` is there where searches were made under several settings of the task."""
     several = len({compact_json(match.get("task_settings", {})) for match in matches}) > 1
     rows = []
     for match in matches:
@@ -40,6 +42,8 @@ def matched(records: Sequence[Record], matches: Sequence[Mapping[str, Any]]) -> 
         row["settings"] = compact_json(match["settings"]) if match["settings"] else ""
         if found is not None and match["strength"] is not None:
             row |= {"outcome": found.outcome} | _estimates(found)
+            here = evaluated(match, found, records)
+            row |= {"evaluated": here and here.value, "held": here and here.held}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -61,12 +65,14 @@ def _document(records: Sequence[Record], frame: pd.DataFrame) -> str:
     names = [*costs, *(name for name in quality if name in frame.columns)]
     axes = " and ".join(dict.fromkeys(frame["axis"]))
     several = "task" in frame.columns
+    unseen = "" if dense.fingerprint.get("split") == "calibration" else ", which the evaluation does not see"
     parts = [
         f"# Methods at equal {axes}",
-        f"{setup(dense)}. Every method's one strength setting was tuned on calibration cases, which the evaluation "
-        f"does not see, until its {axes} relative to dense met the budget within 1 %; `tuned` is what it was there. "
+        f"{setup(dense)}. Every method's one strength setting was tuned on calibration cases{unseen}, until its "
+        f"{axes} relative to dense met the budget within 1 %; `tuned` is what it was there. "
         "The other columns are measured on the evaluation's cases. [low, high]: 95 % bootstrap interval. *closest*: a "
-        "method that comes no nearer than that, within 5 %; one further off is left out.",
+        "method that comes no nearer than that, within 5 %; one further off is left out. *missed*: met in tuning, and "
+        "excluded by what the evaluation measured, which `evaluated` holds.",
         rows(
             ["method", *names],
             [
@@ -81,14 +87,17 @@ def _document(records: Sequence[Record], frame: pd.DataFrame) -> str:
         for row in ({str(k): v for k, v in one.items()} for one in members.to_dict("records")):
             name = f"{plain(row['method'])} {code(row['settings'])}".strip()
             if row["strength"] is None or pd.isna(row["strength"]):
-                lines.append([name, "left out", f"{row['cost']:.3f}", *[""] * len(names)])
+                lines.append([name, "left out", f"{row['cost']:.3f}", *[""] * (1 + len(names))])
                 continue
             note = "" if row["met"] else " *closest*"
+            note += " *missed*" if row["met"] and row.get("held") is False else ""
+            here = row.get("evaluated")
             cells = _cells(row, names) if row.get("outcome") != "failed" else ["failed", *[""] * (len(names) - 1)]
             strength = f"{row['setting']} {row['strength']:.4g}"
-            lines.append([name, strength, f"{row['cost']:.3f}{note}", *cells])
+            shown = "" if here is None or pd.isna(here) else f"{here:.3f}"
+            lines.append([name, strength, f"{row['cost']:.3f}{note}", shown, *cells])
         heading = f"## {axis} {budget:g}" + "".join(f", {code(str(one))}" for one in task)
-        parts += [heading, rows(["method", "setting", "tuned", *names], lines)]
+        parts += [heading, rows(["method", "setting", "tuned", "evaluated", *names], lines)]
     legend = [f"- `{name}`: {e.unit}, {e.convention}; n = {e.sample_size}; {DIRECTIONS[e.better or 'lower']}"
               for name, e in quality.items()]  # fmt: skip
     return "\n\n".join([*parts, "\n".join(legend)]) + "\n"

@@ -10,6 +10,7 @@ from results.analysis.comparisons import word_of
 from results.analysis.verdict import judge
 from results.analysis.verdict_types import Verdict
 from results.plots.forest import forest
+from results.tables import budgets
 from results.tables.formatting import change
 from results.tables.verdict import document, show
 
@@ -201,6 +202,25 @@ def test_nothing_to_judge_is_said(judged, record):
 def test_the_json_reads_back(sweep):
     verdict = judge(sweep)
     assert Verdict.model_validate_json(verdict.model_dump_json()) == verdict
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"), [(0.79, 0.84, False), (0.8, 0.81, False), (0.809, 0.874, True), (0.7, 0.79, True)]
+)
+def test_a_budget_that_was_met_by_chance_is_said_to_be_missed(judged, estimate, low, high, said, tmp_path):
+    """Of noisy costs the one nearest to the budget is taken in tuning, so that it is off where it is measured again."""
+    latency = estimate((low + high) / 2, low=low, high=high, n=12, unit="method / dense", role="cost")
+    records = [judged("dense", None, DENSE), judged("m", 0.2, DENSE, estimates={"latency_ratio": latency})]
+    match = {
+        "method": "m", "settings": {}, "chosen": records[1].settings, "axis": "latency", "budget": 0.8,
+        "setting": "ratio", "strength": 0.2, "cost": 0.803, "met": True, "tried": 4,
+    }  # fmt: skip
+    (section,) = judge(records, [match]).sections
+    assert any("met latency 0.8 on calibration images (0.803) and does not here" in n for n in section.notes) is said
+    frame = budgets.matched(records, [match])
+    assert frame["held"].tolist() == [not said] and frame["evaluated"].tolist() == [latency.value]
+    budgets.write_matched(records, [match], tmp_path)
+    assert ("0.803 *missed* |" in (tmp_path / "tables" / "matched.md").read_text()) is said
 
 
 def test_what_the_images_resolve_is_printed(sweep):
