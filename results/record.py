@@ -138,8 +138,8 @@ class Record(BaseModel):
 
 
 def newest(records: Iterable[Record], asked: Collection[str] = ()) -> list[Record]:
-    """One record of every point, in the order in which the points came: one whose key is asked for, else the newest
-    that is usable. Where code has changed, or machines, several stand for one point."""
+    """One record of every point, in the order in which the points came: one whose key is asked for, whether it failed
+    or not, else the newest that is usable. Where code has changed, or machines, several stand for one point."""
     found: dict[str, Record] = {}
     for record in records:
         same = [record.method, record.settings, record.task_settings, record.device]
@@ -151,7 +151,7 @@ def newest(records: Iterable[Record], asked: Collection[str] = ()) -> list[Recor
 
 
 def _rank(record: Record, asked: Collection[str]) -> tuple[bool, bool, str]:
-    return record.usable, record.key in asked, record.started
+    return record.key in asked, record.usable, record.started
 
 
 def from_schema_1(body: Mapping[str, Any]) -> dict[str, Any]:

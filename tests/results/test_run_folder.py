@@ -85,6 +85,8 @@ def test_a_point_that_ran_again_under_a_new_version_takes_its_old_record_s_place
         failed = record("tome", 0.2, fingerprint={"x": "y"}, started="2025-03-01T00:00:00Z", outcome="failed")
         folder.put(failed)  # a usable record stands before one that failed later
         assert [r.key for r in folder.records()][1] == newer.key
+        folder.store.set_meta(ASKED, json.dumps([failed.key]))  # but for the one that the last run asked for
+        assert [r.key for r in folder.records()][1] == failed.key
 
 
 def test_finished_points_of_folders_beside_are_taken_over_with_their_images(filled, record):
