@@ -40,7 +40,17 @@ def graphs() -> str:
         ]
         for row in pd.read_csv(GPU / "pixart_sigma_512_h200.csv").to_dict("records")
     ]  # fmt: skip
-    head = ["mode", "batch", "method", "ratio", "latency, ms", "/ dense", "limit / dense", "overhead", "energy, J"]
+    head = [
+        "mode",
+        "batch",
+        "method",
+        "ratio",
+        "latency, ms",
+        "/ dense",
+        "limit / dense",
+        "overhead",
+        "energy per image and step, J",
+    ]
     return rows(head, lines)
 
 

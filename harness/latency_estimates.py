@@ -21,8 +21,9 @@ def timed(
     """Latency and its ratio to dense from interleaved rounds of seconds. about: what ran and the clock. runs: how often
     it ran in each sample. limit: seconds of the method's limit, see `harness.limit`: one for each round, or one for
     each block of rounds."""
-    whole = bootstrap(np.array(own) / runs, np.median)
     size = block_size(len(own))
+    seconds = np.array(own) / runs
+    whole = paired_ratio(seconds, np.ones(len(own)), block=size)._replace(value=float(np.median(seconds)))
     ratio = paired_ratio(np.array(own), np.array(dense), block=size)
     blocks = f"{-(-len(own) // size)} blocks of {size} pair{'s' * (size > 1)}"
     beside = {}
@@ -46,7 +47,8 @@ def timed(
         }  # fmt: skip
     return beside | {
         "latency_s": Estimate(
-            **whole._asdict(), n=len(own), unit="s", role="cost", better="lower", convention=f"median, {about}"
+            **whole._asdict(), n=len(own), unit="s", role="cost", better="lower",
+            convention=f"median, its interval over {blocks}, {about}",
         ),
         "latency_ratio": Estimate(
             **ratio._asdict(), n=len(own), unit="method / dense", role="cost", better="lower",

@@ -49,7 +49,10 @@ class MeasurementConfig(BaseModel):
     )
     model: str = Field("", description="zoo model, pipeline folder or hub id; none: the task's own default")
     ratios: tuple[float, ...] = Field((), description="compression ratios; none: the task's own default")
-    rounds: int = Field(12, ge=2, le=10_000, description="pairs of the interleaved latency measurement, in six blocks")
+    rounds: int = Field(
+        12, ge=2, le=10_000,
+        description="pairs of the interleaved latency measurement, in six blocks, which a multiple of six fills",
+    )  # fmt: skip
     mode: tuple[Mode, ...] = Field(
         ("eager",), description="eager, compile (by blocks), graph (CUDA graphs), compile+graph; dense in the same one"
     )

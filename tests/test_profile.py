@@ -234,6 +234,19 @@ def test_profile_of_a_folder_on_the_cpu(tiny_folder: Path, tmp_path: Path) -> No
     assert (frame[parts] >= 0).all(axis=None) or (frame[parts].min(axis=None) > -1e-4)
 
 
+def test_weights_are_those_that_the_method_holds(tiny_folder: Path, tmp_path: Path) -> None:
+    """Half the layers never run, or are float16: they are no longer in memory, or in half of it."""
+    run = harness.profile(
+        methods=["depth", "precision"], model=str(tiny_folder), ratios=[0.4], rounds=2, out=tmp_path / "run"
+    )
+    memory = {record.method: record.estimates["peak_memory_mb"] for record in run.records}
+    block = memory["dense"].value - memory["depth"].value
+    denoiser = load(str(tiny_folder)).backbone
+    weights = sum(p.numel() * p.element_size() for p in denoiser.blocks[0].parameters()) / 2**20
+    assert block >= 0.9 * weights and "but for blocks that never run" in memory["depth"].convention
+    assert memory["precision"].value < memory["dense"].value - weights
+
+
 def test_refusals_and_failures(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     shared: dict[str, Any] = {"model": str(tiny_folder), "ratios": [0.2], "rounds": 2, "out": tmp_path / "run"}
     with pytest.raises(UserError, match="'fbcache' cannot be profiled .* reuses earlier sampling steps"):

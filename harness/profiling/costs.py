@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -77,7 +77,9 @@ def measured(
     rounds: int, on: Subject, candidate: Candidate, setup: Setup
 ) -> tuple[dict[str, Estimate], dict[str, list[float]]]:
     """Estimates of every cost, and the raw seconds behind the latency."""
-    ran, shares = count(on, candidate, setup)
+    with memory.idle(on.backbone.blocks) as idle:
+        ran, shares = count(on, candidate, setup)
+    unused = [layer for layer, block in enumerate(on.backbone.blocks) if any(block is one for one in idle)]
     per = _GIGA * setup.batch * candidate.steps
     halves = "both CFG halves" if on.backbone.rows_per_image == 2 else "one row per image"
     mean = f", mean over {candidate.steps} timestep regions" if candidate.steps > 1 else ""
@@ -101,7 +103,7 @@ def measured(
     if on.device.type == META:
         return estimates, {}
     with _place(on, candidate) as backbone:
-        seconds, samples = _timed(rounds, on, candidate, setup, backbone)
+        seconds, samples = _timed(rounds, on, candidate, setup, backbone, unused)
     return estimates | seconds, samples
 
 
@@ -112,8 +114,9 @@ def _place(on: Subject, candidate: Candidate) -> Iterator[Backbone]:
 
 
 def _timed(
-    rounds: int, on: Subject, candidate: Candidate, setup: Setup, own: Backbone
+    rounds: int, on: Subject, candidate: Candidate, setup: Setup, own: Backbone, unused: Sequence[int]
 ) -> tuple[dict[str, Estimate], dict[str, list[float]]]:
+    """unused: layers whose blocks never run."""
     device, steps, mode = on.device, candidate.steps, setup.mode
     given = inputs(on.backbone, setup)
     dense, method = stepper(on.backbone, candidate, given), stepper(own, candidate, given)
@@ -136,6 +139,7 @@ def _timed(
             if mode != "eager":
                 method()  # compiling takes memory of its own
             peak = memory.peak(method, device)
+            weights = memory.weights_bytes([own.transformer], [own.blocks[layer] for layer in unused])
             if device.type == "cpu":
                 most = memory.resident(method)
                 found["peak_resident_mb"] = Estimate(
@@ -194,10 +198,11 @@ def _timed(
                 value=seconds / steps, n=1, unit="s",
                 convention=f"one step at batch {setup.batch}, no kernels fused, the device waited for at every part",
             )  # fmt: skip
-    total = memory.weights_bytes([own.transformer]) + peak.bytes
+    total = weights + peak.bytes
     found["peak_memory_mb"] = Estimate(
         value=total / _MIB, n=1, unit="MiB", role="cost", better="lower",
-        convention=f"the denoiser's weights, and {peak.convention}; batch {setup.batch}"
+        convention="the denoiser's weights with the method on, but for blocks that never run, and "
+        f"{peak.convention}; batch {setup.batch}"
         + ("; without the memory of graphs" if "graph" in mode else ""),
     )  # fmt: skip
     found |= timed(own_s, dense_s, about, runs=steps, limit=sum(limits, []))

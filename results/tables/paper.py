@@ -30,7 +30,7 @@ _COSTS = {
     "gmacs": "GMACs",
     "latency_ratio": "latency / dense",
     "peak_memory_mb": "memory, MiB",
-    "energy_j": "energy, J",
+    "energy_j": "energy per image and step, J",
 }
 _PAGE = 3
 """Figures with their intervals that a page is wide enough for, in LaTeX."""
