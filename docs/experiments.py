@@ -72,6 +72,7 @@ AXES: dict[str, tuple[Fits, dict[str, Fits]]] = {
         "tokens, swapped: `random-tokens`": _is("diffcr", **RANDOM),
         "tokens, refitted: random, the same ratios": _is("diffcr", **RANDOM, refitted=True, same_ratios=True),
         "layers, refitted: `uniform`": _is("uniform", ratio=0.3),
+        "layers, refitted: `uniform`, 28 % (as many GMACs)": _is("uniform", ratio=0.28),
         "timesteps, refitted: DiffCR-L": _is("diffcr", axes="layer", ratio=0.3),
     }),
     **{

@@ -57,8 +57,8 @@ class Difference(NamedTuple):
     p: two-sided, of "no difference"; None below 8 clusters.
     n, clusters: cases, and groups of cases that are independent of each other.
     sd: standard deviation of the differences, of the clusters' means where a cluster has several cases; None for one.
-    detectable: the smallest true difference that is found 8 times in 10 at level 0.05, `standard_errors(clusters)` sd /
-        sqrt(clusters).
+    detectable: the smallest true difference that is found 8 times in 10 at level 0.05, with no correction for several
+        tests: `standard_errors(clusters)` sd / sqrt(clusters).
     """
 
     value: float

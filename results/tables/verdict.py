@@ -22,7 +22,8 @@ _READING = """\
 - **verdict**: *better* or *worse*: the difference is no accident of these images, nor of
   the training seeds where there are several (p, adjusted by Holm over the family,
   at most 0.05). *no worse than margin*: a loss as large as the margin is excluded (one-sided, 0.025). *not
-  distinguishable*: neither; *detectable* is the smallest true difference that so many images find 8 times in 10.
+  distinguishable*: neither; *detectable* is the smallest true difference that so many images find 8 times in 10, taken
+  alone, before Holm's correction.
 - **family**: all comparisons with dense in the headline metric, named before anything is looked at. What is marked
   exploratory is for ideas, not for claims.
 - **cost**: of dense's; latency with its 95 % interval over interleaved pairs.
@@ -110,7 +111,10 @@ def resolution(section: Section) -> str:
     unit = section.unit if section.fidelity else f"of {'dense' if section.dense is not None else 'the mean'}'s"
     some = [percent(float(f"{x:.2g}")) if not section.fidelity else number(x, 2) for x in (low, high)]
     span = some[0] if some[0] == some[1] else f"{some[0]} to {some[1]}"
-    return f"{section.n} images show differences from {span} {unit} on, 8 times in 10; smaller ones they cannot tell."
+    return (
+        f"{section.n} images show differences from {span} {unit} on, 8 times in 10, each taken alone; smaller ones "
+        "they cannot tell."
+    )
 
 
 def _line(one: Compared) -> list[str]:
