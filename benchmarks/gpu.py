@@ -27,6 +27,7 @@ from rich.table import Table
 
 import harness
 from harness.errors import UserError
+from results.store import StoreError
 from results.tables import step_costs
 
 SHOWN = (
@@ -98,7 +99,7 @@ def collected(out: Path) -> pd.DataFrame:
     for folder in sorted(path.parent for path in out.glob("*/store.sqlite")):
         try:
             run = harness.open_run(folder)
-        except UserError:
+        except (UserError, StoreError):  # one that has only begun
             continue
         if any(record.task == step_costs.TASK for record in run.records):
             found.append(step_costs.frame(run))
@@ -122,11 +123,14 @@ def carried_out(command: Sequence[str], seconds: float, out: Path, log: Path) ->
         while not ended:
             try:
                 code = process.wait(min(EVERY, max(0.0, end - time.monotonic())))
-                ended = DONE if code in (0, 5) else f"exit code {code}"  # 5: pytest found no tests
+                ended = DONE if code == 0 else f"exit code {code}"
             except subprocess.TimeoutExpired:
                 if time.monotonic() >= end:
                     ended = "stopped: the time was up"
                     stop(process)
+            except BaseException:
+                stop(process)
+                raise
             collected(out).to_csv(out / "gpu.csv", index=False)
     return ended
 
@@ -159,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             continue
         began = time.monotonic()
         ended = carried_out(command, left, given.out, given.out / f"{name}.log")
-        if name == TESTS and ended == DONE:
+        if name == TESTS and ended == DONE and at is GPU:
             passed.touch()
         console.print(f"{name}: {ended}, {time.monotonic() - began:.0f} s, {given.out / name}.log")
     show(collected(given.out), console)

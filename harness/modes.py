@@ -79,6 +79,7 @@ def capture(run: Callable[[], Any], device: torch.device, pool: Any = None) -> t
     graph, whose memory it shares. What the run reads has to keep its place as long as the graph is replayed. Raises
     CapturedError."""
     why: list[Exception] = []  # the run's own error, which the end of a capture covers with another
+    first: Exception | None = None
     pool = pool or torch.cuda.graph_pool_handle()
 
     def watched() -> Any:
@@ -108,6 +109,8 @@ def capture(run: Callable[[], Any], device: torch.device, pool: Any = None) -> t
             raise CapturedError(f"cannot be captured into a CUDA graph: {first_line(first)}") from first
         finally:
             torch.cuda.set_stream(now)  # a capture that fails leaves its own as the current one
+            why.clear()
+            first = None  # an error holds this frame, and all that its callers hold
     return graph, out
 
 

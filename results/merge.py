@@ -10,7 +10,7 @@ from typing import Any
 
 from results import outputs
 from results.analysis.points import led_to
-from results.record import SCHEMA_VERSION, Record
+from results.record import SCHEMA_VERSION, Record, newest
 from results.run import Run, open_run
 from results.run_folder import ASKED, RunError, RunFolder
 from results.tables.formatting import compact_json
@@ -46,7 +46,7 @@ def merged(folders: Sequence[str | Path], out: str | Path) -> Run:
                 names = sorted(name for name in {*own, *workload} if own.get(name) != workload.get(name))
                 lines = [f"{name}: {json.dumps(workload.get(name))} and {json.dumps(own.get(name))}" for name in names]
                 raise RunError(f"{places[0]} and {place} hold different workloads: {'; '.join(lines)}")
-            for record in run.records():
+            for record in newest(run.store.records()):
                 known = found.get(record.key)
                 if record.outcome == "ok" and not run.complete(record):
                     raise RunError(

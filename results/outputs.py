@@ -24,7 +24,7 @@ from results.tables.verdict import write_verdict
 
 MATCHES = "matched.json"
 _MARK = "tables/drawn.json"
-_VERSION = 3  # of what is drawn: a new one draws old folders again
+_VERSION = 4  # of what is drawn: a new one draws old folders again
 
 
 def write(folder: RunFolder, *, all_plots: bool = False) -> None:

@@ -16,7 +16,8 @@ def busy(run: Callable[[], object], device: torch.device) -> float | None:
     down a little, so that a value near 1 is no lower than shown."""
     if device.type != "cuda":
         return None
-    os.environ.setdefault("TEARDOWN_CUPTI", "1")  # else every launch of the process is slower ever after
+    if _teardown_is_safe():  # else every launch of the process is slower ever after
+        os.environ.setdefault("TEARDOWN_CUPTI", "1")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*Profiler clears events")  # one cycle is all there is
         # The first run warms up the device and the profiler, which loses what comes right behind its start.
@@ -34,3 +35,8 @@ def busy(run: Callable[[], object], device: torch.device) -> float | None:
         if one.device_type == DeviceType.CUDA and not one.key.startswith("ProfilerStep")
     )
     return min(1.0, kernels / 1e6 / wall) if kernels else None
+
+
+def _teardown_is_safe() -> bool:
+    """With CUDA graphs in the process, by torch's own rule: from CUDA 12.6 on."""
+    return tuple(int(part) for part in str(torch.version.cuda or "0").split(".")[:2]) >= (12, 6)

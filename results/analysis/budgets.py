@@ -13,9 +13,9 @@ TOLERANCE = 0.01
 
 
 class Evaluated(NamedTuple):
-    """A cost relative to dense on the evaluation's cases, with its 95 % interval; a count has none. held: whether the
-    budget is not excluded: of the costs tried in tuning the one nearest to it is taken, and what is measured
-    with noise is then nearer there than it is."""
+    """A cost relative to dense on the evaluation's cases, with its 95 % interval, which an exact count has not. held:
+    whether the budget is not excluded: of the costs tried in tuning the one nearest to it is taken, and what is
+    measured with noise is then nearer there than it is."""
 
     value: float
     low: float
@@ -36,8 +36,8 @@ def evaluated(match: Mapping[str, Any], record: Record, records: Iterable[Record
         dense = next((r for r in records if r.method == "dense" and r.task_settings == record.task_settings), None)
         if dense is None or name not in dense.estimates:
             return None
-        value /= dense.estimates[name].value
-        low = high = None
+        whole = dense.estimates[name].value
+        value, low, high = value / whole, low and low / whole, high and high / whole
     low, high = (value if bound is None else bound for bound in (low, high))
     edge = TOLERANCE * match["budget"] * (1 + 1e-9)
     return Evaluated(value, low, high, held=low - edge <= match["budget"] <= high + edge)

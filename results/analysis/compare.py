@@ -125,19 +125,20 @@ def _costs(a: Record, b: Record) -> list[CostRatio]:
 
 def latencies_compare(a: Record, b: Record, mode: str) -> bool:
     """Whether both hold what `latency_between` takes."""
-    name = modes.named(_latency_of(a, b), mode)
+    name = modes.named(latency_of(a, b), mode)
     return a.hardware == b.hardware and name in a.estimates and name in b.estimates
 
 
-def _latency_of(a: Record, b: Record) -> str:
+def latency_of(a: Record, b: Record) -> str:
     """Ratios to dense, so that a machine that was slower on one day cancels; seconds where the settings of the task
     differ, since dense then does other work in each."""
-    return modes.RATIO if a.task_settings == b.task_settings else modes.SECONDS
+    both = a.task_settings.keys() & b.task_settings.keys()  # older records lack what was no setting then
+    return modes.RATIO if all(a.task_settings[x] == b.task_settings[x] for x in both) else modes.SECONDS
 
 
 def latency_between(a: Record, b: Record, mode: str = modes.EAGER) -> CostRatio:
-    """Of the ratios to dense, or of seconds, see `_latency_of`; with Welch's interval over the blocks of both."""
-    base = _latency_of(a, b)
+    """Of the ratios to dense, or of seconds, see `latency_of`; with Welch's interval over the blocks of both."""
+    base = latency_of(a, b)
     name = modes.named(base, mode)
     own, other = a.estimates[name], b.estimates[name]
     low = high = None

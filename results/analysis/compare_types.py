@@ -30,7 +30,8 @@ class MetricDifference(Plain):
 
 
 class CostRatio(Plain):
-    """A over B. Latencies are each relative to dense, measured in turn with it; the interval is of both."""
+    """A over B. Latencies are each relative to dense, measured in turn with it, or in seconds where the settings of the
+    task differ; the interval is of both."""
 
     cost: str
     unit: str

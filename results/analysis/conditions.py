@@ -22,14 +22,14 @@ EXACT = ("gmacs", "peak_memory_mb")
 def condition(limit: Bound, metrics: Sequence[MetricDifference], costs: Sequence[CostRatio]) -> Condition:
     """Raises BadBound for a bound on what is in neither, or one without a unit."""
     measured = {one.metric: one for one in metrics}
-    spent = {_name(one.cost): one for one in costs}
+    spent = {_name(one.cost): one for one in costs} | {one.cost: one for one in costs}
     name = figure(limit.name, [*measured, *spent])
     if name in spent:
         return _of_cost(limit, spent[name])
     one = measured[name]
     check_unit(limit, one.unit)
     edge = limit.value / 100 * abs(one.b) if limit.unit == "%" else limit.value
-    if is_set_distance(name) and one.n < RANKING_NEEDS:
+    if is_set_distance(name) and 0 < one.n < RANKING_NEEDS:
         few = f"a distance between sets, which fewer than {RANKING_NEEDS:,} images do not rank"
         return _judged(limit, one.difference, None, edge, few)
     if one.low is None or one.high is None or one.n < FEWEST:

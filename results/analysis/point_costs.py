@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from results.analysis import modes
-from results.analysis.compare import latencies_compare, latency_between
+from results.analysis.compare import latencies_compare, latency_between, latency_of
 from results.analysis.paired import FEWEST
 from results.analysis.points import Point
 from results.analysis.verdict_types import Cost, LatencyWord, ModeLatency
@@ -22,7 +22,7 @@ def cost_of(point: Point, dense: Point) -> Cost:
     gmacs = None
     if "gmacs" in own.estimates and "gmacs" in other.estimates:
         gmacs = own.estimates["gmacs"].value / other.estimates["gmacs"].value
-    if own.task_settings == other.task_settings:
+    if latency_of(own, other) == modes.RATIO:
         ratios = {mode: own.estimates[modes.named(modes.RATIO, mode)] for mode in modes.of(own.estimates)}
     else:  # the ratio is to a dense run of other work
         ratios = {

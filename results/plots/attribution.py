@@ -13,14 +13,20 @@ from results.tables.formatting import DIRECTIONS, percent
 _COLOURS = {"swapped": "#56B4E9", "refitted": "#0072B2"}
 
 
+def method_names(table: pd.DataFrame) -> list[str]:
+    """Of each row, with the settings of the task where there are several."""
+    several = table["task"].nunique() > 1
+    return [f"{row['method']} {row['task']}" if several else str(row["method"]) for row in table.to_dict("records")]
+
+
 def bars(table: pd.DataFrame, metric: str, path: str | Path) -> Path:
     """One bar per control with its 95 % interval: method less control in one metric. Writes a PNG, returns its path."""
     some = table[table["metric"] == metric]
     if (some["seed"] == "all").any():
         some = some[some["seed"] == "all"]
     labels = [
-        f"{row['axis']}: {row['control']}\n{row['method']} {percent(row['ratio'])}, {row['form']}"
-        for row in some.to_dict("records")
+        f"{row['axis']}: {row['control']}\n{name} {percent(row['ratio'])}, {row['form']}"
+        for name, row in zip(method_names(some), some.to_dict("records"), strict=True)
     ]
     figure = Figure(figsize=(8.4, 0.62 * len(some) + 1.6), layout="constrained")
     axes = figure.add_subplot()

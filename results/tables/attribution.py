@@ -17,15 +17,15 @@ from results.analysis.paired import Difference
 from results.analysis.points import Point
 from results.analysis.sets import RANKING_NEEDS, is_set_distance
 from results.files import write_atomic
-from results.plots.attribution import bars
+from results.plots.attribution import bars, method_names
 from results.record import Estimate
 from results.run import Run
-from results.tables.formatting import DIRECTIONS, interval, number, percent, setup
+from results.tables.formatting import DIRECTIONS, compact_json, interval, number, percent, setup
 from results.tables.markdown import rows
 
 COLUMNS = (
-    "method", "settings", "ratio", "seed", "model", "axis", "control", "form", "metric", "difference", "low", "high",
-    "p", "n", "detectable", "better", "unit", "gmacs_method", "gmacs_control", "key_method", "key_control",
+    "method", "settings", "task", "ratio", "seed", "model", "axis", "control", "form", "metric", "difference", "low",
+    "high", "p", "n", "detectable", "better", "unit", "gmacs_method", "gmacs_control", "key_method", "key_control",
 )  # fmt: skip
 
 ALL = "all"
@@ -75,11 +75,11 @@ def _line(
     gmacs = [float(np.mean([record.estimates["gmacs"].value for record in some])) for some in both]
     keys = [" ".join(record.key for record in some) for some in both]
     return {
-        "method": first.method.method, "settings": str(first.method.task_settings | first.method.settings),
-        "ratio": first.method.ratio, "seed": seed, "model": first.method.model, "axis": first.axis,
-        "control": first.control, "form": first.form, "metric": metric, "difference": found["value"],
-        "low": found["low"], "high": found["high"], "p": found["p"], "n": found["n"],
-        "detectable": found.get("detectable"), "better": estimate.better, "unit": estimate.unit,
+        "method": first.method.method, "settings": str(first.method.settings),
+        "task": compact_json(first.method.task_settings), "ratio": first.method.ratio, "seed": seed,
+        "model": first.method.model, "axis": first.axis, "control": first.control, "form": first.form,
+        "metric": metric, "difference": found["value"], "low": found["low"], "high": found["high"], "p": found["p"],
+        "n": found["n"], "detectable": found.get("detectable"), "better": estimate.better, "unit": estimate.unit,
         "gmacs_method": gmacs[0], "gmacs_control": gmacs[1], "key_method": keys[0], "key_control": keys[1],
     }  # fmt: skip
 
@@ -124,10 +124,10 @@ def document(run: Run, table: pd.DataFrame) -> str:
         corrected = holm(family) if metric == first else None
         head = ["method", "ratio", "seed", "axis", "control", "form", "difference", "p", "GMACs / control"]
         head += ["p, Holm", "verdict"] if corrected is not None else []
-        lines = []
+        lines, methods = [], method_names(some)
         for index, row in enumerate(some.to_dict("records")):
             cells = [
-                row["method"], percent(row["ratio"]), row["seed"], row["axis"], row["control"], row["form"],
+                methods[index], percent(row["ratio"]), row["seed"], row["axis"], row["control"], row["form"],
                 f"{row['difference']:+.4g} {interval(row['low'], row['high'])}", number(row["p"], 2),
                 f"{row['gmacs_method'] / row['gmacs_control']:.3f}",
             ]  # fmt: skip

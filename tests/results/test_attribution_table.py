@@ -73,4 +73,5 @@ def test_fine_tuned_dense_is_held_against_dense_of_its_own_task_settings(judged:
     table = attribution.frame(run, list(pairs_of(run, "diffcr", [], [])))
     assert list(table["seed"]) == ["0", "0"]  # two claims, not two seeds of one
     assert table["difference"].tolist() == pytest.approx([-0.1, -0.1], abs=0.02)
-    assert [json.loads(one.replace("'", '"'))["strategy"] for one in table["settings"]] == ["crop", "lazy"]
+    assert [json.loads(one)["strategy"] for one in table["task"]] == ["crop", "lazy"]
+    assert all(one in attribution.document(run, table) for one in ('"crop"', '"lazy"'))
