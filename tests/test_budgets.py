@@ -294,7 +294,7 @@ def test_a_reference_that_has_nothing_to_tune_runs_as_it_is(
 
 def test_adapters_per_ratio_are_the_only_rungs(monkeypatch: pytest.MonkeyPatch) -> None:
     made = load("shapes")
-    assert list(budgets._ladder(MethodSpec(name="uniform"), made)) == [0.1, 0.2, 0.3]
+    assert list(budgets._ladder(MethodSpec(name="uniform"), made)) == [0.1, 0.2, 0.3, 0.5]
     assert list(budgets._ladder(MethodSpec(name="diffcr", settings={"axes": "layer"}), made)) == [0.1, 0.2, 0.3]
     assert len(budgets._ladder(MethodSpec(name="static"), made)) == 2001
 

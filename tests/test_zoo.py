@@ -24,7 +24,7 @@ EMOJI = INPAINT.with_name("emoji")
 FITTED = ("uniform", "diffcr-l", "diffcr-lt", "depth-ft", "width-ft")
 ONCE = {"static", "sensitivity", "depth", "width", "magcache", "l2c", "dense-ft"}
 SHIPPED = {
-    "shapes": {f"{name}-{ratio}" for name in FITTED for ratio in (10, 20, 30)} | ONCE,
+    "shapes": {f"{name}-{ratio}" for name in FITTED for ratio in (10, 20, 30)} | ONCE | {"diffcr-lt-50", "uniform-50"},
     "shapes-inpaint": {f"{name}-{ratio}" for name in FITTED for ratio in (20, 30)} | ONCE,
     "emoji": {
         "diffcr-l-30",
