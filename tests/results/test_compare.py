@@ -1,10 +1,11 @@
-"""Comparisons and recommendations from records alone: bounds, conditions, workloads, probabilities, what is refused."""
+"""Comparisons from records alone: bounds, conditions, workloads, what is refused."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from compared import DENSE, NOISE, PAIRS, N, by_blocks, made  # noqa: F401 (a fixture)
 
 from results.analysis.bounds import BadBound, bound, figure
 from results.analysis.compare import compare
@@ -12,43 +13,11 @@ from results.analysis.compare_types import Comparison
 from results.analysis.differences import NotComparable
 from results.analysis.point_costs import cost_of
 from results.analysis.points import Point
-from results.analysis.recommend import candidates
 from results.analysis.verdict_types import Verdict
 from results.compare import OtherWorkloads, compare_runs
-from results.recommend import apply_line, recommended
 from results.run_folder import STORE, RunFolder
 from results.store import Store
 from results.tables.compare import document
-
-N = 64
-RNG = np.random.default_rng(0)
-DENSE = RNG.gamma(9, 2 / 3, N)
-NOISE = RNG.normal(0, 0.1, N)
-NOISE -= NOISE.mean()
-PAIRS = [1.0 + 0.01 * (k % 3) for k in range(12)]
-
-
-@pytest.fixture
-def run(tmp_path, judged, estimate):
-    """Factory: a run folder of dense and these points, (method, ratio, values, fields)."""
-
-    def make(name, *points, cases="c", **fields):
-        with Store(tmp_path / name / STORE) as store:
-            for method, ratio, values, *more in (("dense", None, DENSE), *points):
-                ratio_s = 1 - (ratio or 0)
-                estimates = {
-                    "latency_ratio": estimate(
-                        ratio_s, low=ratio_s, high=ratio_s, n=12, unit="method / dense", role="cost"
-                    )
-                } | fields.get("estimates", {})
-                samples = {"latency_dense_s": PAIRS, "latency_method_s": [ratio_s * s for s in PAIRS]}
-                about = {"samples": samples, "fingerprint": {"weights": "w", "cases": cases}} | (
-                    more[0] if more else {}
-                )
-                store.put(judged(method, ratio, values, **about, estimates=estimates))
-        return str(tmp_path / name)
-
-    return make
 
 
 @pytest.mark.parametrize(
@@ -121,21 +90,11 @@ def test_conditions_on_costs(run):
         assert compare_runs(*sides, fail_if=[text]).failed is fails, text
 
 
-def _by_blocks(rng, judged, estimate, median=1.0):
-    """A record of 48 pairs in blocks of eight that differ from each other more than the pairs within them."""
-    ratios = median * np.exp(np.repeat(rng.normal(0, 0.02, 6), 8) + rng.normal(0, 0.004, 48))
-    value = estimate(
-        float(np.median(np.median(ratios.reshape(6, 8), axis=1))), n=48, unit="method / dense", role="cost"
-    )
-    samples = {"latency_dense_s": [1.0] * 48, "latency_method_s": ratios.tolist()}
-    return judged("a", 0.2, DENSE[:8], estimates={"latency_ratio": value}, samples=samples)
-
-
 def test_latencies_of_equal_work_differ_as_their_blocks_do(judged, estimate):
     """Blocks of pairs are what is independent: an interval from the pairs alone misses in every second of these."""
     rng, misses = np.random.default_rng(0), 0
     for _ in range(150):
-        pair = [_by_blocks(rng, judged, estimate) for _ in range(2)]
+        pair = [by_blocks(rng, judged, estimate) for _ in range(2)]
         found = compare(*pair, ("A", "B"), lambda *_: None, lambda *_: None)
         (latency,) = (one for one in found.costs if one.cost == "latency_ratio")
         misses += not latency.low <= 1 <= latency.high
@@ -230,90 +189,6 @@ def test_the_schemas_are_published():
 def _read(schema):
     """Enumerations in one order: which one a union keeps depends on what was imported first."""
     return json.loads(schema, object_hook=lambda found: found | {"enum": sorted(found.get("enum", ()))})
-
-
-# -- recommendations ---------------------------------------------------------------------------------------------
-
-
-def test_what_meets_a_budget_and_ties(run):
-    folder = run("r", ("a", 0.3, DENSE + 0.2 * NOISE), ("b", 0.3, DENSE - 0.1 * NOISE), ("c", 0.3, DENSE + 1),
-                 ("d", 0.1, DENSE))  # fmt: skip
-    (found,) = recommended([folder], ["latency=0.8"], ["truth=-1%"])
-    assert {one.name for one in found.meeting} == {"a 30 %", "b 30 %"}
-    assert all(one.probability > 0.95 for one in found.meeting) and found.tied == (found.meeting[1].name,)
-
-
-def test_the_probability_of_a_latency_is_that_of_its_blocks(judged, estimate):
-    """A limit at the true latency is met in half of the runs: whatever one of them says of it, it cannot be sure."""
-    rng, dense = np.random.default_rng(0), judged("dense", None, DENSE[:8])
-    limit = bound("latency=1", "=", "latency=0.8")
-    sure = 0
-    for _ in range(150):
-        (found,), _notes = candidates({"a": _by_blocks(rng, judged, estimate)}, dense, [limit], [])
-        sure += not 0.05 <= found.probability <= 0.95
-    assert sure <= 25  # from the pairs alone it is more than half
-
-
-def test_the_probability_is_that_of_the_data(run):
-    """At the limit itself, one half; two thirds of a standard error inside, three quarters."""
-    noise = 10 * NOISE
-    error = noise.std(ddof=1) / N**0.5
-    least = -0.01 * DENSE.mean()
-    for spare, share in ((0.0, 0.5), (0.674 * error, 0.75), (-0.674 * error, 0.25)):
-        folder = run(f"r{share}", ("a", 0.3, DENSE - least - spare + noise), ("sure", 0.3, DENSE))
-        (found,) = recommended([folder], [], ["truth=-1%"])
-        probability = {one.name: one.probability for one in found.meeting}
-        assert probability["sure 30 %"] == 1
-        assert probability.get("a 30 %", share) == pytest.approx(share, abs=0.05)
-
-
-def test_runs_of_one_workload_are_taken_together(run):
-    folders = [run("one", ("a", 0.3, DENSE + NOISE)), run("two", ("b", 0.4, DENSE + NOISE))]
-    (found,) = recommended(folders, ["gmacs=75%"], [])
-    assert {one.name for one in found.meeting} == {"a 30 %", "b 40 %"}
-    other = run("three", ("b", 0.4, DENSE), cases="others")
-    with pytest.raises(NotComparable, match="different workloads: cases: others in A, c in B"):
-        recommended([*folders, other], ["gmacs=75%"], [])
-
-
-def test_nothing_meets_it_and_how_close_it_comes(run):
-    folder = run("r", ("a", 0.3, DENSE + 0.5 + NOISE), ("b", 0.1, DENSE))
-    close = r"closest: a 30 %: latency_ratio 0.7 \(limit 0.6\), truth.judge. -8.* % \(limit -1.00 %\)"
-    with pytest.raises(NotComparable, match=rf"nothing meets latency=0.6 and truth=-1%; {close}"):
-        recommended([folder], ["latency=0.6"], ["truth=-1%"])
-
-
-@pytest.mark.parametrize(
-    ("most", "least", "said"),
-    [
-        ([], [], "no budget: give --max"),
-        (["latency=fast"], [], "is no bound"),
-        (["truth=0.8"], [], "expected a cost"),
-        ([], ["latency=0.8"], "expected a metric"),
-        ([], ["truth=1"], "has no unit"),
-        ([], ["truth=1%"], "has no sign"),
-        (["latency=-10%"], [], "expected a share of dense"),
-        ([], ["nothing=-1%"], "no metric or cost 'nothing'"),
-    ],
-)
-def test_budgets_that_say_nothing(run, most, least, said):
-    with pytest.raises((NotComparable, BadBound), match=said):
-        recommended([run("r", ("a", 0.3, DENSE))], most, least)
-
-
-def test_one_image_gives_no_probability_worth_the_name(tmp_path, judged):
-    with Store(tmp_path / STORE) as store:
-        store.put(judged("dense", None, DENSE[:1]))
-        store.put(judged("m", 0.2, DENSE[:1]))
-    (found,) = recommended([tmp_path], [], ["truth=-1%"])
-    assert found.notes == ("n = 1 is fewer than 8 images: the probabilities say little",)
-
-
-def test_the_line_that_puts_settings_to_use(record):
-    plain = record("tome", 0.3, settings={"ratio": 0.3, "around": "mlp"})
-    assert apply_line(plain) == "harness.apply(pipeline, 'tome', ratio=0.3, around='mlp')"
-    composed = record("a+b", 0.3, settings={"a.ratio": 0.3})
-    assert apply_line(composed) == "harness.apply(pipeline, 'a+b', **{'a.ratio': 0.3})"
 
 
 def test_features_are_read_from_each_run_though_keys_are_the_same(tmp_path, judged, estimate):
