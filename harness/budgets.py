@@ -1,7 +1,8 @@
 """Comparison at equal cost: each method's one strength setting, tuned until the method meets a budget.
 
 The cost is measured on calibration cases, which the evaluation never sees, relative to dense. A setting that grows
-makes its method cheaper, so the search is a bisection, guided by the costs that it has met. A method with an adapter
+makes its method cheaper, so the search is a bisection, guided by the costs that it has met; of latencies, which are
+noisy, the cost of what is found comes from rounds of their own. A method with an adapter
 per ratio can only take the ratios that it is fitted for.
 
 What was found is kept in the run folder with a digest of all that it rests on, and searched again where that differs.
@@ -37,6 +38,10 @@ _TIMED_TRIES = 12
 """Of a search by latency, whose costs are noisy; one by GMACs goes on until no rung is left between the two nearest."""
 _CASES = 16
 _ROUNDS = 6
+_FRESH_ROUNDS = 12
+"""Of the setting found: the reading that chose it is the luckiest of several."""
+_CHOICES = 3
+"""Settings of a budget that are measured anew at most."""
 _FITTED = 72
 """Ratios that a method with an adapter for each may be fitted for."""
 
@@ -94,8 +99,8 @@ def _search(
             searched = True
             dense_gmacs = cost.counted(on, dense, None).gmacs if sweep.match == "gmacs" else None
 
-        def measure(method: Method, gmacs: float | None = dense_gmacs) -> float:
-            return relative_cost(on, method, dense, gmacs, sweep.matched_in)
+        def measure(method: Method, rounds: int, gmacs: float | None = dense_gmacs) -> float:
+            return relative_cost(on, method, dense, gmacs, sweep.matched_in, rounds)
 
         costs: dict[float, float] = {}  # a method's budgets share what was measured
         for budget in sweep.budgets:
@@ -170,7 +175,14 @@ def _setting(workload: Workload, on: cost.Subject, axis: str) -> dict[str, Any]:
         "compares": {name: value for name, value in workload.compares.items() if name not in no_part},
         "made": {name: value for name, value in workload.depends_on.items() if name not in made_by},
         "cases": [(case.prompt, case.seed, case.digest) for case in on.cases],
-        "search": [TOLERANCE, NEAR, search.GUIDED, _TIMED_TRIES, _ROUNDS],
+        "search": [
+            TOLERANCE,
+            NEAR,
+            search.GUIDED,
+            _TIMED_TRIES,
+            _ROUNDS,
+            *(() if axis == "gmacs" else (_FRESH_ROUNDS, _CHOICES)),
+        ],
     }
 
 
@@ -240,18 +252,29 @@ def _match(
     budget: float,
     ladder: Sequence[float | int],
     costs: dict[float, float],
-    measure: Callable[[Method], float],
+    measure: Callable[[Method, int], float],
 ) -> Match:
-    """What the search for one budget found. costs: by strength; takes in what is measured."""
+    """What the search for one budget found. costs: by strength; takes in what is measured. measure: with how many
+    rounds of pairs. What a noisy reading brought near to the budget is measured anew, and where it was luck the search
+    goes on from what is known then."""
     tried = len(costs)
-    search.bisect(
-        ladder,
-        costs,
-        budget,
-        lambda value: measure(_method(spec, value)),
-        tries=None if axis == "gmacs" else _TIMED_TRIES,
-    )
-    best = min(costs, key=lambda value: abs(costs[value] - budget))
+    exact = axis == "gmacs"
+    fresh: set[float | int] = set()
+    for _ in range(1 if exact else _CHOICES):
+        search.bisect(
+            ladder,
+            costs,
+            budget,
+            lambda value: measure(_method(spec, value), _ROUNDS),
+            tries=None if exact else max(0, _TIMED_TRIES - (len(costs) - tried)),
+        )
+        best = _closest(costs, budget)
+        if exact or best in fresh:
+            break
+        costs[best] = measure(_method(spec, best), _FRESH_ROUNDS)
+        fresh.add(best)
+    else:
+        best = _closest({value: costs[value] for value in fresh}, budget)
     near = abs(costs[best] - budget) <= NEAR * budget
     return Match(
         spec.name, _fixed(spec), _method(spec, best).settings.model_dump(mode="json"), axis, budget,
@@ -259,7 +282,13 @@ def _match(
     )  # fmt: skip
 
 
-def relative_cost(on: cost.Subject, method: Method, dense: Method, dense_gmacs: float | None, mode: Mode) -> float:
+def _closest(costs: dict[float | int, float], budget: float) -> float | int:
+    return min(costs, key=lambda value: abs(costs[value] - budget))
+
+
+def relative_cost(
+    on: cost.Subject, method: Method, dense: Method, dense_gmacs: float | None, mode: Mode, rounds: int
+) -> float:
     """A method's cost over dense's on the typical case, of an adaptive method on all: GMACs where dense's are
     given, else the median ratio of interleaved latencies in a mode of execution. Raises UserError for a missing
     adapter, and for a method that cannot run in the mode."""
@@ -268,11 +297,11 @@ def relative_cost(on: cost.Subject, method: Method, dense: Method, dense_gmacs: 
     if dense_gmacs is not None:
         return (float(on.counts.mean()) if on.spent else cost.counted(on, method, state).gmacs) / dense_gmacs
     if mode != EAGER:
-        figures, _samples, lost = timing.in_modes((mode,), on, method, state, dense, _ROUNDS, lambda *_: None)
+        figures, _samples, lost = timing.in_modes((mode,), on, method, state, dense, rounds, lambda *_: None)
         if lost:
             raise UserError(f"{method.name!r} cannot be tuned in {lost[0]}; leave it out")
         return figures[named(RATIO, mode)].value
-    with cost.pairs(on, method, state, dense, _ROUNDS) as clock:
+    with cost.pairs(on, method, state, dense, rounds) as clock:
         clock.rest()
     dense_s, own_s = clock.seconds
     return paired_ratio(np.array(own_s), np.array(dense_s)).value

@@ -22,7 +22,7 @@ def test_a_method_that_changes_weights_at_every_budget_spoils_nothing(
     def whole() -> bool:
         return all(torch.equal(t, clean[name]) for name, t in model.backbone.transformer.state_dict().items())
 
-    def relative(_on: cost.Subject, method: Method, _dense: Method, _gmacs: float | None, _mode: str) -> float:
+    def relative(_on: cost.Subject, method: Method, *_: object) -> float:
         seen.append(whole())
         with torch.no_grad():
             next(model.backbone.transformer.parameters()).add_(1)

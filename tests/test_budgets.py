@@ -24,7 +24,7 @@ def found(monkeypatch: pytest.MonkeyPatch, small: dict[str, Any], wanted: list[f
     """Matches of ToMe where its cost is a known function of the ratio, and the ratios that were measured."""
     measured: list[float] = []
 
-    def relative(_on: cost.Subject, method: Method, _dense: Method, _gmacs: float | None, _mode: str) -> float:
+    def relative(_on: cost.Subject, method: Method, *_: object) -> float:
         measured.append(method.ratio or 0.0)
         return float(costs(method.ratio))
 
@@ -121,7 +121,7 @@ def test_what_an_interrupted_search_found_is_not_searched_again(
 ) -> None:
     searched: list[str] = []
 
-    def relative(_on: cost.Subject, method: Method, _dense: Method, _gmacs: float | None, _mode: str) -> float:
+    def relative(_on: cost.Subject, method: Method, *_: object) -> float:
         if method.name == "random" and "random" not in searched:
             searched.append("random")
             raise KeyboardInterrupt
@@ -143,7 +143,7 @@ def searched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The methods whose cost was measured, which is a known function of the ratio."""
     names: list[str] = []
 
-    def relative(_on: cost.Subject, method: Method, _dense: Method, _gmacs: float | None, _mode: str) -> float:
+    def relative(_on: cost.Subject, method: Method, *_: object) -> float:
         names.append(method.name)
         return 1 - (method.ratio or 0.0)
 
