@@ -9,13 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import socket
 import sqlite3
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,9 +21,9 @@ from typing import Self
 import pydantic_core
 from pydantic import TypeAdapter, ValidationError
 
+from results import database
 from results.record import SCHEMA_VERSION, CaseFacts, Record, from_schema_1
 
-BUSY_TIMEOUT_S = 60.0
 PROGRAM = "dit-efficiency-harness"
 
 _SCHEMA = (
@@ -64,10 +62,10 @@ class Store:
             if read_only:
                 if not self.path.is_file():
                     raise StoreError(f"no store at {self.path}")
-                self._db = _read_only(self.path)
+                self._db = database.read_only(self.path)
             else:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+                self._db = sqlite3.connect(self.path, timeout=database.BUSY_TIMEOUT_S, isolation_level=None)
         try:
             with self._explained():
                 self._check() if read_only else self._open()
@@ -181,7 +179,7 @@ class Store:
                 "instance the newest one. Nothing was changed."
             )
         if version < 1 or not {"record", "meta"} <= self._tables():
-            raise StoreError(f"{self.path} is a database of something else. {_MOVE_AWAY}")
+            raise StoreError(f"{self.path} is a database of something else. {database.MOVE_AWAY}")
         self.schema = version
 
     def _tables(self) -> set[str]:
@@ -202,7 +200,7 @@ class Store:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise self._unreadable(key, f"its JSON: {type(error).__name__}: {error}") from error
         if record.key != key:
-            raise StoreError(f"{self.path}: the row {key} holds the record {record.key}. {_MOVE_AWAY}")
+            raise StoreError(f"{self.path}: the row {key} holds the record {record.key}. {database.MOVE_AWAY}")
         return record
 
     def _case_facts(self, digest: str) -> tuple[CaseFacts, ...]:
@@ -215,7 +213,7 @@ class Store:
         return self._cases.get(digest, ())
 
     def _unreadable(self, key: str, why: str) -> StoreError:
-        return StoreError(f"{self.path}: the record {key} cannot be read ({why}). {_MOVE_AWAY}")
+        return StoreError(f"{self.path}: the record {key} cannot be read ({why}). {database.MOVE_AWAY}")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -234,68 +232,9 @@ class Store:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"{self.path}: {_explain(error, self.path)}") from error
-
-
-_MOVE_AWAY = "Move the file away and run the sweep again; nothing else was touched."
+            raise StoreError(f"{self.path}: {database.explain(error, self.path)}") from error
 
 
 def _me() -> str:
     """Who writes, for one who waits."""
     return f"process {os.getpid()} on {socket.gethostname()} ({' '.join(map(os.path.basename, sys.argv[:2]))})"
-
-
-def _read_only(path: Path) -> sqlite3.Connection:
-    """A connection that cannot write. A file in a folder that cannot be written either is opened as immutable: SQLite
-    would need to make files beside it. Where records wait in a log beside it, it would not read them then: with the
-    index of that log there, as a writer leaves it, they are read as ever, and without it by way of memory."""
-    log, index = (path.with_name(f"{path.name}-{end}") for end in ("wal", "shm"))
-    waiting = log.is_file() and log.stat().st_size > 0
-    if os.access(path.parent, os.W_OK) or (waiting and index.is_file()):
-        return _connected(path, "mode=ro")
-    return _in_memory(path, log) if waiting else _connected(path, "immutable=1")
-
-
-def _connected(path: Path, mode: str) -> sqlite3.Connection:
-    uri = f"{path.resolve().as_uri()}?{mode}"
-    return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
-
-
-def _in_memory(path: Path, log: Path) -> sqlite3.Connection:
-    memory = sqlite3.connect(":memory:", isolation_level=None)
-    with tempfile.TemporaryDirectory() as place:
-        for one in (path, log):
-            shutil.copy(one, place)
-        with closing(sqlite3.connect(Path(place) / path.name)) as copy:
-            copy.backup(memory)
-    memory.execute("PRAGMA query_only = 1")
-    return memory
-
-
-def _writer(path: Path) -> str:
-    """Who opened the store for writing last, as far as it can be read while it is locked."""
-    try:
-        with closing(_read_only(path)) as db:
-            row = db.execute("SELECT value FROM meta WHERE name = 'writer'").fetchone()
-        return f", perhaps {row[0]}," if row else ""
-    except sqlite3.Error:
-        return ""
-
-
-def _explain(error: Exception, path: Path) -> str:
-    """What happened and what to do, for an error of SQLite or of the file system."""
-    code = getattr(error, "sqlite_errorcode", -1) & 0xFF  # the primary code below the extended one
-    if code == sqlite3.SQLITE_FULL:
-        return "the disk is full. Free some space and start again; all records written before are kept."
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return (
-            f"another process{_writer(path)} kept the store locked for {BUSY_TIMEOUT_S:.0f} s. End it, or start again "
-            "later."
-        )
-    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM) or isinstance(error, OSError):
-        return f"the file cannot be opened for writing ({error}). Check the folder and its permissions."
-    if isinstance(error, sqlite3.ProgrammingError):
-        return f"the store is closed or is used from another thread ({error})."
-    if code == sqlite3.SQLITE_IOERR:
-        return f"reading or writing failed ({error}). Check the disk; all records written before are kept."
-    return f"the file is damaged or is no store ({error}). {_MOVE_AWAY}"

@@ -207,7 +207,7 @@ def test_a_full_disk_is_told_and_earlier_records_stay(path, record):
 
 
 def test_a_locked_store_is_told(path, record, monkeypatch):
-    monkeypatch.setattr("results.store.BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("results.database.BUSY_TIMEOUT_S", 0.05)
     with Store(path) as first, Store(path) as second:
         first._db.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreError, match="locked"):
