@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -53,14 +54,16 @@ def resolved(
     searched again unless something that it rests on has changed. Raises UserError for a sweep that cannot be
     matched."""
     kept = folder / MATCHES
-    known = read(kept) if kept.exists() else []
+    known, left_over = read(kept) if kept.exists() else [], set[str]()
     if not (folder / STORE).is_file():  # no record stands there yet, so what others sought here is nobody's
         here = {question(one.name, _fixed(one), sweep.match or "", x) for one in sweep.methods for x in sweep.budgets}
+        left_over = {one.question for one in known} - here
         known = [one for one in known if one.question in here]
 
     def keep(found: Sequence[Match]) -> None:
         again = {asked for one in found for asked in (one.asked, replace(one, task_settings={}).asked)}
-        others = [one for one in known if one.asked not in again]
+        stands = {one.asked: one for one in (*known, *(read(kept) if kept.exists() else ()))}  # others may search here
+        others = [one for one in stands.values() if one.asked not in again and one.question not in left_over]
         write_atomic(kept, json.dumps([asdict(one) | {"met": one.met} for one in (*others, *found)], indent=1))
 
     matches = _search(sweep, model, known, keep, say)
@@ -103,7 +106,10 @@ def _search(
             return relative_cost(on, method, dense, gmacs, sweep.matched_in, rounds)
 
         costs: dict[float, float] = {}  # a method's budgets share what was measured
-        for budget in sweep.budgets:
+        for budget, there in zip(sweep.budgets, old, strict=True):
+            if there is not None:
+                found.append(there)
+                continue
             process = ProcessState.now()
             model.remember()  # anew where an earlier search has left something behind
             match = _match(spec, sweep.match or "", budget, ladder, costs, measure)
@@ -271,7 +277,8 @@ def _match(
         best = _closest(costs, budget)
         if exact or best in fresh:
             break
-        costs[best] = measure(_method(spec, best), _FRESH_ROUNDS)
+        with suppress(UserError):  # a mode that fails once in a while
+            costs[best] = measure(_method(spec, best), _FRESH_ROUNDS)
         fresh.add(best)
     else:
         best = _closest({value: costs[value] for value in fresh}, budget)

@@ -126,17 +126,17 @@ metrics: Registry[Any] = Registry("metric", "harness.metrics", "harness.metric:M
 backbones: Registry[Any] = Registry("backbone", "harness.backbones", "harness.backbones.base:Backbone")
 
 
-_PLUGIN = "harness_plugin_"
+PLUGIN = "harness_plugin_"
 
 
 def plugins() -> list[Path]:
     """The plugin files that were loaded, for another process to load."""
-    return [Path(module.__file__ or "") for name, module in sys.modules.items() if name.startswith(_PLUGIN)]
+    return [Path(module.__file__ or "") for name, module in sys.modules.items() if name.startswith(PLUGIN)]
 
 
 def plugin_of(cls: type) -> Path | None:
     """The plugin file that a class comes from, if it comes from one."""
-    return Path(sys.modules[cls.__module__].__file__ or "") if cls.__module__.startswith(_PLUGIN) else None
+    return Path(sys.modules[cls.__module__].__file__ or "") if cls.__module__.startswith(PLUGIN) else None
 
 
 def load_plugin(path: Path) -> None:
@@ -144,7 +144,7 @@ def load_plugin(path: Path) -> None:
     path = path.resolve()
     if path in plugins():
         return
-    name = f"{_PLUGIN}{path.stem}"
+    name = f"{PLUGIN}{path.stem}"
     while name in sys.modules:  # another file of the same name
         name += "_"
     if not path.is_file():

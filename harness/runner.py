@@ -88,6 +88,10 @@ def run_sweep(
     run, if not here; fits and budgets are the affair of this process. Raises UserError."""
     if cluster is not None:
         cluster.gpus(sweep.device)  # before anything is fitted
+    if shard is not None and (sweep.match or "").startswith("latency"):
+        raise UserError(
+            "--shard would tune each part to latencies of its own: give --match gmacs, or run all of it on one machine"
+        )
     if fit:
         sweep = fitted(sweep, listener.say)
     plans, matches = planned(sweep, folder, listener.say)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import renamed
+from harness.registry import PLUGIN
 
 OURS = ("harness", "results", "methods", "tasks")
 _ENGINE = ("harness", "results")  # its parts have versions
@@ -82,14 +83,23 @@ def _rename(node: ast.AST) -> None:
 
 def _collect(name: str, path: Path, package: str, trees: dict[str, str]) -> None:
     # The file's name stands for a module that is loaded from a file under a made-up name.
-    label = name if name.partition(".")[0] in OURS else path.name
+    made_up = name == "__main__" or name.startswith(PLUGIN)
+    label = name if name.partition(".")[0] in OURS else path.name if made_up else f"{name.replace('.', '/')}.py"
     if label in trees:
         return
     source = path.read_text(encoding="utf-8")
     trees[label] = normalised(source)
-    for imported in _imports(ast.parse(source), name):
+    for imported in dict.fromkeys(one for full in _imports(ast.parse(source), name) for one in _with_packages(full)):
         if imported.partition(".")[0] not in _ENGINE and (found := _local(imported, path, package)) is not None:
             _collect(imported, found, package, trees)
+
+
+def _with_packages(name: str) -> list[str]:
+    """A module and the packages that it lies in, which are imported before it; those that come with the harness hold
+    nothing."""
+    parts = name.split(".")
+    first = len(parts) if parts[0] in OURS else 1
+    return [".".join(parts[:count]) for count in range(first, len(parts) + 1)]
 
 
 def _imports(tree: ast.AST, name: str) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,24 @@ def test_a_setting_that_is_found_has_a_reading_of_its_own(
     one, measured = found(monkeypatch, small, lambda ratio, rounds: 1 - ratio + 0.001 * (rounds == 12))
     assert measured[-1] == (one.strength, 12) and one.cost == 1 - one.strength + 0.001
     assert one.tried == len({ratio for ratio, _ in measured})
+
+
+def test_a_budget_that_is_added_leaves_the_others_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, small: dict[str, Any], tmp_path: Path
+) -> None:
+    noise = np.random.default_rng(1)
+    monkeypatch.setattr(
+        budgets, "relative_cost", lambda _on, method, *_: 1 - (method.ratio or 0.0) + noise.normal() * 0.01
+    )
+
+    def resolved(*wanted: float) -> dict[float, Match]:
+        sweep = config.build({**small, "methods": "tome", "match": "latency", "budgets": list(wanted)})
+        return {one.budget: one for one in budgets.resolved(sweep, tmp_path, plan.load_model(sweep))[1]}
+
+    first = resolved(0.8)
+    both = resolved(0.8, 0.7)
+    assert both[0.8] == first[0.8] and both[0.7].strength != first[0.8].strength
+    assert resolved(0.7, 0.8) == both
 
 
 def test_costs_that_stay_off_the_budget_are_said_to(monkeypatch: pytest.MonkeyPatch, small: dict[str, Any]) -> None:

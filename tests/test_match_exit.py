@@ -18,10 +18,18 @@ def test_closest_is_told_apart_from_met_and_from_failed(
         "--methods", "tome", "--match", "gmacs=0.8", "--out", str(out),
     ]  # fmt: skip
     monkeypatch.setattr(sys, "argv", command)
-    for cost, code in ((0.83, 4), (0.801, 0)):
-        monkeypatch.setattr(budgets, "relative_cost", lambda *_: cost)  # noqa: B023
-        (out / "matched.json").unlink(missing_ok=True)
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
+    told = {
+        0.83: (4, "budget not met: tome"),
+        0.801: (4, "budget missed: tome met gmacs 0.8 in tuning and has "),
+        None: (0, ""),
+    }
+    for cost, (code, line) in told.items():
+        with pytest.MonkeyPatch.context() as patch:
+            if cost is not None:
+                patch.setattr(budgets, "relative_cost", lambda *_: cost)  # noqa: B023
+            (out / "matched.json").unlink(missing_ok=True)
+            with pytest.raises(SystemExit) as caught:
+                cli.main()
         assert (caught.value.code or 0) == code
-        assert ("budget not met" in capsys.readouterr().err) == (code == 4)
+        said = capsys.readouterr().err
+        assert line in said and ("budget m" in said or "budget not" in said) == (code == 4)

@@ -34,6 +34,11 @@ def test_what_is_no_part(text: str) -> None:
         Shard.parse(text)
 
 
+def test_parts_are_not_tuned_to_latencies_of_their_own(tiny_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--shard would tune each part to latencies of its own: give --match gmacs"):
+        harness.run("tome", model=str(tiny_folder), match="latency=0.8", shard="1/2", out=tmp_path / "run")
+
+
 def test_three_parts_merged_are_the_whole(tiny_folder: Path, tmp_path: Path) -> None:
     asked = ["run", "--model", str(tiny_folder), "--methods", "tome,random", "--ratios", "0.3,0.5", "--cases", "2",
              "--steps", "3", "--rounds", "2", "--metrics", "alignment,paired", "--fresh"]  # fmt: skip

@@ -16,6 +16,7 @@ import pytest
 
 from harness import config, measure, plan, registry, versions
 from harness.errors import UserError
+from harness.fitting import fit
 from harness.kernels import routing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,6 +65,7 @@ def parts() -> dict[str, tuple[str, list[str]]]:
     found = {
         "measurement": (str(measure.VERSION), ["harness/measure/*.py", *_COSTS]),
         "kernels": (str(routing.VERSION), ["harness/kernels/*.py"]),
+        "fits": (str(fit.VERSION), ["harness/fitting/*.py", "harness/training/*.py", "harness/backbones/lora.py"]),
     }
     for kind, known in (("task", registry.tasks), ("metric", registry.metrics), ("backbone", registry.backbones)):
         for name in known:
@@ -151,6 +153,25 @@ def test_the_helper_and_what_it_imports_count(tmp_path: Path, monkeypatch: pytes
     assert digest() == first
     (tmp_path / "inner.py").write_text(HELPER.replace("1.5", "1.6"))
     assert digest() != first
+
+
+def test_modules_of_one_file_name_all_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(PLUGIN.format(helper="one.util", name="mine") + "import other.util\n")
+    for package in ("one", "other"):
+        (tmp_path / package).mkdir()
+        for name in ("__init__", "util"):
+            (tmp_path / package / f"{name}.py").write_text(HELPER)
+    digests = set()
+    for changed in ("one/util.py", "other/util.py", "one/__init__.py", "other/__init__.py"):
+        (tmp_path / changed).write_text(HELPER.replace("1.5", "1.6"))
+        code = (
+            "import sys; from pathlib import Path; from harness import registry, versions\n"
+            "registry.load_plugin(Path('mine.py')); print(versions.of_source(registry.methods.get('mine')))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        digests.add(done.stdout)
+    assert len(digests) == 4
 
 
 def _keys(**values: Any) -> dict[str, str]:

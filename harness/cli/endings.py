@@ -19,7 +19,7 @@ from harness.errors import UserError
 
 FAILED, MISUSED, CLOSEST, INTERRUPTED, TERMINATED = 1, 2, 4, 130, 143
 """Exit codes beside 0. FAILED: points failed, or the program did; MISUSED: bad input, or a disk or folder that does not
-serve; CLOSEST: all points ran, and some budgets of --match were not met."""
+serve; CLOSEST: all points ran, and some budgets of --match were not met, or missed."""
 
 DEBUG: ContextVar[bool] = ContextVar("debug", default=False)
 """Whether tracebacks are shown."""

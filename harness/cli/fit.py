@@ -69,6 +69,7 @@ def fit(
         options=options,
         own=validated(cls.FitSettings, groups[cls.FitSettings]),
     )
+    request.check()
     if data == SELF:
         read_prompts(prompts)
     elif prompts is not None:

@@ -162,7 +162,7 @@ def run(
     """Sweep methods over compression ratios and write tables, Pareto plots and an image grid.
 
     A second, identical run does no work again; an interrupted one goes on where it stopped. Exit codes: 0, all points
-    ran (and met their budgets); 1, points failed; 2, bad input; 4, all ran, and some are only closest to a budget.
+    ran (and met their budgets); 1, points failed; 2, bad input; 4, all ran, and some do not meet a budget.
     """
     asked = [*(task_setting or []), *([f"mask_area={mask_area}"] if mask_area is not None else [])]
     asked += ["binarize=true"] if binarize else []
@@ -230,17 +230,24 @@ def _report(table: Any, folder: Path, say: Any) -> None:
     """The table and where everything lies. Exit code 1 where something failed or did not run, 4 where a budget was not
     met."""
     from harness.cli import terminal
+    from results.analysis.budgets import missed
 
     table.print(terminal.tables())
     print(f"written to {folder}: tables/verdict.md, tables/results.csv, tables/pareto.md, plots/")
     unmet = [one for one in table.matches if not one["met"]]
     for one in unmet:
         say(f"budget not met: {one['text']}")
+    lost = list(missed(table.matches, table.records))
+    for one, here in lost:
+        say(
+            f"budget missed: {one['method']} met {one['axis']} {one['budget']:g} in tuning and has {here.value:.3f} "
+            f"[{here.low:.3f}, {here.high:.3f}] on the evaluation's cases"
+        )
     for record in table.failed():
         say(f"{record.outcome}: {record.method} {record.settings}: {record.reason}")
     if table.not_run:
         say(f"{table.not_run} points did not run, because dense failed")
     if table.failed() or table.not_run:
         raise typer.Exit(FAILED)
-    if unmet:
+    if unmet or lost:
         raise typer.Exit(CLOSEST)

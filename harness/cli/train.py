@@ -45,7 +45,7 @@ def train(
     """Make a zoo model: shapes and shapes-inpaint from nothing but their renderer, emoji from --data."""
     from accelerate import Accelerator
 
-    from harness.models.loading import checked
+    from harness.models.loading import checked, claim
 
     recipes = [path.parent.name.replace("_", "-") for path in sorted(Path(zoo.__file__).parent.glob("*/make.py"))]
     if name not in recipes:
@@ -60,6 +60,7 @@ def train(
         raise UserError(f"train {name} takes no {options}: it starts from nothing but its renderer; leave it out")
     cpu = (device or "cpu") == "cpu"
     checked(device or "cpu", "float32")
+    claim(device or "cpu")  # accelerate takes the current one
     if hasattr(recipe, "check"):  # what a recipe is given, before a folder is made
         recipe.check(data, start)
     writable(work, weights)

@@ -21,8 +21,10 @@ from harness.spec import Progress
 from harness.workload import Point
 from results.record import Record
 from results.run_folder import RunFolder
+from results.store import StoreError
 
 _COMMAND = [sys.executable, "-m", "harness.executors.isolated"]
+_NO_STORE = "the store does not serve: "
 _FAILED = "the point failed: "  # how the last line of a child begins whose point did
 _KEPT = 20_000  # characters of what a child said last
 
@@ -31,7 +33,8 @@ def run_point(
     opened: Opened, point: Point, folder: RunFolder, progress: Progress, timeout: float | None = None
 ) -> Record:
     """Like `local.run_point`, in a child process, which keeps the record itself. A child that dies leaves a failed
-    record with the signal or its last words. timeout: seconds after which it is killed."""
+    record with the signal or its last words. timeout: seconds after which it is killed. Raises StoreError where the
+    child could not use the store."""
     began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     progress(f"{point.label}: own process", 0)
     work = {
@@ -88,6 +91,8 @@ def _last_words(code: int, words: str) -> str:
         hint = ", perhaps because memory ran out" if name == "SIGKILL" else ""
         return f"the point's process was ended by {name}{hint}"
     lines = [line for line in words.splitlines() if line.strip()]
+    if code and lines and lines[-1].startswith(_NO_STORE):
+        raise StoreError(lines[-1].removeprefix(_NO_STORE))  # a full disk, say, which is no fault of the method
     if code and lines and lines[-1].startswith(_FAILED):
         return lines[-1].removeprefix(_FAILED)
     return f"the point's process ended with code {code}: {lines[-1][:300] if lines else 'no message'}" if code else ""
@@ -101,9 +106,12 @@ def _main() -> None:
     worker.load_plugins(work["plugins"])
     point = Point.from_json(work["point"])
     opened = worker.open_workload(point.workload)
-    with RunFolder.reach(work["folder"]) as folder:
-        record = worker.record_of(opened, point, folder, lambda _what, _images: None)
-        folder.put(record)
+    try:
+        with RunFolder.reach(work["folder"]) as folder:
+            record = worker.record_of(opened, point, folder, lambda _what, _images: None)
+            folder.put(record)
+    except StoreError as error:
+        sys.exit(_NO_STORE + " ".join(str(error).split()))
     if record.outcome == "failed":  # where an earlier record stays, the store does not hold why
         print(record.traceback, file=sys.stderr)
         sys.exit(_FAILED + " ".join(record.reason.split()))

@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,6 +30,7 @@ from harness.sweep import Sweep, validated
 from harness.workload import Point
 from results.parcel import Parcel, packed, unpacked
 from results.run_folder import RunFolder
+from results.store import StoreError
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,14 @@ class Worker:
         """Run a point of the workload of this number. fields: of the point, but for its workload. dense: what it is
         compared with. known: its images and costs, where they are to be judged anew. made: images that workers have
         made."""
+        try:
+            return self._run(number, fields, dense, known, made)
+        except (StoreError, OSError) as error:  # a full disk of this machine's, say; the point is another's then
+            return Refused(f"{self._name}: {first_line(error)}")
+
+    def _run(
+        self, number: int, fields: dict[str, Any], dense: Parcel | None, known: Parcel | None, made: Sequence[Chunk]
+    ) -> Done | Refused:
         opened, point = self._point(number, fields)
         if reason := _not_here(opened, point):
             return Refused(reason)
@@ -130,7 +139,7 @@ class Worker:
             for parcel in (dense, known):
                 if parcel is not None and folder.store.get(parcel.record.key) is None:
                     unpacked(parcel, folder)
-            record = worker.record_of(opened, point, folder, self._progress, made)
+            record = worker.record_of(opened, point, folder, self._progress, tuple(made))
             if made:
                 names = ", ".join(sorted({chunk.worker for chunk in made}))
                 record = record.model_copy(update={"environment": record.environment | {"image_workers": names}})

@@ -51,9 +51,9 @@ class FolderData:
                 "or a .txt file beside each image"
             )
         self.model, self.pairs, self.skipped = model, usable, bad
-        name = [(str(p), p.stat().st_size, c) for p, c in usable]
-        self.cache = cache / hashlib.sha256(json.dumps([3, model.digest, name]).encode()).hexdigest()[:12]
-        self.shards = Shards(self.cache, _SHARD)
+        name = [(hashlib.sha256(p.read_bytes()).hexdigest(), c) for p, c in usable]
+        self.cache = cache / hashlib.sha256(json.dumps([4, model.digest, name]).encode()).hexdigest()[:12]
+        self.digest, self.shards = self.cache.name, Shards(self.cache, _SHARD)
         self._encode()
 
     def batch(self, size: int, generator: torch.Generator) -> Batch:

@@ -37,6 +37,8 @@ from harness.spec import State, Step
 from harness.training.batches import Data
 from harness.training.loop import Losses, TrainingPlan, train
 
+VERSION = 1  # raise it where another adapter comes of the same request
+
 
 class _Trained(nn.Module):
     """The model and the method's own parameters in one module, for the training loop."""
@@ -80,7 +82,7 @@ def fit(
         "method": first.name,
         "model": model.name,
         "model_digest": model.digest,
-        "fit": options.model_dump(),
+        "fit": options.model_dump(exclude={"save_seconds"}),
     }
     if fitting.calibrate is not None:
         with torch.no_grad():

@@ -21,8 +21,8 @@ from harness.fitting.shards import Shards
 from harness.models import prompting
 from harness.training.batches import Batch, drawn, texts
 
-VERSION = 1  # raise it where other latents come of the same request
-SEEDS = 1_000_000_000  # beyond those of any sweep's cases
+VERSION = 2  # raise it where other latents come of the same request
+SEEDS = 1_000_000_000_000_000  # beyond those of any sweep's cases
 _BATCH = 8
 
 
@@ -59,7 +59,7 @@ class GeneratedData:
             model.device.type, _BATCH,
         ]  # fmt: skip
         self.cache = cache / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
-        self.shards = Shards(self.cache, _BATCH)
+        self.digest, self.shards = self.cache.name, Shards(self.cache, _BATCH)
         prompting.warn_of_long(model.pipeline, prompts, model.call)
         prompting.warn_of_unknown(model.pipeline, prompts)
         self._make(say)

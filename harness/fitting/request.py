@@ -14,11 +14,10 @@ from accelerate import Accelerator
 
 from harness import versions
 from harness.compose import method_class
-from harness.config import settings_of
+from harness.config import method_of, settings_of
 from harness.errors import UserError
 from harness.fitting.data import data_for
-from harness.fitting.fit import fit
-from harness.fitting.generated import read_prompts
+from harness.fitting.fit import VERSION, fit
 from harness.fitting.options import FitOptions
 from harness.method import Method, MethodSettings
 from harness.models import Model, adapters, load
@@ -38,8 +37,9 @@ def stages(top: float, stage: float) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Request:
-    """settings: the method's own, without the ratio. ratios: rising targets, for a method that has a ratio. own: the
-    options of the method's fit."""
+    """settings: the method's own, without the ratio; those that belong to a run, because one adapter serves all of
+    their values, are left at their defaults. ratios: rising targets, for a method that has a ratio. own: the options of
+    the method's fit."""
 
     method: str
     settings: Mapping[str, Any]
@@ -49,10 +49,29 @@ class Request:
 
     @property
     def methods(self) -> list[Method]:
-        """The method's objects, one per stage."""
+        """The method's objects, one per stage. Raises UserError for settings that no fit is made for."""
         has_ratio = "ratio" in method_class(self.method).Settings.model_fields
         spec = MethodSpec(name=self.method, settings=dict(self.settings))
-        return list({one.adapter(): one for one in settings_of(spec, self.ratios if has_ratio else (0.0,))}.values())
+        made = settings_of(spec, self.ratios if has_ratio else (0.0,))
+        if getattr(made[0].settings, "trajectory", False):
+            raise UserError(
+                f"adapter {made[0].adapter()!r} is a by-product of a fit to a higher ratio: fit that one, and leave "
+                "trajectory out"
+            )
+        return list({one.adapter(): adapters.as_fitted(one) for one in made}.values())
+
+    def check(self) -> None:
+        """Raises UserError for settings that the fit would not heed."""
+        asked = method_of(self.method, self.settings)
+        fitted = adapters.as_fitted(asked).settings
+        idle = [name for name in self.settings if getattr(asked.settings, name) != getattr(fitted, name)]
+        if idle:
+            hint = "; add refitted=true for weights fitted under it" if "control" in idle else ""
+            raise UserError(
+                f"setting {', '.join(idle)} of {self.method!r} belongs to a run, and one fit serves all of its values: "
+                f"leave it out{hint}"
+            )
+        assert self.methods
 
     def run(
         self,
@@ -83,16 +102,16 @@ class Request:
         own = kind.model_validate({k: v for k, v in asked.items() if k in kind.model_fields} | of_fit | given)
         options = FitOptions.model_validate(of_loop | self.options.model_dump(exclude_unset=True))
         trains = methods[0].fitting(loaded.backbone, 20, own).trains
-        chosen = [
-            self.method, dict(self.settings), list(self.ratios), options.model_dump(), own.model_dump(),
-            loaded.digest, versions.of_source(type(methods[0])),
-            str(data) if prompts is None else ["self", *read_prompts(prompts)],
-        ]  # fmt: skip
-        work = FITS / f"{self.method}-{hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:8]}"
         with accelerator.main_process_first():  # the others find its cache
             samples = data_for(
                 loaded, options, trains=trains, folder=data, work=FITS, skip_bad=skip_bad, prompts=prompts, say=say
             )
+        chosen = [
+            VERSION, self.method, [one.settings.model_dump(mode="json") for one in methods],
+            options.model_dump(exclude={"save_seconds"}), own.model_dump(), loaded.digest,
+            versions.of_source(type(methods[0])), samples.digest,
+        ]  # fmt: skip
+        work = FITS / f"{self.method}-{hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:8]}"
         paths = fit(methods, loaded, options, samples, out, work, own=own, accelerator=accelerator)
         if not accelerator.is_main_process:
             return []

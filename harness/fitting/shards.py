@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from harness import checkpoints
@@ -38,7 +37,7 @@ class Shards:
 
     def _row(self, sample: int) -> dict[str, Tensor]:
         place = sample % self.size
-        with safe_open(self._path(sample), framework="pt") as handle:
+        with checkpoints.opened(self._path(sample)) as handle:
             return {name: handle.get_slice(name)[place : place + 1] for name in handle.keys()}  # noqa: SIM118
 
     def _path(self, sample: int) -> Path:

@@ -54,18 +54,26 @@ def _told(method: Method, model: Model, read: Callable[[str], T]) -> T:
         raise UserError(f"{error}; fit one with `{fit_command(method, model)}`") from error
 
 
+def as_fitted(method: Method) -> Method:
+    """The method with the settings that its adapter was fitted for: those that one adapter serves all values of, which
+    belong to a run, have their defaults."""
+    cls, fitted = type(method), method
+    for name, default in cls.Settings().model_dump().items():
+        if name != "ratio":
+            other = cls(fitted.settings.model_copy(update={name: default}))
+            fitted = other if other.adapter() == method.adapter() else fitted
+    return fitted
+
+
 def fit_command(method: Method, model: Model) -> str:
     """The command that fits the adapter of these settings."""
-    cls, chosen = type(method), method.settings.model_dump(mode="json")
+    cls, usual = type(method), type(method).Settings().model_dump(mode="json")
     command = ["python", "-m", "harness", "fit", method.name, "--model", model.name]
     if method.ratio is not None:
         command += ["--ratio", f"{method.ratio:g}"]
-    for name, default in cls.Settings().model_dump(mode="json").items():
-        if name == "ratio" or chosen[name] == default:
-            continue
-        other = cls(method.settings.model_copy(update={name: default}))
-        if other.adapter() != method.adapter():  # else the adapter serves all of this setting's values
-            command += ["--set", f"{name}={chosen[name]}"]
+    for name, value in as_fitted(method).settings.model_dump(mode="json").items():
+        if name != "ratio" and value != usual[name]:
+            command += ["--set", f"{name}={value}"]
     if (path := plugin_of(cls)) is not None:
         command += ["--plugin", str(path)]
     if not model.brings_data:

@@ -78,6 +78,12 @@ def checked(device: str, dtype: str) -> torch.dtype:
     return KINDS[dtype]
 
 
+def claim(device: str) -> None:
+    """Make a CUDA device of a number this process's own: kernels, streams and libraries that name none mean it."""
+    if device.startswith("cuda:"):
+        torch.cuda.set_device(device)
+
+
 def load(
     name: str,
     *,
@@ -100,6 +106,7 @@ def load(
     if variant and not any(folder.rglob(f"*.{variant}*.safetensors")):
         raise UserError(f"model {name!r} has no weights of variant {variant!r}; leave --variant out")
     kind = checked(device, dtype)
+    claim(device)
     parts = _read_json(folder / "model_index.json")
     places = (*adapters, folder / "adapters", folder.parent.parent / "adapters")
     return Model(

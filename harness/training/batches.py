@@ -27,7 +27,11 @@ class Batch:
 
 
 class Data(Protocol):
-    """Draws batches; everything random comes from the generator, whose device is the batch's."""
+    """Draws batches; everything random comes from the generator, whose device is the batch's. digest: of what they are
+    drawn from, beside the model and the options of the fit."""
+
+    @property
+    def digest(self) -> str: ...
 
     def batch(self, size: int, generator: torch.Generator) -> Batch: ...
 

@@ -7,10 +7,12 @@ steps that an uninterrupted one takes.
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from torch.optim import Optimizer
 
 from harness import checkpoints
 from harness.errors import UserError
+from harness.training.alone import alone
+from results.files import write_atomic
 
 Losses = dict[str, Tensor]
 
@@ -75,9 +79,30 @@ def train(
 
     `loss(module, step, generator)` returns the terms to log; the one named "loss" is minimised. `trainable` names
     the state-dict entries worth a checkpoint (an adapter leaves the frozen model out). `after_step(step)` runs
-    after each optimizer step. Checkpoints and the log go to `folder`; a finished stage is returned at once. Raises
-    UserError where the loss or a weight stops being finite; the last good checkpoint stays.
+    after each optimizer step. Checkpoints and the log go to `folder`, which one process has at a time: another waits. A
+    finished stage is returned at once. Raises UserError where the loss or a weight stops being finite; the last good
+    checkpoint stays.
     """
+    with alone(folder, name) if accelerator.is_main_process else nullcontext():
+        accelerator.wait_for_everyone()  # the main process may have waited for what another has made
+        return _train(
+            name, module, loss, optimizers, plan, folder,
+            accelerator=accelerator, trainable=trainable, after_step=after_step,
+        )  # fmt: skip
+
+
+def _train(
+    name: str,
+    module: nn.Module,
+    loss: Callable[[nn.Module, int, torch.Generator], Losses],
+    optimizers: Sequence[Optimizer],
+    plan: TrainingPlan,
+    folder: Path,
+    *,
+    accelerator: Accelerator,
+    trainable: Callable[[str], bool],
+    after_step: Callable[[int], None] | None,
+) -> nn.Module:
     path = folder / f"{name}.safetensors"
     average = {k: v.detach().clone() for k, v in module.state_dict().items() if trainable(k)} if plan.average else {}
     base_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
@@ -114,7 +139,7 @@ def train(
 
     saved, module_was_training = time.monotonic(), module.training
     module.train()
-    rows = folder / f"{name}.csv" if accelerator.is_main_process else Path(os.devnull)
+    rows = folder / f"{name}.csv" if accelerator.is_main_process else None
     with _Log(rows, start) as log, _progress(name, start, plan.steps, accelerator) as advance:
         for step in range(start, plan.steps):
             for optimizer, rates in zip(optimizers, base_rates, strict=True):
@@ -163,9 +188,12 @@ def _share_gradients(module: nn.Module, accelerator: Accelerator) -> None:
         return
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
-    shared = accelerator.reduce(torch.cat([grad.flatten() for grad in grads]), "mean")
-    for parameter, part in zip(trained, shared.split([grad.numel() for grad in grads]), strict=True):
-        parameter.grad = part.view_as(parameter)
+    used = grads[0].new_tensor([p.grad is not None for p in trained])
+    shared = accelerator.reduce(torch.cat([*(grad.flatten() for grad in grads), used]), "mean")
+    *parts, shares = shared.split([*(grad.numel() for grad in grads), len(trained)])
+    for parameter, part, share in zip(trained, parts, shares.tolist(), strict=True):
+        # what nobody used stands still, as in one process: with a gradient of zero momentum would move it on
+        parameter.grad = part.view_as(parameter) if share else None
 
 
 @torch.no_grad()
@@ -182,21 +210,25 @@ def _update(average: dict[str, Tensor], module: nn.Module, decay: float, step: i
 
 
 class _Log:
-    """A CSV of loss terms. After a kill, rows beyond the checkpoint are dropped, so that no step stands twice."""
+    """A CSV of loss terms, or none where path is None. After a kill, rows beyond the checkpoint are dropped, so that no
+    step stands twice."""
 
-    def __init__(self, path: Path, start: int) -> None:
+    def __init__(self, path: Path | None, start: int) -> None:
         self.path, self.start, self.began = path, start, time.monotonic()
 
     def __enter__(self) -> _Log:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         kept: list[list[str]] = []
-        if self.path.exists() and self.start:
+        if self.path is not None and self.path.exists() and self.start:
             with open(self.path, newline="") as handle:
-                rows = list(csv.reader(handle))
-            kept = rows[:1] + [row for row in rows[1:] if row and row[0].isdigit() and int(row[0]) < self.start]
-        self.handle: Any = open(self.path, "w", newline="")  # noqa: SIM115
+                head, *rows = list(csv.reader(handle)) or [[]]
+            kept = [row for row in rows if len(row) == len(head) and row[0].isdigit() and int(row[0]) < self.start]
+            kept = [head, *kept] if head else []
+        if self.path is not None:
+            text = io.StringIO(newline="")
+            csv.writer(text).writerows(kept)
+            write_atomic(self.path, text.getvalue())
+        self.handle: Any = open(self.path or os.devnull, "a", newline="")  # noqa: SIM115
         self.writer = csv.writer(self.handle)
-        self.writer.writerows(kept)
         self.headed = bool(kept)
         return self
 

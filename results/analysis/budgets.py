@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from results.analysis import modes
+from results.analysis.points import led_to
 from results.record import Record
 
 TOLERANCE = 0.01
@@ -21,6 +22,16 @@ class Evaluated(NamedTuple):
     low: float
     high: float
     held: bool
+
+
+def missed(
+    matches: Iterable[Mapping[str, Any]], records: Sequence[Record]
+) -> Iterator[tuple[Mapping[str, Any], Evaluated]]:
+    """What met a budget in tuning, and is excluded by what was measured on the evaluation's cases."""
+    for match in matches:
+        record = next((one for one in records if match["strength"] is not None and led_to(match, one)), None)
+        if record is not None and match["met"] and (here := evaluated(match, record, records)) and not here.held:
+            yield match, here
 
 
 def evaluated(match: Mapping[str, Any], record: Record, records: Iterable[Record]) -> Evaluated | None:

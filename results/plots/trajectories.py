@@ -49,8 +49,7 @@ def _joined(logs: Sequence[Path]) -> pd.DataFrame:
     """The stages' logs in one table whose steps count on."""
     parts, done = [], 0
     for log in logs:
-        if log.is_file():
-            part = pd.read_csv(log)
+        if log.is_file() and len(part := pd.read_csv(log) if log.stat().st_size else pd.DataFrame()):
             part["step"] += done
             done = int(part["step"].iloc[-1]) + 1
             parts.append(part)

@@ -17,6 +17,7 @@ class SceneData:
 
     def __init__(self, model: Any, count: int, split: scene.Split = "train") -> None:
         self.model, self.count, self.split = model, count, split
+        self.digest = f"scenes of {split}"
 
     @cached_property
     def _rows(self) -> dict[str, Tensor]:

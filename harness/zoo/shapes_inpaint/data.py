@@ -95,6 +95,7 @@ class LazyData:
 
     def __init__(self, model: Any, count: int, work: Path) -> None:
         self.model, self.count, self.work = model, count, work
+        self.digest = "scenes and masks"
 
     @cached_property
     @torch.no_grad()

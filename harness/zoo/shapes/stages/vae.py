@@ -21,7 +21,7 @@ def train_vae(recipe: Recipe, work: Path, accelerator: Accelerator) -> nn.Module
     vae = networks.vae()
 
     def loss(module: nn.Module, step: int, generator: torch.Generator) -> Losses:
-        images, coverage = scene.render(scene.sample("train", rows(step, recipe.batch // 4)))
+        images, coverage = scene.render(scene.sample("train", rows(step, max(1, recipe.batch // 4))))
         x = (images.to(accelerator.device) * 2 - 1).to(memory_format=torch.channels_last)
         posterior = module.encode(x).latent_dist
         decoded = module.decode(posterior.sample(generator)).sample
