@@ -96,6 +96,16 @@ class Composition(Method):
         raise UserError(f"{self.name!r} is fitted part by part: fit {', '.join(c.name for c in self.classes)}")
 
 
+def without(method: Method, member: Method) -> Method:
+    """A composition without one of its members."""
+    left = [one for one in method.members() if one is not member]
+    if len(left) == 1:
+        return left[0]
+    rest = _composition(tuple(map(type, left)))()
+    rest._members = left  # type: ignore[attr-defined]
+    return rest
+
+
 def _field(classes: Sequence[type[Method]], cls: type[Method], field: str) -> str:
     """What a composition calls a part's setting."""
     first = next(one for one in classes if field in one.Settings.model_fields)

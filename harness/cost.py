@@ -176,7 +176,7 @@ def measured(
         counts = counted(on, method, state, seen)
     progress("memory", 3)
     # What stays on its own copy runs in another way than dense does here.
-    least = seen.counts if seen.thinned and not method.slow_to_attach else None
+    least = seen.counts if limit.known(method, seen) and not method.slow_to_attach else None
 
     limits: list[float] = []  # a run in each block
     with pairs(on, method, state, dense, rounds, theirs, alone) as clock:

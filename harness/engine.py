@@ -13,7 +13,7 @@ from typing import Any, ClassVar, get_args
 
 import numpy as np
 
-from harness import attach, cost, generation, timing, token_maps
+from harness import attach, compose, cost, generation, timing, token_maps
 from harness.compose import method_class
 from harness.errors import MethodFailure, failure_reason
 from harness.generation import Chunk
@@ -262,6 +262,7 @@ class OpenWorkload:
             result.estimates |= generation.throughput(chunks, self.batch)
         result.estimates |= self.task.facts(self.cases)
         self._check_effect(point, method, sample, result.estimates["gmacs"].value)
+        self._check_members(method, result.estimates["gmacs"])
         if point.reference and point.ratio:
             progress("token maps", 0)
             maps = token_maps.record(self.model, self.task, self.task.mapped(self.cases), method, state)
@@ -307,6 +308,20 @@ class OpenWorkload:
             raise MethodFailure(
                 f"changed no cost: {gmacs:.6g} GMACs per image and step, the same as dense (a silent no-op)"
             )
+
+    def _check_members(self, method: Method, gmacs: Estimate) -> None:
+        """The same for the members of a composition that decide by what they see: one that never acts beside the others
+        would pass for a pair that works."""
+        for member in method.members() if len(method.members()) > 1 else ():
+            if not member.adaptive:
+                continue
+            rest = compose.without(method, member)
+            alone = cost.counted(self.subject, rest, adapters.state_of(rest, self.model)).gmacs
+            if min(gmacs.values or (gmacs.value,)) >= (1 - 1e-6) * alone:
+                raise MethodFailure(
+                    f"{member.name} changed no cost: {gmacs.value:.6g} GMACs per image and step, as {rest.name} alone "
+                    "(a silent no-op)"
+                )
 
 
 def _prefixed(progress: Progress, label: str) -> Progress:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from harness.backbones.base import Backbone
 from harness.kernels import routing
+from harness.method import Method
 from harness.spec import Call, Part
 
 Counts = Mapping[tuple[int, int], int]
@@ -58,6 +59,12 @@ class Seen:
                 if layers := [layer for layer in range(backbone.layers) if part in backbone.parts_of(layer)]:
                     stack.enter_context(backbone.advise(part, inside, layers))
             yield
+
+
+def known(method: Method, seen: Seen) -> bool:
+    """Whether dense on as many tokens is what a method comes down to: not so where another member of a composition
+    spares whole steps, parts, channels or bits."""
+    return seen.thinned and len(method.members()) == 1
 
 
 @contextmanager

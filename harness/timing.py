@@ -60,7 +60,7 @@ def measured(
     ):
         generate()
     progress("latency", 1)
-    least = seen.thinned and not method.slow_to_attach  # as in eager mode
+    least = limit.known(method, seen) and not method.slow_to_attach  # as in eager mode
     with (
         attach.on_copy(model, method, state, guided=guided) as (own, put_on),
         modes.compiling(mode, [model.backbone, own]),

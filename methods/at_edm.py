@@ -99,7 +99,7 @@ class ATEDM(Method):
         def block(call: Call) -> Tensor:
             if not settings.runs(call.step):
                 return call.run(call.x)
-            share = pruned_share(settings, backbone.layers, call.step)
+            share = pruned_share(settings, backbone.layers, call.step, backbone.start)
             scores = weighed(rank[0], noise(call), settings.temperature)
             k = kept_count(share, call.x.shape[1])
             order = choose(scores, k)  # (B, M), the kept ones first
@@ -115,14 +115,14 @@ class ATEDM(Method):
             yield
 
 
-def pruned_share(settings: ATEDMSettings, layers: int, step: Step) -> float:
-    """The share of tokens that a pruning block spares at this step, so that the mean over all layers and steps is the
-    ratio. Raises UserError where that is too much."""
-    steps = settings.steps_of(step.count)
+def pruned_share(settings: ATEDMSettings, layers: int, step: Step, start: int = 0) -> float:
+    """The share of tokens that a pruning block spares at this step, so that the mean over all layers and the steps from
+    `start` on is the ratio. Raises UserError where that is too much."""
+    steps = [index for index in settings.steps_of(step.count) if index >= start]
     early = round(settings.early * step.count)
     halved = sum(index < early for index in steps)
     running = len(settings.layers_of(layers)) * (len(steps) - halved / 2)
-    share = share_of_each("at-edm", settings.ratio, running, layers * step.count)
+    share = share_of_each("at-edm", settings.ratio, running, layers * (step.count - start))
     return share / 2 if step.index < early else share
 
 
@@ -133,7 +133,7 @@ def page_rank(maps: Tensor, iterations: int) -> Tensor:
     score = maps.new_full((*maps.shape[:2], 1, tokens), 1 / tokens)  # (B, heads, 1, N)
     for _ in range(iterations):
         score = score @ maps  # rows sum to 1, so that the scores go on summing to 1
-    return score[:, :, 0].square().mean(1).sqrt()
+    return score[:, :, 0].float().square().mean(1).sqrt()  # the square of 1 / N is below what half precision holds
 
 
 def reranked(rank: Tensor, index: Tensor, scores: Tensor) -> Tensor:

@@ -45,7 +45,8 @@ class Precision(Method):
 
         def half(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             with torch.no_grad():
-                args, kwargs = _cast((args, kwargs), dtype)
+                time = backbone.timestep_of(args, kwargs)  # embedded in single precision; bfloat16 knows 812 and 816
+                args, kwargs = _cast((args, kwargs), dtype, but=time)
                 return _cast(forward(*args, **kwargs), before)
 
         held = [(tensor, tensor.data) for tensor in (*module.parameters(), *module.buffers())]
@@ -60,6 +61,6 @@ class Precision(Method):
                 tensor.data = data
 
 
-def _cast(values: Any, dtype: torch.dtype) -> Any:
-    """Every floating-point tensor in a nest, in this precision."""
-    return pytree.tree_map_only(Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, values)
+def _cast(values: Any, dtype: torch.dtype, but: object = None) -> Any:
+    """Every floating-point tensor in a nest but one, in this precision."""
+    return pytree.tree_map_only(Tensor, lambda x: x.to(dtype) if x.is_floating_point() and x is not but else x, values)

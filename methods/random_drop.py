@@ -40,7 +40,7 @@ class RandomDrop(Method):
         def block(call: Call) -> Tensor:
             if not settings.runs(call.step):
                 return call.run(call.x)
-            share = settings.share(self.name, backbone.layers, call.step.count)
+            share = settings.share(self.name, backbone.layers, call.step.count, backbone.start)
             k = kept_count(share, call.x.shape[1])
             return run_on(choose(noise(call), k), call, k)
 

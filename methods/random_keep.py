@@ -46,7 +46,7 @@ class RandomKeep(Method):
         def block(call: Call) -> Tensor:
             if not settings.runs(call.step):
                 return call.run(call.x)
-            share = settings.share(self.name, backbone.layers, call.step.count)
+            share = settings.share(self.name, backbone.layers, call.step.count, backbone.start)
             k = kept_count(share, call.x.shape[1])
             order = choose(noise(call), k)  # (B, M)
             return recovered(call.x, run_on(order, call, k), order[:, :k], others=order[:, k:])

@@ -3,7 +3,7 @@
 Cross-attention settles in the first sampling steps. From the gate step on, every layer's cross-attention gives what it
 gave there, averaged over the two halves of classifier-free guidance; nothing depends on the text any more, so that one
 half runs alone, without guidance (Sec. 4). The authors' later code also reuses self-attention between the first steps
-and the gate, every fifth step aside; `self_interval=5` does that, and it is off by default.
+and the gate step, every fifth step aside; `self_interval=5` does that, and it is off by default.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class TGateSettings(MethodSettings):
         0.5, ge=0.0, le=0.95, description="share of the sampler's steps, at the end, with frozen cross-attention"
     )
     self_interval: int = Field(
-        1, ge=1, le=20, description="between the warm-up and the gate, self-attention runs at every so many steps and "
-        "gives its last output at the others; 1: it runs at all (the authors' later code: 5)",
+        1, ge=1, le=20, description="between the warm-up and the gate step, self-attention runs at the steps that this "
+        "divides, and gives its last output at the others; 1: it runs at all (the authors' later code: 5)",
     )  # fmt: skip
     warm_up: int = Field(2, ge=1, le=100, description="first steps, at which all self-attention runs (theirs: 2)")
 
@@ -73,8 +73,10 @@ class TGate(Method):
                 phase[0] = "gated" if frozen else "full"  # full: the clock was set by hand, and nothing is kept
             else:
                 phase[0] = "gate" if step.index == first - 1 and first < step.count else "full"
-            behind = step.index - backbone.start - settings.warm_up  # steps since the warm-up
-            again[0] = bool(last) and phase[0] != "gated" and behind >= 0 and behind % settings.self_interval != 0
+            done = step.index - backbone.start
+            again[0] = (
+                bool(last) and phase[0] == "full" and done >= settings.warm_up and done % settings.self_interval != 0
+            )
 
         def cross(call: Call) -> Tensor:
             if phase[0] == "gated":

@@ -1,6 +1,9 @@
 """Compositions: every pair of registered methods either runs and is taken back, or is refused with a reason."""
 
+import re
 from itertools import permutations
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +11,7 @@ from pydantic import ValidationError
 from support import build, state_for
 from test_methods import draw, weights
 
+import harness
 from harness import registry
 from harness.attach import attached
 from harness.compose import method_class, refusal
@@ -99,3 +103,14 @@ def test_compiled_code_gives_the_same_images_but_for_rounding(model: Model, name
         fast = draw(model)
     assert torch.allclose(fast, draw(model, plain), atol=1e-3)
     assert "forward" not in vars(model.backbone.transformer)
+
+
+def test_a_member_that_never_acts_is_a_silent_no_op(small: dict[str, Any], tmp_path: Path) -> None:
+    """Tokens drawn anew change the first block's update too much for its cache."""
+    idle, works = ({"name": "random+fbcache", "ratio": 0.3, "fbcache.threshold": value} for value in (0.1, 1.0))
+    run = harness.run([idle, works], out=tmp_path / "run", **{**small, "steps": 4})
+    _, first, second = run.records
+    assert first.outcome == "failed" and re.search(
+        r"fbcache changed no cost: .* GMACs per image and step, as random alone \(a silent no-op\)", first.reason
+    )
+    assert second.outcome == "ok", second.reason

@@ -38,6 +38,26 @@ def test_diffcr_follows_its_table_by_layer_and_region(model: Model) -> None:
     assert method.effective_ratio(state) == pytest.approx((0.5 + 0 + 0.2 + 0.9) / 6)
 
 
+def test_averaged_timesteps_cost_as_much_at_any_number_of_steps(model: Model) -> None:
+    method = build("diffcr", 0.3)
+    state = state_for(method, model.backbone)  # type: ignore[arg-type]
+    assert state is not None
+    state.tensors["ratios"] = torch.tensor([[0.5, 0.2, 0.1, 0.0]] * 3)
+    counts: list[list[int]] = []
+    for control in ("", "averaged-timesteps"):
+        own = type(method)(method.settings.model_copy(update={"control": control}))
+        seen: list[int] = []
+        handle = model.backbone.blocks[0].attn1.to_q.register_forward_pre_hook(
+            lambda _m, args, seen=seen: seen.append(args[0].shape[1])
+        )
+        with track_sampler(model.backbone, model.pipeline), attached(model.backbone, own, state):
+            model.pipeline("star", num_inference_steps=6, output_type="latent", **model.call)
+        handle.remove()
+        counts.append(seen)
+    assert counts[0] == [128, 128, 205, 231, 231, 256]  # regions of 2, 1, 2 and 1 steps
+    assert len(set(counts[1])) == 1 and abs(sum(counts[1]) - sum(counts[0])) <= 6
+
+
 @pytest.mark.parametrize(
     ("value", "low", "high", "share"),
     [(0.0, 0.0, 0.1, 0.0), (0.12, 0.1, 0.2, 0.2), (0.3, 0.3, 0.4, 0.0), (0.9, 0.8, 0.9, 1.0)],

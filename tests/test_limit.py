@@ -7,7 +7,7 @@ import torch
 from support import build, state_for
 
 from harness import attach
-from harness.limit import Seen, dense_on
+from harness.limit import Seen, dense_on, known
 from harness.measure.torch_counter import counting
 from harness.models import Model, load
 from harness.spec import Step
@@ -72,3 +72,11 @@ def test_with_all_tokens_it_is_dense(model: Model) -> None:
 def test_depth_pruning_has_no_limit_of_its_own(model: Model) -> None:
     _, _, seen = products(model, "depth", 0.34)
     assert not seen.thinned
+
+
+@pytest.mark.parametrize(("name", "there"), [("random", True), ("static+tgate", False), ("random+precision", False)])
+def test_a_composition_has_no_limit(name: str, there: bool) -> None:
+    """Dense on as many tokens runs what the other member spares."""
+    seen = Seen()
+    seen.whole, seen.counts = 256, {(0, 0): 180}
+    assert seen.thinned and known(build(name, 0.3), seen) == there

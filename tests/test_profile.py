@@ -294,3 +294,12 @@ def test_a_profile_takes_finished_points_over_from_one_beside_it(tiny_folder: Pa
         harness.profile("tome", model=str(tiny_folder), ratios=[0.3], rounds=2, out=tmp_path / name) for name in "ab"
     )
     assert [record.started for record in one.records] == [record.started for record in other.records]
+
+
+def test_attention_that_a_method_runs_itself_is_attention(on: Subject) -> None:
+    """AT-EDM takes its maps from it; what ranks tokens is next to nothing."""
+    setup = Setup(1, 16, 7, None)
+    _, dense = count(on, candidate("dense", on), setup)
+    _, shares = count(on, candidate("at-edm", on, 0.1), setup)
+    assert shares["attention"] > 0.8 * dense["attention"] and shares["routing"] < 0.3 * dense["attention"]
+    assert "attend" not in vars(on.backbone)

@@ -53,6 +53,13 @@ def test_steps_that_are_not_exempt_are_the_middle_ones(first: float, last: float
         assert (index in steps) == inside or min(abs(first * count - index), abs((1 - last) * count - index)) < 1e-6
 
 
+def test_a_start_in_the_middle_spares_the_same_mean() -> None:
+    settings = ExemptSettings(ratio=0.2, first_steps=0.3)
+    assert settings.share("random", 4, 20) == pytest.approx(0.2 * 20 / 14)
+    assert settings.share("random", 4, 20, start=10) == pytest.approx(0.2)
+    assert settings.share("random", 4, 20, start=4) == pytest.approx(0.2 * 16 / 14)
+
+
 def test_exempt_layers_by_count_and_by_default() -> None:
     assert list(ExemptSettings(first_layers=2, last_layers=1).layers_of(5)) == [2, 3]
     assert list(ExemptSettings(first_layers=4, last_layers=4).layers_of(5)) == []

@@ -290,3 +290,14 @@ def test_precision_is_that_of_the_denoiser_alone(model: Model) -> None:
     assert images.dtype == torch.float32 and not torch.equal(images, dense)
     assert torch.equal(draw(model), dense)
     assert next(model.backbone.transformer.parameters()).dtype == torch.float32
+
+
+def test_half_precision_leaves_the_timestep_as_it_is(model: Model) -> None:
+    """bfloat16 knows 812 and 816; diffusers embeds in single precision."""
+    seen: list[Tensor] = []
+    embed = model.backbone.transformer.adaln_single.emb.time_proj  # type: ignore[union-attr]
+    handle = embed.register_forward_pre_hook(lambda _m, args: seen.append(args[0]))  # type: ignore[union-attr,operator]
+    with attached(model.backbone, Precision(), None), torch.no_grad():
+        model.backbone.transformer(**model.backbone.inputs(2) | {"timestep": torch.full((2,), 813.8)})
+    handle.remove()
+    assert torch.equal(seen[0], torch.full((2,), 813.8))

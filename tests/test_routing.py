@@ -1,6 +1,7 @@
 """Routing as it is trained: the straight-through gradient, the paper's form, and adapters from before."""
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -11,10 +12,10 @@ from harness import checkpoints
 from harness.attach import attached
 from harness.compose import method_class
 from harness.models import Model
-from harness.spec import State, Step
+from harness.spec import Grid, State, Step
 from harness.tokens import top_k
 from methods.common.noise import gumbel
-from methods.common.routing import Routed, soft_choice
+from methods.common.routing import Routed, _averaged, soft_choice
 from methods.common.routing_settings import RoutingFit
 from methods.diffcr import DiffCR
 from methods.diffcr.fit import DiffCRFit
@@ -120,3 +121,11 @@ def test_settings_of_adapters_from_before_are_found(tiny_folder: Any, tmp_path: 
     checkpoints.save(tmp_path / "uniform-30.safetensors", {"router": torch.zeros(3, 32)}, old)
     found = load(str(tiny_folder), adapters=(tmp_path,)).fitted("uniform")
     assert found == [method_class("uniform").Settings.model_validate({"ratio": 0.3}).model_dump(mode="json")]
+
+
+def test_logits_of_tokens_of_their_own_are_averaged_place_by_place() -> None:
+    logits = torch.tensor([[1.0, 2.0, 3.0], [5.0, 7.0, 9.0]])
+    call = SimpleNamespace(index=None, grid=Grid(2, 2))
+    assert _averaged(logits, call).tolist() == [[3.0, 4.5, 6.0]] * 2  # type: ignore[arg-type]
+    call.index = torch.tensor([[0, 1, 3], [1, 2, 3]])
+    assert _averaged(logits, call).tolist() == [[1.0, 3.5, 6.0], [3.5, 7.0, 6.0]]  # type: ignore[arg-type]

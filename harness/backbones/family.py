@@ -64,6 +64,10 @@ class Family(ABC):
         """The parts of one layer, where some layers have more than `parts`, which all of them have."""
         return self.parts
 
+    def branches(self, layer: int) -> tuple[list[nn.Module], list[nn.Module]]:
+        """The modules of a layer whose outputs are added to its streams, and those whose outputs only go into them."""
+        return [self.module(layer, part) for part in sorted(self.parts_of(layer) - {"block"})], []
+
     def index_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
         """Which tokens of the grid (B, N) a call of the transformer is about; None: all of them."""
         return None

@@ -59,6 +59,10 @@ class Flux(Joint):
         block = self.blocks[layer]
         return block if part == "block" else block.attn if part == "self_attention" else block.ff  # type: ignore[return-value]
 
+    def branches(self, layer: int) -> tuple[list[nn.Module], list[nn.Module]]:
+        block: Any = self.blocks[layer]
+        return ([block.proj_out], [block.attn, block.proj_mlp]) if self._single(layer) else super().branches(layer)
+
     def grid_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Grid:
         ids = kwargs["img_ids"] if "img_ids" in kwargs else args[4]  # (N, 3) or (B, N, 3): 0, row, column
         if self._ids is None or self._ids[0] is not ids:  # one look per image: it waits for the device

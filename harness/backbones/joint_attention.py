@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.backbones.base import Backbone
 from harness.errors import UserError
@@ -23,6 +23,11 @@ class Joint(Backbone):
     """A family whose blocks take their text as `encoder_hidden_states`."""
 
     parts: ClassVar[frozenset[Part]] = frozenset({"block", "self_attention", "mlp"})
+
+    def branches(self, layer: int) -> tuple[list[nn.Module], list[nn.Module]]:
+        adding, feeding = super().branches(layer)
+        further = (getattr(self.blocks[layer], name, None) for name in ("ff_context", "attn2"))  # where a block has one
+        return [*adding, *(one for one in further if one is not None)], feeding
 
     def split_streams(
         self, layer: int, part: Part, hidden_states: Tensor, kwargs: Mapping[str, Any]

@@ -45,7 +45,18 @@ def attribute_cost(
 
     @contextmanager
     def around(sums: dict[Part, float]) -> Iterator[None]:
+        attend = backbone.attend
+
+        def measured(call: Call) -> tuple[Tensor, Tensor]:  # what a method runs in place of `call.run`
+            before = read()
+            found = attend(call)
+            sums[call.part] += read() - before
+            return found
+
         with ExitStack() as stack:
+            if sums is inner:
+                stack.callback(vars(backbone).pop, "attend", None)
+                vars(backbone)["attend"] = measured
             for part, layers in places.items():
                 stack.enter_context(backbone.advise(part, metered(sums, part), layers))
             yield

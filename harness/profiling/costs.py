@@ -164,7 +164,7 @@ def _timed(
 
         runs: list[Callable[[], None]] = [dense, method]
         contexts: list[Callable[[], Any]] = [nullcontext, ready]
-        if seen.thinned:
+        if limit.known(candidate.method, seen):
             runs, contexts = [*runs, method], [*contexts, lambda: limit.dense_on(own, seen.counts)]
         with ExitStack() as graphs:
             if "graph" in mode:

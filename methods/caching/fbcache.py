@@ -29,7 +29,9 @@ class FBCacheSettings(MethodSettings):
 class FBCache(Cache):
     """First-Block-Cache: what the first block adds tells whether the other blocks run. If it has hardly changed since
     they last did, their joint update of then is added again. diffusers decides once for a whole batch, so that here
-    images are made one at a time, each with decisions of its own, and every one is costed."""
+    images are made one at a time, each with decisions of its own, and every one is costed. Under a method that sends
+    other tokens through the first block at every step, its update changes too much for anything to be skipped: such a
+    point fails as a silent no-op."""
 
     name = "fbcache"
     Settings = FBCacheSettings

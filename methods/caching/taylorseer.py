@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import chain
+from typing import Any
 
 import torch
 from diffusers import TaylorSeerCacheConfig, apply_taylorseer_cache
@@ -14,7 +17,7 @@ from torch import nn
 from harness.backbones.base import Backbone
 from harness.method import MethodSettings
 from harness.spec import State
-from methods.caching.hooks import Cache, fresh_hooks, parts_of
+from methods.caching.hooks import MARK, Cache, fresh_hooks
 
 
 class TaylorSeerSettings(MethodSettings):
@@ -27,9 +30,9 @@ class TaylorSeerSettings(MethodSettings):
 
 
 class TaylorSeer(Cache):
-    """Between full computations, every attention, cross-attention and MLP output is extrapolated from the differences
-    between the computed steps. Blocks that fuse attention and MLP (Flux's single ones) have their attention alone
-    extrapolated."""
+    """Between full computations, what attention, cross-attention and MLP add to their stream is extrapolated from the
+    differences between the computed steps, the text's stream included. Full steps are the authors': those of the
+    warm-up, and every `interval`-th from its last one on."""
 
     name = "taylorseer"
     Settings = TaylorSeerSettings
@@ -42,23 +45,42 @@ class TaylorSeer(Cache):
     @contextmanager
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
         settings: TaylorSeerSettings = self.settings  # type: ignore[assignment]
-        chosen = parts_of(backbone, "self_attention", "mlp", "cross_attention")
+        adding, feeding = zip(*(backbone.branches(layer) for layer in range(backbone.layers)), strict=True)
+        predicted, idle = (list(chain.from_iterable(modules)) for modules in (adding, feeding))
 
         def put_on() -> list[nn.Module]:
-            wanted = {id(module) for module in chosen}
-            # diffusers' default patterns match no module: they are compared with whole names. One pattern for all: it
-            # tries each on every module, with every image.
-            names = [re.escape(name) for name, one in backbone.transformer.named_modules() if id(one) in wanted]
             steps, skipped = backbone.step.count, backbone.start  # diffusers counts from the first call
+            warm_up = max(1, steps - round(settings.predicted * steps) - skipped)
             config = TaylorSeerCacheConfig(
                 cache_interval=settings.interval,
-                disable_cache_before_step=max(1, steps - round(settings.predicted * steps) - skipped),
+                disable_cache_before_step=warm_up,
                 max_order=settings.order,
                 taylor_factors_dtype=torch.float32,
-                cache_identifiers=["|".join(names)],
+                cache_identifiers=_pattern(backbone, predicted),
+                skip_predict_identifiers=_pattern(backbone, idle),
             )
             apply_taylorseer_cache(backbone.transformer, config)
-            return chosen
+            for module in (*predicted, *idle):
+                for hook in vars(module)[MARK].hooks.values():
+                    hook._measure_should_compute = partial(_full, hook.state_manager, warm_up, settings.interval)
+            return [*predicted, *idle]
 
         with fresh_hooks(backbone, self.name, put_on):
             yield
+
+
+def _pattern(backbone: Backbone, modules: Sequence[nn.Module]) -> list[str]:
+    """One pattern for all of them: diffusers compares each with every module's whole name, with every image."""
+    wanted = {id(module) for module in modules}
+    names = [re.escape(name) for name, one in backbone.transformer.named_modules() if id(one) in wanted]
+    return ["|".join(names)] if names else []
+
+
+@torch.compiler.disable
+def _full(manager: Any, warm_up: int, interval: int) -> tuple[bool, Any]:
+    """Whether the step that begins is computed, and diffusers' state, which counts it. Its own schedule predicts a
+    single step behind the warm-up, whatever the interval."""
+    state = manager.get_state()
+    state.current_step += 1
+    behind = state.current_step - (warm_up - 1)
+    return behind <= 0 or behind % interval == 0, state

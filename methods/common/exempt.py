@@ -45,10 +45,11 @@ class ExemptSettings(RatioSettings):
         """Whether this step is not exempt."""
         return step.index in self.steps_of(step.count)
 
-    def share(self, name: str, layers: int, count: int) -> float:
-        """The share of tokens that a block spares which is not exempt, so that the mean over all layers and steps is
-        the ratio. Raises UserError where that is more than it may."""
-        return share_of_each(name, self.ratio, len(self.layers_of(layers)) * len(self.steps_of(count)), layers * count)
+    def share(self, name: str, layers: int, count: int, start: int = 0) -> float:
+        """The share of tokens that a block spares which is not exempt, so that the mean over all layers and the steps
+        from `start` on is the ratio. Raises UserError where that is more than it may."""
+        steps = sum(index >= start for index in self.steps_of(count))
+        return share_of_each(name, self.ratio, len(self.layers_of(layers)) * steps, layers * (count - start))
 
     def _first(self, layers: int) -> int:
         return self.first_layers

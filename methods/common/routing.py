@@ -196,7 +196,7 @@ class Routed:
     def _ranked(self, call: Call, logits: Tensor) -> Tensor:
         """What the choice goes by, (B, N); the scores rank as their logits do."""
         if self.control == "average-tokens":
-            logits = logits.mean(0, keepdim=True).expand_as(logits)
+            logits = _averaged(logits, call)
         if self.noise is None:
             return logits
         return self.noise(call) if self.control == "random-tokens" else self.noise(call) + logits
@@ -236,3 +236,13 @@ def soft_choice(logits: Tensor, ranked: Tensor, k: int) -> Tensor:
     threshold = highest[:, k - 1 :].mean(1, keepdim=True)  # (B, 1)
     relative = logits - logits.mean(1, keepdim=True)
     return (ranked - threshold + relative - relative.detach()).sigmoid()
+
+
+def _averaged(logits: Tensor, call: Call) -> Tensor:
+    """Logits (B, N), each the mean over the batch of those at its place of the grid."""
+    if call.index is None:
+        return logits.mean(0, keepdim=True).expand_as(logits)
+    places = call.index.flatten()
+    sums = logits.new_zeros(call.grid.tokens).index_add(0, places, logits.flatten())
+    counts = torch.zeros_like(sums).index_add(0, places, torch.ones_like(logits).flatten())
+    return (sums / counts.clamp(min=1))[call.index]

@@ -48,8 +48,8 @@ _ABSENT: dict[str, str] = {
     "latency_s": _TIMED,
     "latency_ratio": _TIMED,
     "peak_memory_mb": "memory was not measured",
-    "latency_limit_ratio": "the method leaves out no tokens, or stays on a copy of its own",
-    "latency_overhead": "the method leaves out no tokens, or stays on a copy of its own",
+    "latency_limit_ratio": "the method leaves out no tokens, is one of several, or stays on a copy of its own",
+    "latency_overhead": "the method leaves out no tokens, is one of several, or stays on a copy of its own",
     "throughput_images_s": "fewer than three full batches behind the first",
 }
 

@@ -33,7 +33,7 @@ RATIOS = [1.0] + [0.95] * (STEPS - 1)
 CACHES: dict[str, dict[str, Any]] = {
     "fbcache": {"threshold": 0.9},
     "pab": {},
-    "taylorseer": {},
+    "taylorseer": {"interval": 2},  # at others, diffusers predicts a single step behind the warm-up
     "fastercache": {},
     "magcache": {"threshold": 0.12},
 }
@@ -71,8 +71,11 @@ def own(pipeline: Any, method: str) -> Any:
             current_timestep_callback=now,
         ),
         "taylorseer": lambda: TaylorSeerCacheConfig(
-            cache_interval=3, disable_cache_before_step=1, max_order=1, taylor_factors_dtype=torch.float32,
-            cache_identifiers=[r"transformer_blocks\.\d+\.(attn|ff)", r"single_transformer_blocks\.\d+\.attn"],
+            cache_interval=2, disable_cache_before_step=1, max_order=1, taylor_factors_dtype=torch.float32,
+            cache_identifiers=[
+                r"transformer_blocks\.\d+\.(attn|ff|ff_context)", r"single_transformer_blocks\.\d+\.proj_out"
+            ],
+            skip_predict_identifiers=[r"single_transformer_blocks\.\d+\.(attn|proj_mlp)"],
         ),
         "fastercache": lambda: FasterCacheConfig(
             spatial_attention_block_skip_range=2, spatial_attention_timestep_skip_range=(-1, 681),
@@ -136,3 +139,24 @@ def test_every_cache_in_a_sweep(make: Callable[[], Any], tmp_path: Path, adapter
     assert {(r.method, r.outcome, r.reason) for r in table.records} == {(m, "ok", "") for m in ("dense", *CACHES)}
     costs = {r.method: r.estimates["gmacs"].value for r in table.records}
     assert all(costs[name] < costs["dense"] for name in CACHES)
+
+
+@pytest.mark.parametrize("make", [flux, sd3], ids=["flux", "sd3"])
+def test_a_predicted_step_of_taylorseer_runs_no_branch(
+    make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the authors' code: modulation alone is left of a block."""
+    pipeline, ran, plain = make(), list[torch.nn.Module](), torch.nn.Linear.forward
+    named = pipeline.transformer.named_modules()
+    inside = {module for name, module in named if "transformer_blocks" in name and "norm" not in name}
+
+    def forward(module: torch.nn.Linear, x: Tensor) -> Tensor:
+        ran.extend([module] if module in inside else [])
+        return plain(module, x)
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", forward)
+    draw(pipeline)
+    whole, _ = len(ran), ran.clear()
+    with harness.applied(pipeline, "taylorseer", interval=4, predicted=0.85):
+        draw(pipeline)
+    assert whole > 100 and len(ran) == whole * 2 / STEPS  # steps 0 and 4

@@ -68,11 +68,13 @@ def test_pab_gives_the_last_computed_output(model: Model) -> None:
 
 
 def test_taylorseer_interval(model: Model) -> None:
-    """After the warm-up one step is predicted, and then diffusers computes at every interval-th step."""
+    """The authors' schedule: all of the warm-up, then every interval-th step from its last one on."""
     ran = steps_of(model, TaylorSeer(TaylorSeer.Settings(interval=2, predicted=1 - 3 / STEPS)))
     assert all(steps == [0, 1, 2, 4, 6] for steps in ran.values()) and len(ran) == 9
     ran = steps_of(model, TaylorSeer(TaylorSeer.Settings(interval=3, predicted=1 - 2 / STEPS)))
-    assert all(steps == [0, 1, 3, 6] for steps in ran.values())
+    assert all(steps == [0, 1, 4, 7] for steps in ran.values())
+    ran = steps_of(model, TaylorSeer(TaylorSeer.Settings(interval=5, predicted=0.95)))
+    assert all(steps == [0, 5] for steps in ran.values())
 
 
 def test_taylorseer_extrapolates_linearly_or_repeats(model: Model) -> None:
@@ -81,10 +83,11 @@ def test_taylorseer_extrapolates_linearly_or_repeats(model: Model) -> None:
         handle = model.backbone.blocks[1].ff.register_forward_hook(lambda _m, _args, out, outs=outs: outs.append(out))
         draw(model, TaylorSeer(TaylorSeer.Settings(interval=3, predicted=1 - 2 / STEPS, order=order)))
         handle.remove()
-        assert torch.allclose(outs[2], outs[1] + order * (outs[1] - outs[0]), atol=1e-5)
-        slope = order * (outs[3] - outs[1]) / 2
-        assert torch.allclose(outs[4], outs[3] + slope, atol=1e-5)
-        assert torch.allclose(outs[5], outs[3] + 2 * slope, atol=1e-5)
+        for ahead in (1, 2):
+            assert torch.allclose(outs[1 + ahead], outs[1] + ahead * order * (outs[1] - outs[0]), atol=1e-5)
+        slope = order * (outs[4] - outs[1]) / 3
+        for ahead in (1, 2):
+            assert torch.allclose(outs[4 + ahead], outs[4] + ahead * slope, atol=1e-5)
 
 
 def test_fastercache_halves_the_batch_and_skips_attention(model: Model) -> None:
