@@ -196,11 +196,11 @@ class Method(renamed.Renamed, ABC, old_names=renamed.METHOD):
 
     @classmethod
     def settings_for(cls, ratios: Sequence[float]) -> list[MethodSettings]:
-        """The default sweep: one setting per ratio; without a ratio, one per value of `sweep`, spread over them where
-        fewer ratios are asked for; or one in all."""
+        """The default sweep: one setting per ratio. Without a ratio: its defaults where one ratio is asked for, else
+        one per value of `sweep`, spread over them where fewer ratios are asked for."""
         if "ratio" in cls.Settings.model_fields:
             return [cls.Settings.model_validate({"ratio": ratio}) for ratio in ratios]
-        count = min(len(ratios), len(cls.sweep))
+        count = min(len(ratios), len(cls.sweep)) if len(ratios) > 1 else 0
         chosen = [cls.sweep[(2 * i + 1) * len(cls.sweep) // (2 * count)] for i in range(count)]
         return [cls.Settings.model_validate({cls.strength: value}) for value in chosen] or [cls.Settings()]
 

@@ -38,6 +38,9 @@ class Plan:
 
 def load_model(sweep: Sweep, digest: str | None = None) -> Model:
     """The sweep's model. digest: of its weights, where it is known. Raises UserError."""
+    for place in sweep.adapters:
+        if place.is_file():
+            raise UserError(f"--adapters takes folders, and {place} is a file: give {place.parent}")
     return load(
         sweep.model, device=sweep.device, dtype=sweep.dtype, adapters=sweep.adapters, variant=sweep.variant,
         revision=sweep.revision, digest=digest,

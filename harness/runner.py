@@ -166,6 +166,7 @@ def planned(
     sweep: Sweep, folder: Path, say: Callable[[str], None] = lambda _line: None
 ) -> tuple[tuple[plan.Plan, ...], list[Match]]:
     """The plans of a sweep, its methods tuned to its budgets where it has some, and what that tuning found."""
+    _told_of_missing(sweep, say)
     model: Model = plan.load_model(sweep)
     if not sweep.match:
         return plan.make(sweep, model), []
@@ -203,6 +204,12 @@ def _parts(plans: Sequence[plan.Plan], shard: Shard | None) -> list[Part]:
         return parts
     some = shard.of_points([points for _, points in parts])
     return [(opened, mine) for (opened, _), mine in zip(parts, some, strict=True) if mine]
+
+
+def _told_of_missing(sweep: Sweep, say: Callable[[str], None]) -> None:
+    for folder in sweep.adapters:
+        if not folder.exists():
+            say(f"warning: adapters folder {folder} does not exist; bundled adapters run, where there are some")
 
 
 def dry_run(

@@ -44,10 +44,18 @@ def apply(pipeline: Any, method: str, *, adapter: str | Path | None = None, **se
 
     Adapter states are looked for beside the pipeline's own folder, or in the folder `adapter`. `remove` restores
     the pipeline exactly. Raises UserError for an unknown method or setting, a pipeline that no backbone serves, a
-    missing adapter, or a pipeline that carries a method already.
+    missing adapter, a pipeline that carries a method already, or one that shares its denoiser or its sampler with
+    such a pipeline (one without a method should not share them either: it would run under the other's).
     """
     if pipeline in _ON:
         raise UserError("this pipeline carries a method already; call harness.remove(pipeline) first")
+    for other, carried in _ON.items():
+        for part in ("transformer", "scheduler"):
+            if (own := getattr(pipeline, part, None)) is not None and own is getattr(other, part, None):
+                raise UserError(
+                    f"this pipeline shares its {part} with one that carries {carried.method!r}, which would act on "
+                    f"both and not come off exactly: remove that one first, or give this one a {part} of its own"
+                )
     chosen = config.method_of(method, settings)
     model = _wrapped(pipeline, adapter)
     if refusal := check(chosen, model.family):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from results.analysis.bounds import bound
-from results.analysis.compare import compare, differing, provenance, same_points
+from results.analysis.compare import compare, differing, provenance, same_points, unpaired
 from results.analysis.compare_types import Comparison
 from results.analysis.differences import NotComparable
 from results.analysis.point_names import point_names
@@ -61,8 +61,12 @@ def compare_runs(a: str, b: str, *, force: bool = False, fail_if: Sequence[str] 
     compared = tuple(
         compare(one, theirs, (names[one.key], names[theirs.key]), features, references, limits) for one, theirs in pairs
     )
+    alone, broken = unpaired(mine.records, other.records, names) if point is None else ([], [])
     recorded = dict.fromkeys(line for one, theirs in pairs for line in provenance(one, theirs))
-    return Comparison(a=a, b=b, differing=tuple(different), provenance=tuple(recorded), points=compared)
+    return Comparison(
+        a=a, b=b, differing=tuple(different), provenance=tuple(recorded), not_compared=tuple(alone),
+        broken=tuple(broken), points=compared,
+    )  # fmt: skip
 
 
 def _side(text: str) -> tuple[Run, str | None]:

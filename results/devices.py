@@ -20,6 +20,8 @@ from results.tables.formatting import compact_json
 
 _MACHINE = ("device:", "dtype:", "batch:")
 """What may differ between devices; batches are made otherwise and give the same images."""
+FAILED = "failed"
+"""Where a table (its `attrs`) says which points have no row since they failed on a device."""
 LATENCIES = ("latency_s", "latency_ratio", "latency_ratio_low", "latency_ratio_high", "latency_overhead")
 
 
@@ -31,7 +33,8 @@ def side_by_side(folders: Sequence[str | Path]) -> pd.DataFrame:
     `LATENCIES`, `front[...]`: whether no other point is as good and faster there, and `launch_bound[...]`: whether
     the latency is the host's.
 
-    Dense, and the other points of a front, are those under the same settings of the task.
+    Dense, and the other points of a front, are those under the same settings of the task. What failed somewhere is in
+    `attrs[FAILED]`.
 
     Raises NotComparable for fewer than two runs or no common point, OtherWorkloads for runs of different work, and
     StoreError for a folder that is no run.
@@ -74,6 +77,12 @@ def side_by_side(folders: Sequence[str | Path]) -> pd.DataFrame:
             for mode in executed:
                 row |= _latency(own, dense and one[dense.key], mode, place(name, mode))
         found.append(row)
+    lost = dict.fromkeys(
+        f"{point_names([record])[record.key]} ({name}: {record.reason})"
+        for name, run in zip(names, runs, strict=True)
+        for record in run.records
+        if not record.usable
+    )
     table, tasks = pd.DataFrame(found), pd.Series([_task(record) for record in shared])
     for name, executed in timed:
         for where in (place(name, mode) for mode in executed):
@@ -84,6 +93,7 @@ def side_by_side(folders: Sequence[str | Path]) -> pd.DataFrame:
                 inside = whole & table.index.isin(members)
                 ahead = front(latency[inside], quality[inside], measured.estimate.better or "lower")
                 table.loc[inside, f"front[{where}]"] = ahead
+    table.attrs[FAILED] = list(lost)
     return table
 
 

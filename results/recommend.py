@@ -34,12 +34,16 @@ class Recommendation:
     notes: tuple[str, ...]
 
 
+class NothingMeets(NotComparable):
+    """No point meets the budget. The message says how close the nearest comes."""
+
+
 def recommended(folders: Sequence[str | Path], most: Sequence[str], least: Sequence[str]) -> list[Recommendation]:
     """most: limits on costs, such as "latency=0.8". least: limits on metrics, such as "truth=-1%". One recommendation
     for each mask area or whatever else tells the cases of a run apart.
 
-    Raises NotComparable for runs of several workloads, runs without dense, and where nothing meets the budget: how
-    close the nearest comes; BadBound; and StoreError for a folder that is no run.
+    Raises NotComparable for runs of several workloads and runs without dense; NothingMeets; BadBound; and StoreError
+    for a folder that is no run.
     """
     if not most and not least:
         raise NotComparable("no budget: give --max latency=0.8, --min truth=-1%, or both")
@@ -72,7 +76,7 @@ def recommended(folders: Sequence[str | Path], most: Sequence[str], least: Seque
     if not found:
         raise NotComparable("the runs hold no method beside dense with a usable record")
     if not any(one.meeting for one in found):
-        raise NotComparable(f"nothing meets {' and '.join((*most, *least))}; closest: {'; '.join(map(closest, found))}")
+        raise NothingMeets(f"nothing meets {' and '.join((*most, *least))}; closest: {'; '.join(map(closest, found))}")
     return found
 
 

@@ -154,6 +154,15 @@ def _rank(record: Record, asked: Collection[str]) -> tuple[bool, bool, str]:
     return record.key in asked, record.usable, record.started
 
 
+def furthest(records: Iterable[Record]) -> dict[str, Record]:
+    """One record of each key: the first that is usable, else the first."""
+    found: dict[str, Record] = {}
+    for record in records:
+        if record.key not in found or (record.usable and not found[record.key].usable):
+            found[record.key] = record
+    return found
+
+
 def from_schema_1(body: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a record of schema 1 by today's names. It holds no cases, values per image, features or maps."""
     fields = {name: value for name, value in body.items() if name not in ("cases", "schema_version")}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from harness import text
 from harness.errors import UserError, unknown
+from harness.patching import wrapped
 from harness.spec import CALIBRATION_SEEDS, Case
 from harness.task import Task, TaskSettings
 
@@ -22,6 +25,7 @@ class ClassConditional(Task):
     per line."""
 
     name = "class-conditional"
+    version = 2  # what samplers add has its cases' seeds
     default_model = ""
 
     def __init__(self, model: Any, *, steps: int, guidance: float, settings: TaskSettings | None = None) -> None:
@@ -90,14 +94,23 @@ class ClassConditional(Task):
 
     @torch.no_grad()
     def generate(self, cases: Sequence[Case]) -> Tensor:
-        images: Tensor = self.model.pipeline(
-            class_labels=[case.data["label"] for case in cases],
-            num_inference_steps=self.steps,
-            guidance_scale=self.guidance,
-            generator=[torch.Generator("cpu").manual_seed(case.seed) for case in cases],
-            output_type="pt",
-            **self.model.call,
-        ).images
+        sources = [torch.Generator("cpu").manual_seed(case.seed) for case in cases]
+
+        def step(original: Callable[..., Any], prediction: Tensor, *args: Any, **kwargs: Any) -> Any:
+            """The pipeline gives its sampler no generators; under guidance it reads the first half alone."""
+            return original(prediction, *args, generator=sources * (len(prediction) // len(sources)), **kwargs)
+
+        scheduler = self.model.pipeline.scheduler
+        adds_noise = "generator" in signature(scheduler.step).parameters
+        with wrapped(scheduler, "step", step) if adds_noise else nullcontext():
+            images: Tensor = self.model.pipeline(
+                class_labels=[case.data["label"] for case in cases],
+                num_inference_steps=self.steps,
+                guidance_scale=self.guidance,
+                generator=sources,
+                output_type="pt",
+                **self.model.call,
+            ).images
         return images
 
 

@@ -57,7 +57,7 @@ class Inpainting(Task):
     images, masks and captions."""
 
     name = "inpainting"
-    version = 2  # costs are those of the lower median of the masks, empty ones aside
+    version = 3  # what samplers add has its cases' seeds; costs are those of the lower median of the masks
     Settings = InpaintingSettings
     default_model = "shapes-inpaint"
     default_ratios = (0.3,)
@@ -247,28 +247,29 @@ class Inpainting(Task):
     def _fill(self, cases: Sequence[Case]) -> Tensor:
         """Images (B, 3, S, S) of cases that generate equally many tokens."""
         images, masks = (torch.stack([case.data[name] for case in cases]) for name in ("image", "mask"))
+        sources = [torch.Generator().manual_seed(case.seed) for case in cases]  # of the start, and of what samplers add
         call = {
-            **self._states.batch([case.prompt for case in cases]),
+            "generator": sources, **self._states.batch([case.prompt for case in cases]),
             **prompting.prompt_spec(self.model.pipeline).fixed,
             "num_inference_steps": self.steps, "guidance_scale": self.guidance, **self.model.call,
         }  # fmt: skip
         if _lazy(self.model):
-            noise = self._noise(cases, images.shape[-1])
+            noise = self._noise(sources, images.shape[-1])
             strategy = self.settings.strategy
             return self.model.pipeline(image=images, mask_image=masks, latents=noise, strategy=strategy, **call).images
         windows = [window(self.settings.strategy, mask, self._multiple) for mask in masks]
         cut = torch.stack([where.of(image) for where, image in zip(windows, images, strict=True)])
         hidden = torch.stack([where.of(mask) for where, mask in zip(windows, masks, strict=True)])
         fill = diffusers_inpaint.fill if self.model.kind in diffusers_inpaint.KINDS else latent_blending.fill
-        made = fill(self.model.pipeline, cut, hidden, self._noise(cases, cut.shape[-1]), **call)
+        made = fill(self.model.pipeline, cut, hidden, self._noise(sources, cut.shape[-1]), **call)
         for row, where in enumerate(windows):
             where.of(images[row]).copy_(made[row])
         return images
 
-    def _noise(self, cases: Sequence[Case], side: int) -> Tensor:
-        """(B, C, h, w), from the cases' seeds, on the CPU: the same on every device."""
+    def _noise(self, sources: Sequence[torch.Generator], side: int) -> Tensor:
+        """(B, C, h, w), on the CPU: the same on every device."""
         shape = (self.model.pipeline.vae.config.latent_channels, *(2 * (side // self._scale,)))
-        return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(c.seed)) for c in cases])
+        return torch.stack([torch.randn(shape, generator=source) for source in sources])
 
 
 def _masked(cases: Sequence[Case]) -> list[Case]:

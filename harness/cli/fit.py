@@ -81,3 +81,5 @@ def fit(
     paths = request.run(model, out, device=device or "cpu", data=folder, skip_bad=skip_bad, prompts=prompts, say=print)
     for path in paths:
         print(f"wrote {path}")
+    ratio_given = "" if not request.ratios else f" --ratios {request.ratios[-1]:g}"
+    print(f"to use it: python -m harness run --model {model} --methods {method}{ratio_given} --adapters {out}")

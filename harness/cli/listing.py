@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from harness import registry
@@ -68,7 +69,7 @@ def _short(what: str) -> None:
             more = [", ".join(columns_of(cls))]
         elif what == "backbones":
             more = [", ".join(sorted(cls.classes))]
-        table.add_row(name, about, *more)
+        table.add_row(name, *map(escape, (about, *more)))
     console = Console()
     console.print(table)
     console.print(f"python -m harness list {what} NAME says more of one", highlight=False)

@@ -99,10 +99,14 @@ def whole_numbers(text: str, option: str) -> list[int]:
 
 
 def writable(*folders: Path) -> None:
-    """Make the folders that a command will write to, before it begins. Raises UserError."""
+    """See that a command can write to its folders before it begins, and leave none behind that it may never fill.
+    Raises UserError."""
     for folder in folders:
+        new = not folder.exists()
         try:
             check_writable(folder)
+            if new:
+                folder.rmdir()
         except OSError as error:
             where = error.filename or folder
             raise UserError(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from harness.cli.endings import CLOSEST
 from harness.errors import UserError
 
 
@@ -30,12 +31,15 @@ def recommend(
     """Name the settings that meet a budget, with the probability that they do, and the line that puts them to use."""
     from results.analysis.bounds import BadBound
     from results.analysis.differences import NotComparable
-    from results.recommend import recommended
+    from results.recommend import NothingMeets, recommended
     from results.store import StoreError
     from results.tables.recommend import show
 
     try:
         found = recommended(runs, most or (), least or ())
+    except NothingMeets as nothing:
+        print(nothing)
+        raise typer.Exit(CLOSEST) from None
     except (StoreError, NotComparable, BadBound) as error:
         raise UserError(str(error)) from error
     show(found)

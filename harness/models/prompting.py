@@ -130,7 +130,10 @@ def warn_of_long(pipeline: Any, prompts: Sequence[str], call: Mapping[str, Any])
         (one for name in ("tokenizer_3", "tokenizer_2", "tokenizer") if (one := getattr(pipeline, name, None))), None
     )
     default = inspect.signature(pipeline.encode_prompt).parameters.get("max_sequence_length")
-    most = call.get("max_sequence_length", default.default if default else getattr(tokenizer, "model_max_length", None))
+    own = getattr(tokenizer, "model_max_length", None)
+    most = call.get("max_sequence_length", default.default if default else own)
+    if getattr(pipeline, "tokenizer_3", tokenizer) is None:  # left out, so that CLIP's length is all that is read
+        most = own
     if tokenizer is None or not isinstance(most, int):
         return
     counts = [len(ids) for ids in tokenizer(list(prompts), truncation=False, verbose=False).input_ids]

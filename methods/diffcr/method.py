@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -131,20 +130,21 @@ class DiffCR(Method):
         weight = state.tensors["router"]
         routed = Routed.fitted(state.facts, self.settings.temperature, control)
         layers = [layer for layer, row in enumerate(table) if any(row) or routed.full]
-        region = 0
 
-        @cache
-        def counts(steps: int) -> list[Counts]:
-            """By region."""
+        def by_region(steps: int | None) -> list[Counts]:
             rows = self._table(state, own, steps).tolist()
             return [Counts(column, self.settings.multiple) for column in zip(*rows, strict=True)]
 
+        region, sampled, counts = 0, 0, by_region(None)
+
         def enter(step: Step) -> None:
-            nonlocal region
+            nonlocal region, sampled, counts
             region = region_of(step.index, step.count, len(table[0]))
+            if step.count != sampled:
+                sampled, counts = step.count, by_region(step.count)
 
         def block(call: Call) -> Tensor:
-            kept = counts(call.step.count)[region].of(call.layer, call.x.shape[1])
+            kept = counts[region].of(call.layer, call.x.shape[1])
             return routed.block(call, weight[call.layer], kept)
 
         with backbone.on_step(enter), routed.on(backbone, block, layers):

@@ -56,6 +56,23 @@ def same_points(a: Sequence[Record], b: Sequence[Record]) -> list[tuple[Record, 
     return [(record, theirs[_identity(record)]) for record in a if record.usable and _identity(record) in theirs]
 
 
+def unpaired(a: Sequence[Record], b: Sequence[Record], names: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """The points that one run alone has figures of, a line each, and the names of those that fail in A and not in B.
+    names: of points, by key."""
+    lines, broken = [], []
+    sides = [{_identity(record): record for record in run} for run in (a, b)]
+    for place, here in (("A", 0), ("B", 1)):
+        for point, record in sides[here].items():
+            other = sides[1 - here].get(point)
+            if not record.usable or (other is not None and other.usable):
+                continue
+            why = "in one run alone" if other is None else f"{other.outcome} in {'BA'[here]}: {other.reason}"
+            lines.append(f"{names[record.key]}: figures in {place} alone ({why})")
+            if here == 1 and other is not None:
+                broken.append(names[record.key])
+    return lines, broken
+
+
 def compare(
     a: Record, b: Record, names: tuple[str, str], features: Features, references: Features, limits: Sequence[Bound] = ()
 ) -> PointComparison:

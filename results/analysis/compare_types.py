@@ -67,15 +67,20 @@ class PointComparison(Plain):
 
 class Comparison(Plain):
     """differing: what of the two workloads is not the same; empty unless the comparison was forced. provenance:
-    commits, versions and machines that are not the same."""
+    commits, versions and machines that are not the same. not_compared: points that one run alone has figures of.
+    broken: those that fail in A and not in B, which no bound lets pass."""
 
     schema_version: int = SCHEMA_VERSION
     a: str
     b: str
     differing: tuple[str, ...] = ()
     provenance: tuple[str, ...] = ()
+    not_compared: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
     points: tuple[PointComparison, ...]
 
     @property
     def failed(self) -> bool:
-        return any(condition.fails for point in self.points for condition in point.conditions)
+        """Whether a bound is not kept, or a point is broken where there are bounds."""
+        conditions = [condition for point in self.points for condition in point.conditions]
+        return any(condition.fails for condition in conditions) or bool(conditions and self.broken)

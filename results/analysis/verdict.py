@@ -22,6 +22,7 @@ from results.analysis.headline import Headline, headline
 from results.analysis.paired import FEWEST
 from results.analysis.pareto import comparable
 from results.analysis.point_costs import cost_of
+from results.analysis.point_names import point_names
 from results.analysis.points import DENSE, OTHERS, Block, Pair, Point, blocks_of, budget_of, led_to, points_of
 from results.analysis.ranks import probability_best, rank_sets
 from results.analysis.verdict_types import BlockVerdict, Compared, Rank, Section, Tolerance, Verdict
@@ -87,13 +88,19 @@ def _section(group: Sequence[Record], about: str, matches: Sequence[Mapping[str,
         blocks=tuple(sweep.block(block, to_dense, pairs) for block in blocks),
         other_metrics=tuple(sweep.other_metrics()), tolerances=tuple(sweep.tolerances()),
         notes=tuple(dict.fromkeys(
-            [*_few(n), *_one_training(sweep.others), *_closest(sweep.others, matches, group), *sweep.notes]
+            [*_few(n), *_failed(group), *_one_training(sweep.others), *_closest(sweep.others, matches, group),
+             *sweep.notes]
         )),
     )  # fmt: skip
 
 
 def _has(point: Point, metric: str) -> bool:
     return all(metric in record.estimates for record in point.records)
+
+
+def _failed(group: Sequence[Record]) -> list[str]:
+    names = list(point_names([record for record in group if not record.usable]).values())
+    return [f"failed, and in no comparison: {', '.join(names)}"] if names else []
 
 
 def _few(n: int) -> list[str]:

@@ -19,7 +19,7 @@ from results.analysis.sets import ranks
 from results.analysis.verdict import judge
 from results.analysis.verdict_types import Section
 from results.recommend import apply_line
-from results.record import SCHEMA_VERSION, CaseFacts, Record, newest
+from results.record import SCHEMA_VERSION, CaseFacts, Record, furthest, newest
 from results.report import commands, fronts, pictures, verdict
 from results.report.opened import Opened, plain
 from results.report.parts import parts
@@ -30,13 +30,9 @@ from results.tables.published import published
 def groups(runs: Sequence[Opened], out: Path) -> list[dict[str, Any]]:
     """One entry for each group of comparable records over all runs; pictures and token maps are put below `out`.
     Each holds `values`, the figures by image, apart from the rest, since they are large."""
-    owner: dict[str, Opened] = {}
-    records: list[Record] = []
-    for run in runs:
-        for record in run.records:
-            if record.key not in owner:
-                owner[record.key] = run
-                records.append(record)
+    chosen = furthest(record for run in runs for record in run.records)
+    homes = {id(record): run for run in runs for record in run.records}
+    owner, records = {key: homes[id(record)] for key, record in chosen.items()}, list(chosen.values())
     found = comparable(records)
     sections = _sections(runs, found)
     return [

@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from results.files import write_atomic
+from results.record import furthest
 from results.report.gather import groups
 from results.report.opened import Opened, opened
 from results.report.page import GENERATOR, page
@@ -54,7 +55,7 @@ def write_report(
         _clear(target)
         drawn = groups(found, target)
     if paper:
-        records = {record.key: record for run in found for record in run.records}
+        records = furthest(record for run in found for record in run.records)
         write_paper(list(records.values()), target, [one for run in found for one in run.matches])
     plots = (files("plotly") / "package_data" / PLOTS).read_bytes()
     write_atomic(target / PLOTS, plots)

@@ -22,6 +22,10 @@ def document(comparison: Comparison) -> str:
                      + "\n".join(f"- {plain(line)}" for line in comparison.differing))  # fmt: skip
     if comparison.provenance:
         parts.append("Recorded, and no obstacle:\n\n" + "\n".join(f"- {plain(line)}" for line in comparison.provenance))
+    if comparison.not_compared:
+        parts.append("Not compared:\n\n" + "\n".join(f"- {plain(line)}" for line in comparison.not_compared))
+    if comparison.failed and comparison.broken:
+        parts.append(f"**fails**: {plain(', '.join(comparison.broken))} ran in B and does not in A")
     parts.append(_READING)
     for point in comparison.points:
         parts += _point(point)

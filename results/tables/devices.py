@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from results.devices import FAILED
 from results.files import write_atomic
 from results.plots.devices import draw
 from results.tables.formatting import DIRECTIONS, csv, interval, number, plain, rows
@@ -50,7 +51,10 @@ def render(table: pd.DataFrame) -> str:
         "on as many tokens; *launch-bound*: the device idled through more than a quarter of it, so that the latency is "
         "the host's."
     )
-    return "\n\n".join(["# Devices side by side", rows([*map(plain, head)], cells), note]) + "\n"
+    lost = (
+        [f"Failed, and in no row or front: {plain('; '.join(table.attrs[FAILED]))}."] if table.attrs.get(FAILED) else []
+    )
+    return "\n\n".join(["# Devices side by side", rows([*map(plain, head)], cells), *lost, note]) + "\n"
 
 
 def write(table: pd.DataFrame, folder: Path) -> list[Path]:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from results.analysis.pareto import comparable
 from results.analysis.point_names import unique_names
-from results.analysis.points import DENSE, Block, Point, blocks_of
+from results.analysis.points import DENSE, OTHERS, Block, Point, blocks_of
 from results.analysis.sets import ranks
 from results.files import write_atomic
 from results.record import Estimate, Record, newest
@@ -86,7 +86,7 @@ def cells(group: Sequence[Record], matches: Sequence[Mapping[str, Any]] = ()) ->
                     yield Cell(point.name, block.title, name, estimate, "")
                 elif name in table.qualities:
                     rivals = [each.first.estimates[name] for each in block.points if name in each.first.estimates]
-                    contest = block.title and all(ranks(name, one) for one in rivals)
+                    contest = block.title not in ("", OTHERS) and all(ranks(name, one) for one in rivals)
                     yield Cell(point.name, block.title, name, estimate, _mark(estimate, rivals) if contest else "")
 
 

@@ -22,7 +22,11 @@ class Paired(Metric):
     )
     source = "ours"
     weights = "PSNR needs none; the shapes judge comes with the repository."
-    remark = "Means over images, so N does not bias them. They tell how far from dense, not which is better."
+    remark = (
+        "Means over images, so N does not bias them. They tell how far from dense, not which is better. They are of "
+        "whole images: where a mask covers a share of it, the rest is alike and adds 10 log10(1 / share) dB, so that "
+        "mask areas do not compare."
+    )
 
     def estimates(self, sample: Sample, dense: Sample | None) -> dict[str, Estimate]:
         if dense is None:

@@ -28,9 +28,9 @@ def fill(pipeline: Any, known: Tensor, mask: Tensor, noise: Tensor, **call: Any)
 
     def blend(step: int, _timestep: Any, latents: Tensor) -> None:
         timesteps = pipeline.scheduler.timesteps
-        at = clean
-        if step + 1 < len(timesteps):
-            at = pipeline.scheduler.add_noise(clean, noise, timesteps[step + 1].expand(len(clean)))
+        at, behind = clean, (step + 1) * getattr(pipeline.scheduler, "order", 1)  # Heun's has two for each step
+        if behind < len(timesteps):
+            at = pipeline.scheduler.add_noise(clean, noise, timesteps[behind].expand(len(clean)))
         latents.copy_(hidden * latents + (1 - hidden) * at)
 
     height, width = known.shape[-2:]

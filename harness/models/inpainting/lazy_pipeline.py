@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,7 @@ class LazyInpaintPipeline(PixArtSigmaPipeline):
 
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         twice = [torch.cat([part, part]) if guided else part for part in (index, context)]
+        own_noise = {"generator": generator} if "generator" in signature(self.scheduler.step).parameters else {}
         for timestep in self.scheduler.timesteps:
             inputs = self.scheduler.scale_model_input(torch.cat([x, x]) if guided else x, timestep)
             prediction = self.transformer(
@@ -122,7 +124,7 @@ class LazyInpaintPipeline(PixArtSigmaPipeline):
             if guided:
                 unconditional, conditional = prediction.chunk(2)
                 prediction = unconditional + guidance_scale * (conditional - unconditional)
-            x = self.scheduler.step(prediction, timestep, x, return_dict=False)[0]
+            x = self.scheduler.step(prediction, timestep, x, return_dict=False, **own_noise)[0]
         images = x if output_type == "latent" else self._paste(image, windows, known, hidden, x, seen, index)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
