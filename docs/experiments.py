@@ -211,6 +211,7 @@ _FIT = {
     "DiffCR-LT 20 %, 600 steps": ("table1_emoji", _LT20),
     "DiffCR-LT 20 %, 2,400 steps": ("longer_emoji", _LT20),
     "DiffCR-LT 20 %, 2,400 steps, own latents of 256 captions": ("longer_self_emoji", _LT20),
+    "DiffCR-LT 20 %, 2,400 steps, own latents of 1,024 captions": ("longer_self1024_emoji", _LT20),
     "`uniform` 20 %, 600 steps": ("table1_emoji", _UNIFORM20),
     "`uniform` 20 %, 2,400 steps": ("longer_emoji", _UNIFORM20),
     "`depth-ft` 20 %, 600 steps": ("table1_emoji", _DEPTH20),
@@ -228,6 +229,15 @@ _FIT_PAIRS = (
     ("DiffCR-LT 20 %, 2,400 steps", "`uniform` 20 %, 2,400 steps"),
     ("DiffCR-LT 20 %, 2,400 steps", "`depth-ft` 20 %, 2,400 steps"),
     ("DiffCR-LT 20 %, 2,400 steps, own latents of 256 captions", "DiffCR-LT 20 %, 2,400 steps"),
+    ("DiffCR-LT 20 %, 2,400 steps, own latents of 1,024 captions", "DiffCR-LT 20 %, 2,400 steps"),
+    (
+        "DiffCR-LT 20 %, 2,400 steps, own latents of 1,024 captions",
+        "DiffCR-LT 20 %, 2,400 steps, own latents of 256 captions",
+    ),
+    (
+        "DiffCR-LT 20 %, 2,400 steps, own latents of 1,024 captions",
+        "`depth-ft` 20 %, 2,400 steps",
+    ),
     ("DiffCR-LT 30 %, own latents of these 256 captions", "DiffCR-LT 30 %, all 9,870 pictures"),
     ("DiffCR-LT 30 %, 256 pictures", "DiffCR-LT 30 %, all 9,870 pictures"),
     ("DiffCR-LT 30 %, own latents of these 256 captions", "DiffCR-LT 30 %, 256 pictures"),

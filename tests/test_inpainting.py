@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from PIL import Image
 
 import harness
@@ -233,3 +234,14 @@ def test_the_band_of_a_seam() -> None:
     mask = torch.zeros(8, 8, dtype=torch.bool)
     mask[2:8, 0:8] = True  # touches three edges of the image, which are no borders
     assert band(mask).nonzero()[:, 0].unique().tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("strategy", ["lazy", "whole"])
+def test_what_a_sampler_adds_is_its_case_s_own(lazy_folder: Path, strategy: str) -> None:
+    """DDPM draws noise at every step: neither the batch nor what ran before may change it."""
+    here = task(lazy_folder, strategy=strategy, mask_area=0.1)
+    here.model.pipeline.scheduler = DDPMScheduler()
+    cases = here.cases(3)
+    together = here.generate(cases)
+    torch.manual_seed(5)
+    assert torch.allclose(together, torch.cat([here.generate([case]) for case in cases]), atol=1e-4)

@@ -1,5 +1,6 @@
 """`harness.apply` on pipelines as users have them: fused, with LoRA of their own, dropped."""
 
+import copy
 import gc
 import shutil
 import weakref
@@ -158,3 +159,24 @@ def test_an_adapter_of_a_variant_belongs_to_the_pipeline_and_another_models_does
     pipeline.register_to_config(_name_or_path="somebody/something")
     with harness.applied(pipeline, "magcache", adapter=tmp_path / "a"):
         assert "whether the adapter was fitted on these weights is not known" in caplog.text
+
+
+@pytest.mark.parametrize("shared", ["transformer", "scheduler"])
+def test_pipelines_that_share_a_part_carry_one_method(model: Model, shared: str) -> None:
+    """Two methods on one denoiser, or on one sampler, would not come off exactly."""
+    parts = model.pipeline.components
+    own = {"transformer": copy.deepcopy(parts["transformer"]), "scheduler": copy.deepcopy(parts["scheduler"])}
+    first, second = (
+        PixArtSigmaPipeline(**parts),
+        PixArtSigmaPipeline(**{**own, **_others(parts), shared: parts[shared]}),
+    )
+    harness.apply(first, "precision")
+    with pytest.raises(UserError, match=f"shares its {shared} with one that carries 'precision'"):
+        harness.apply(second, "fewer-steps")
+    harness.remove(first)
+    with harness.applied(second, "fewer-steps"):
+        pass
+
+
+def _others(parts: dict[str, Any]) -> dict[str, Any]:
+    return {name: part for name, part in parts.items() if name not in ("transformer", "scheduler")}

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pipelines
@@ -15,14 +16,17 @@ from accelerate import Accelerator
 from diffusers import (
     AutoencoderDC,
     DDIMScheduler,
+    DDPMScheduler,
     DiTPipeline,
     DPMSolverMultistepScheduler,
     FluxTransformer2DModel,
+    HeunDiscreteScheduler,
     SanaPipeline,
     SD3Transformer2DModel,
 )
 from test_dit import make as make_dit
 from test_sana import make as make_sana
+from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from transformers import Gemma2Config, Gemma2Model
 
@@ -34,6 +38,7 @@ from harness.fitting import fit
 from harness.fitting.data import data_for
 from harness.fitting.options import FitOptions
 from harness.models import Model, load, prompting
+from harness.models.inpainting import latent_blending
 from harness.zoo.shapes import networks, scene
 
 CAPTIONS = scene.sample("train", range(3)).captions()
@@ -260,3 +265,43 @@ def test_fits_of_others_are_refused(folders: dict[str, Path], pictures: Path, tm
     model = opened(folders[name])
     with pytest.raises(UserError, match=r"cannot be fitted: fits do not know how (Flux|DiT)Pipeline conditions"):
         data_for(model, FitOptions(), trains=True, folder=pictures, work=tmp_path)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_noise_of_a_sampler_is_an_image_s_own(folders: dict[str, Path], guidance: float) -> None:
+    """DDPM draws noise at every step, for which the pipeline gives it no source."""
+    model = opened(folders["dit"])
+    model.pipeline.scheduler = DDPMScheduler.from_config(model.pipeline.scheduler.config)
+    task = registry.tasks.get("class-conditional")(model, steps=3, guidance=guidance)
+    cases = task.cases(3)
+    together = task.generate(cases)
+    torch.manual_seed(5)
+    assert torch.allclose(together, torch.cat([task.generate([case]) for case in cases]), atol=1e-4)
+    assert "step" not in vars(model.pipeline.scheduler)
+
+
+def test_known_parts_follow_a_sampler_of_two_stages(lazy_folder: Path) -> None:
+    """Heun's has two timesteps for each step: what is blended has the noise of the step that comes."""
+    pipeline = load(str(lazy_folder)).pipeline
+    scheduler = HeunDiscreteScheduler(num_train_timesteps=1000)
+    scheduler.set_timesteps(4)
+    at: list[float] = []
+
+    def add_noise(clean: Tensor, _noise: Tensor, timesteps: Tensor) -> Tensor:
+        at.append(float(timesteps[0]))
+        return clean
+
+    def run(callback: Any, latents: Tensor, height: int, width: int, **_: Any) -> Any:
+        for step in range(4):  # as PixArt calls back
+            callback(step, None, latents)
+        return SimpleNamespace(images=torch.zeros(1, 3, height, width))
+
+    scheduler.add_noise = add_noise  # type: ignore[method-assign]
+    parts = {"scheduler": scheduler, "vae": pipeline.vae, "device": torch.device("cpu")}
+    blend = type("Pipeline", (), {"__call__": staticmethod(run), **parts})()
+    mask = torch.zeros(1, 64, 64, dtype=torch.bool)
+    mask[:, :32] = True
+    latents = torch.zeros(1, pipeline.vae.config.latent_channels, 16, 16)
+    latent_blending.fill(blend, torch.zeros(1, 3, 64, 64), mask, latents)
+    unique = list(dict.fromkeys(scheduler.timesteps.tolist()))
+    assert at == unique[1:4]

@@ -211,3 +211,20 @@ def test_features_are_read_from_each_run_though_keys_are_the_same(tmp_path, judg
     (point,) = compare_runs(folders[1], folders[0]).points
     (fid,) = (one for one in point.metrics if one.metric == "fid[judge]")
     assert fid.difference > 10
+
+
+def test_a_point_that_breaks_passes_no_gate(run):
+    old = run("old", ("a", 0.2, DENSE), ("b", 0.2, DENSE))
+    new = run("new", ("a", 0.2, DENSE - NOISE), ("b", 0.2, DENSE))
+    with Store(Path(new) / STORE) as store:
+        record = next(one for one in store.records() if one.method == "b")
+    with Store(Path(new) / STORE) as store:
+        store._db.execute("DELETE FROM record WHERE key = ?", (record.key,))
+        store.put(record.model_copy(update={"outcome": "failed", "reason": "RuntimeError: boom", "estimates": {}}))
+    found = compare_runs(new, old, fail_if=["truth>+90%"])
+    assert found.failed and found.broken == ("b 20 %",)
+    assert found.not_compared == ("b 20 %: figures in B alone (failed in A: RuntimeError: boom)",)
+    text = document(found)
+    assert "b 20 %: figures in B alone" in text and "**fails**: b 20 % ran in B and does not in A" in text
+    assert not compare_runs(new, old).failed  # no bound was given
+    assert not compare_runs(old, new, fail_if=["truth>+90%"]).failed  # it was mended

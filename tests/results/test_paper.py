@@ -140,3 +140,11 @@ def test_every_workload_has_its_table(record: Any, tmp_path: Any) -> None:
                for steps in (8, 20) for method, ratio in (("dense", None), ("a", 0.2))]  # fmt: skip
     paper.write_paper(records, tmp_path)
     assert (tmp_path / "tables.tex").read_text().count("begin{tabular}") == 2
+
+
+def test_points_of_other_strengths_are_in_no_contest(record: Any) -> None:
+    """One at nearly dense's cost would be the best of them."""
+    figures = {"fbcache": (1.0, 0.9, 1.1), "fewer-steps": (2.0, 1.9, 2.1)}
+    group = [record(name, estimates={"loss": figure(*one)}) for name, one in figures.items()]
+    found = paper.cells([record("dense", estimates={"loss": figure(0, 0, 0)}), *group])
+    assert {cell.mark for cell in found} == {""}
