@@ -259,6 +259,14 @@ def validated(model: type[Any], values: Mapping[str, Any], source: str = "") -> 
         raise UserError(one_line(error, model, source)) from error
 
 
+_PLAIN = {
+    "tuple_type": "expected a list", "list_type": "expected a list", "dict_type": "expected names with values",
+    "model_type": "expected names with values", "model_attributes_type": "expected names with values",
+    "dataclass_type": "expected a name, or names with values",
+}  # fmt: skip
+"""What pydantic says in terms of Python, for one who writes YAML."""
+
+
 def one_line(error: ValidationError, model: Any, source: str = "") -> str:
     """The first complaint of a validation, as one line that names the field, what was expected and what it got."""
     fields = getattr(model, "model_fields", None) or getattr(model, "__dataclass_fields__", {})
@@ -270,6 +278,7 @@ def one_line(error: ValidationError, model: Any, source: str = "") -> str:
         hint = f"did you mean {near[0]!r}? " if near else ""
         return f"{where}unknown setting {name!r}: {hint}known: {', '.join(fields) or 'none'}"
     message = first["msg"].removeprefix("Value error, ")
+    message = _PLAIN.get(first["type"], message)
     name = f"{name}: " if name else ""
     return f"{where}{name}{message}" + ("" if "got" in message else f", got {reprlib.repr(first['input'])}")
 

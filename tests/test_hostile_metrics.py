@@ -77,7 +77,7 @@ def test_each_loses_its_own_figures_alone(plugin: Path, tiny_folder: Path, tmp_p
     assert own == pytest.approx(other, rel=1e-4)
     assert "gmacs is the name of another figure" in table.records[0].reason
     summary = (tmp_path / "run" / "tables" / "summary.md").read_text()
-    assert "m_good" in summary and "Failed points" in summary
+    assert "m_good" in summary and "Failed and incomplete points" in summary
 
 
 def test_names_of_measurements_are_reserved_even_where_a_point_has_none(model: Model) -> None:

@@ -70,6 +70,10 @@ def read(path: Path) -> dict[str, Any]:
         return {}
     found = text.json_of(text.read(path, "the file"), str(path))
     try:
-        return _Notes.model_validate(found).model_dump(exclude_none=True, exclude_unset=True)
+        notes = _Notes.model_validate(found)
+        call = (
+            {"call": notes.call.model_dump(exclude_unset=True)} if notes.call is not None else {}
+        )  # null is a value there
+        return notes.model_dump(exclude_none=True, exclude_unset=True) | call
     except ValidationError as error:
         raise UserError(one_line(error, _Notes, str(path))) from error

@@ -29,7 +29,7 @@ def forest(section: Section, path: str | Path) -> Path:
 def _figure(section: Section, lines: Sequence[tuple[str, int, Compared]]) -> Figure:
     figure = Figure(figsize=(8.4, 0.34 * len(lines) + 1.9), layout="constrained")
     axes = figure.add_subplot()
-    relative = section.dense is not None
+    relative = bool(section.dense)  # of a mean of 0 nothing is a share
     scale = 100 / abs(section.dense) if section.dense else 1.0  # in % of dense's mean
     places, gap = [], 0.0
     for index, (_, place, _) in enumerate(lines):

@@ -50,6 +50,7 @@ def change(share: float | None) -> str:
     """A relative difference as a signed percentage with two digits, such as "-12 %"; "" for None."""
     if share is None:
         return ""
+    share = 0.0 if abs(share) < 1e-12 else share  # sums of equal numbers in another order
     return f"{100 * share:+,.0f} %" if abs(share) >= 0.995 else f"{100 * share:+.2g} %"
 
 

@@ -128,5 +128,7 @@ def _cells(row: dict[Any, Any], name: str) -> tuple[str, ...]:
 
 
 def _failed(records: Sequence[Record]) -> str:
-    cells = ((plain(r.method), code(compact_json(r.settings)), percent(r.ratio), plain(r.reason)) for r in records)
-    return "## Failed points\n\n" + rows(("method", "settings", "ratio", "reason"), cells)
+    cells = (
+        (plain(r.method), code(compact_json(r.settings)), percent(r.ratio), r.outcome, plain(r.reason)) for r in records
+    )
+    return "## Failed and incomplete points\n\n" + rows(("method", "settings", "ratio", "outcome", "reason"), cells)

@@ -48,7 +48,9 @@ def show(table: Table, console: Console) -> None:
         note = f"Too wide for {width} columns: {names}; every figure is in tables/results.csv."
         console.print(Text(note), width=width)
     for record in table.failed():
-        console.print(Text(f"failed: {point(record.method, record.ratio)}: {record.reason}", "red"), width=width)
+        console.print(
+            Text(f"{record.outcome}: {point(record.method, record.ratio)}: {record.reason}", "red"), width=width
+        )
 
 
 def _front_marks(table: Table) -> _Marks:
