@@ -266,13 +266,15 @@ def _match(
     tried = len(costs)
     exact = axis == "gmacs"
     fresh: set[float | int] = set()
+    refused: dict[float, UserError] = {}
     for _ in range(1 if exact else _CHOICES):
         search.bisect(
             ladder,
             costs,
             budget,
             lambda value: measure(_method(spec, value), _ROUNDS),
-            tries=None if exact else max(0, _TIMED_TRIES - (len(costs) - tried)),
+            tries=None if exact else max(0, _TIMED_TRIES - (len(costs) - tried) - len(refused)),
+            refused=refused,
         )
         best = _closest(costs, budget)
         if exact or best in fresh:

@@ -101,9 +101,10 @@ def without(method: Method, member: Method) -> Method:
     left = [one for one in method.members() if one is not member]
     if len(left) == 1:
         return left[0]
-    rest = _composition(tuple(map(type, left)))()
-    rest._members = left  # type: ignore[attr-defined]
-    return rest
+    classes = tuple(map(type, left))
+    own = {_field(classes, type(one), name): value for one in left for name, value in one.settings.model_dump().items()}
+    cls = _composition(classes)
+    return cls(cls.Settings.model_validate(own))
 
 
 def _field(classes: Sequence[type[Method]], cls: type[Method], field: str) -> str:

@@ -313,7 +313,7 @@ class OpenWorkload:
         """The same for the members of a composition that decide by what they see: one that never acts beside the others
         would pass for a pair that works."""
         for member in method.members() if len(method.members()) > 1 else ():
-            if not member.adaptive:
+            if not member.adaptive or not getattr(member.settings, member.strength, True):  # or is told to do nothing
                 continue
             rest = compose.without(method, member)
             alone = cost.counted(self.subject, rest, adapters.state_of(rest, self.model)).gmacs

@@ -94,6 +94,8 @@ def run_sweep(
         )
     if fit:
         sweep = fitted(sweep, listener.say)
+    else:
+        _told_of_missing(sweep, listener.say)
     plans, matches = planned(sweep, folder, listener.say)
     done = execute(
         _parts(plans, shard),
@@ -166,7 +168,6 @@ def planned(
     sweep: Sweep, folder: Path, say: Callable[[str], None] = lambda _line: None
 ) -> tuple[tuple[plan.Plan, ...], list[Match]]:
     """The plans of a sweep, its methods tuned to its budgets where it has some, and what that tuning found."""
-    _told_of_missing(sweep, say)
     model: Model = plan.load_model(sweep)
     if not sweep.match:
         return plan.make(sweep, model), []

@@ -19,19 +19,24 @@ def bisect(
     measure: Callable[[float | int], float],
     *,
     tries: int | None = None,
+    refused: dict[float, UserError] | None = None,
 ) -> None:
     """Measure rungs until one meets the budget, or none is left between the two nearest. ladder: rising; what is higher
     costs less. costs: by value, what is known already and what is measured, each value once. A value that `measure`
     refuses with a UserError counts as too high; with no other measured, that error is raised. tries: how many at most.
+    refused: what was refused, by value, which is not tried again.
     """
+    refused = {} if refused is None else refused
     low, high = -1, len(ladder)  # dearer and cheaper than the budget, as far as known
     for rung, value in enumerate(ladder):
+        if value in refused:
+            high = rung
+            break
         if value in costs and costs[value] > budget:
             low = rung
         elif value in costs:
             high = rung
             break  # costs that are noisy, or go in leaps, may rise again behind it
-    refused: UserError | None = None
     for attempt in itertools.count() if tries is None else range(tries):
         if high - low <= 1 or _met(costs, budget):
             break
@@ -41,11 +46,11 @@ def bisect(
             if value not in costs:
                 costs[value] = measure(value)
         except UserError as error:  # more than these layers and steps can spare
-            refused, high = error, rung
+            refused[value], high = error, rung
         else:
             low, high = (rung, high) if costs[value] > budget else (low, rung)
-    if refused is not None and not costs:
-        raise refused
+    if refused and not costs:
+        raise next(reversed(refused.values()))
 
 
 def _met(costs: dict[float, float], budget: float) -> bool:

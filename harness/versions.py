@@ -89,7 +89,8 @@ def _collect(name: str, path: Path, package: str, trees: dict[str, str]) -> None
         return
     source = path.read_text(encoding="utf-8")
     trees[label] = normalised(source)
-    for imported in dict.fromkeys(one for full in _imports(ast.parse(source), name) for one in _with_packages(full)):
+    inside = f"{name}." if path.name == "__init__.py" else name  # what lies in a package is beside its __init__
+    for imported in dict.fromkeys(one for full in _imports(ast.parse(source), inside) for one in _with_packages(full)):
         if imported.partition(".")[0] not in _ENGINE and (found := _local(imported, path, package)) is not None:
             _collect(imported, found, package, trees)
 

@@ -236,7 +236,7 @@ class Inpainting(Task):
         """Pixels per side of the images that the model makes: what its call says, or what it was made for."""
         call, pipeline = self.model.call, self.model.pipeline
         if (height := call.get("height")) is not None:
-            if call.get("width", height) != height:
+            if (call.get("width") or height) != height:
                 raise UserError(
                     f"inpainting takes square images, and {self.model.name!r} makes {height} x {call['width']}"
                 )

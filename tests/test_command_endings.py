@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 
 from harness import cli
+from harness.cli.options import writable
+from harness.config import method_of
+from harness.errors import UserError
+from harness.models import adapters, load
 from methods.caching.fbcache import FBCache
 
 
@@ -31,6 +35,24 @@ def test_a_refused_command_leaves_no_folder(monkeypatch: pytest.MonkeyPatch, tmp
     words = ("fit", "diffcr", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "adapters"))
     assert main(monkeypatch, *words) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fit_says_how_its_adapter_is_used(tmp_path: Path) -> None:
+    method = method_of("diffcr", {"ratio": 0.3, "axes": "layer", "seed": 2})
+    assert adapters.run_command(method, "shapes", tmp_path) == (
+        "python -m harness run --model shapes --methods diffcr --ratios 0.3 --set diffcr.seed=2 "
+        f"--set diffcr.axes=layer --adapters {tmp_path}"
+    )
+    byproduct = method_of("diffcr", {"ratio": 0.2, "trajectory": True})
+    assert "trajectory" not in adapters.fit_command(byproduct, load("shapes"))
+
+
+def test_nowhere_to_write_is_told_and_nothing_is_made(tmp_path: Path) -> None:
+    writable(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="nothing can be written to"):
+        writable(tmp_path / "file" / "a")
 
 
 def test_the_list_of_metrics_names_extractors(

@@ -21,6 +21,7 @@ from harness.fitting.options import FitOptions
 from harness.fitting.request import Request
 from harness.fitting.shards import Shards
 from harness.training import loop
+from harness.training.alone import alone
 from results.plots.trajectories import trajectories
 
 
@@ -81,12 +82,24 @@ def test_what_no_process_used_stands_still() -> None:
 def test_a_second_process_waits_for_the_folder(tmp_path: Path) -> None:
     script = "import sys, time; from pathlib import Path; from harness.training.alone import alone\n"
     script += "with alone(Path('work'), sys.argv[1]):\n    print(Path('made').exists(), flush=True)\n"
-    script += "    time.sleep(float(sys.argv[2])); Path('made').touch()"
-    with subprocess.Popen([sys.executable, "-c", script, "a", "1"], cwd=tmp_path, stdout=subprocess.PIPE) as first:
+    script += (
+        "    while sys.argv[1] == 'a' and not Path('go').exists():\n        time.sleep(0.01)\n    Path('made').touch()"
+    )
+    pipes: Any = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", script, "a"], **pipes) as first:
         assert first.stdout is not None and first.stdout.readline() == b"False\n"
-        second = subprocess.run([sys.executable, "-c", script, "b", "0"], cwd=tmp_path, capture_output=True)
-    assert first.returncode == 0 and second.stdout == b"True\n"
-    assert b"another process trains in work: b waits for it" in second.stderr
+        second = subprocess.Popen([sys.executable, "-c", script, "b"], **pipes)
+        assert second.stderr is not None and second.stdout is not None
+        assert b"another process trains in work: b waits for it" in second.stderr.readline()
+        (tmp_path / "go").touch()
+        assert second.communicate()[0] == b"True\n"
+    assert first.returncode == second.returncode == 0
+
+
+def test_several_processes_of_a_launch_do_not_wait(tmp_path: Path) -> None:
+    refused = pytest.raises(UserError, match="another process trains b in .*: start again")
+    with alone(tmp_path, "a"), refused, alone(tmp_path, "b", wait=False):
+        pass
 
 
 @pytest.fixture

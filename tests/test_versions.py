@@ -156,14 +156,15 @@ def test_the_helper_and_what_it_imports_count(tmp_path: Path, monkeypatch: pytes
 
 
 def test_modules_of_one_file_name_all_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mine.py").write_text(PLUGIN.format(helper="one.util", name="mine") + "import other.util\n")
-    for package in ("one", "other"):
+    (tmp_path / "mine.py").write_text(PLUGIN.format(helper="one", name="mine") + "import other.deep.util\n")
+    for package in ("one", "other", "other/deep"):
         (tmp_path / package).mkdir()
-        for name in ("__init__", "util"):
-            (tmp_path / package / f"{name}.py").write_text(HELPER)
+        (tmp_path / package / "__init__.py").write_text("from .util import thin\n")
+        (tmp_path / package / "util.py").write_text(HELPER)
     digests = set()
-    for changed in ("one/util.py", "other/util.py", "one/__init__.py", "other/__init__.py"):
-        (tmp_path / changed).write_text(HELPER.replace("1.5", "1.6"))
+    changes = ("one/util.py", "other/util.py", "other/deep/util.py", "one/__init__.py", "other/__init__.py")
+    for changed in changes:
+        (tmp_path / changed).write_text((tmp_path / changed).read_text().replace("1.5", "1.6") + "x = 1\n")
         code = (
             "import sys; from pathlib import Path; from harness import registry, versions\n"
             "registry.load_plugin(Path('mine.py')); print(versions.of_source(registry.methods.get('mine')))"
@@ -171,7 +172,7 @@ def test_modules_of_one_file_name_all_count(tmp_path: Path, monkeypatch: pytest.
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         digests.add(done.stdout)
-    assert len(digests) == 4
+    assert len(digests) == len(changes)
 
 
 def _keys(**values: Any) -> dict[str, str]:

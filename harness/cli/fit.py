@@ -50,6 +50,7 @@ def fit(
     from harness.fitting.generated import read_prompts
     from harness.fitting.options import FitOptions
     from harness.fitting.request import Request, stages
+    from harness.models import adapters
 
     load_plugins(plugin)
     cls = registry.methods.get(method)
@@ -81,5 +82,5 @@ def fit(
     paths = request.run(model, out, device=device or "cpu", data=folder, skip_bad=skip_bad, prompts=prompts, say=print)
     for path in paths:
         print(f"wrote {path}")
-    ratio_given = "" if not request.ratios else f" --ratios {request.ratios[-1]:g}"
-    print(f"to use it: python -m harness run --model {model} --methods {method}{ratio_given} --adapters {out}")
+    if paths:
+        print(f"to use it: {adapters.run_command(request.methods[-1], model, out)}")

@@ -102,11 +102,8 @@ def writable(*folders: Path) -> None:
     """See that a command can write to its folders before it begins, and leave none behind that it may never fill.
     Raises UserError."""
     for folder in folders:
-        new = not folder.exists()
         try:
-            check_writable(folder)
-            if new:
-                folder.rmdir()
+            check_writable(next(place for place in (folder, *folder.absolute().parents) if place.exists()))
         except OSError as error:
             where = error.filename or folder
             raise UserError(

@@ -5,6 +5,7 @@ An actor of Ray, though nothing here imports Ray: `run` does the work, `heard` a
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -123,6 +124,8 @@ class Worker:
         try:
             return self._run(number, fields, dense, known, made)
         except (StoreError, OSError) as error:  # a full disk of this machine's, say; the point is another's then
+            if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise
             return Refused(f"{self._name}: {first_line(error)}")
 
     def _run(

@@ -71,7 +71,7 @@ class Request:
                 f"setting {', '.join(idle)} of {self.method!r} belongs to a run, and one fit serves all of its values: "
                 f"leave it out{hint}"
             )
-        assert self.methods
+        _ = self.methods  # refuses what no fit is made for
 
     def run(
         self,

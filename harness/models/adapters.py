@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 from harness.errors import UserError
 from harness.method import Method
@@ -65,15 +66,36 @@ def as_fitted(method: Method) -> Method:
     return fitted
 
 
+def run_command(method: Method, model: str, folder: Path) -> str:
+    """The command that runs a method with an adapter in a folder."""
+    command = ["python", "-m", "harness", "run", "--model", model, "--methods", method.name]
+    if method.ratio is not None:
+        command += ["--ratios", f"{method.ratio:g}"]
+    for name, value in _named(method).items():
+        command += ["--set", f"{method.name}.{name}={value}"]
+    if (path := plugin_of(type(method))) is not None:
+        command += ["--plugin", str(path)]
+    return shlex.join([*command, "--adapters", str(folder)])
+
+
+def _named(method: Method) -> dict[str, Any]:
+    """The settings beside the ratio that tell its adapter from that of the defaults."""
+    usual = type(method).Settings().model_dump(mode="json")
+    own = as_fitted(method).settings.model_dump(mode="json")
+    return {name: value for name, value in own.items() if name != "ratio" and value != usual[name]}
+
+
 def fit_command(method: Method, model: Model) -> str:
     """The command that fits the adapter of these settings."""
-    cls, usual = type(method), type(method).Settings().model_dump(mode="json")
+    cls = type(method)
+    if getattr(method.settings, "trajectory", False):  # left on the way to a higher ratio
+        above = {"trajectory": False, "ratio": min(0.9, round((method.ratio or 0.0) + 0.1, 4))}
+        method = cls(method.settings.model_copy(update=above))
     command = ["python", "-m", "harness", "fit", method.name, "--model", model.name]
     if method.ratio is not None:
         command += ["--ratio", f"{method.ratio:g}"]
-    for name, value in as_fitted(method).settings.model_dump(mode="json").items():
-        if name != "ratio" and value != usual[name]:
-            command += ["--set", f"{name}={value}"]
+    for name, value in _named(method).items():
+        command += ["--set", f"{name}={value}"]
     if (path := plugin_of(cls)) is not None:
         command += ["--plugin", str(path)]
     if not model.brings_data:

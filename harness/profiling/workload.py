@@ -19,7 +19,7 @@ from harness.kernels import routing
 from harness.measure import environment
 from harness.method import Method
 from harness.models import adapters, random_init
-from harness.models.loading import RANDOM, checked, family_of, load
+from harness.models.loading import RANDOM, checked, claim, family_of, load
 from harness.profiling import ratio_table
 from harness.profiling.step import OpenStep
 from harness.profiling.subject import Candidate, Setup, Subject, inputs, settings_of
@@ -115,6 +115,7 @@ def subject(profile: Profile) -> Subject:
         known = random_init.architecture(name)
         family = family_of(random_init.class_name(name))
         kind = checked(profile.device, profile.dtype)
+        claim(profile.device)
 
         def build() -> Backbone:
             return family(random_init.build(name, device=profile.device, dtype=kind))
@@ -135,7 +136,7 @@ def subject(profile: Profile) -> Subject:
         model.forget()
         return model.backbone
 
-    most = int(model.call.get("max_sequence_length", 120))
+    most = int(model.call.get("max_sequence_length") or 120)
     size = getattr(model.pipeline.transformer.config, "sample_size", None)
     return Subject(
         model.backbone, model.device, size, *_text(profile, most, "the model's maximum"), digest=model.digest,

@@ -83,7 +83,9 @@ def train(
     finished stage is returned at once. Raises UserError where the loss or a weight stops being finite; the last good
     checkpoint stays.
     """
-    with alone(folder, name) if accelerator.is_main_process else nullcontext():
+    # the other processes of a launch are not to wait for long: their connections would time out
+    lock = alone(folder, name, wait=accelerator.num_processes == 1)
+    with lock if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()  # the main process may have waited for what another has made
         return _train(
             name, module, loss, optimizers, plan, folder,

@@ -176,9 +176,10 @@ def show(verdict: Verdict, console: Console, width: int = 120) -> None:
             console.print(Text(section.setup, "bold"), width=width)
         if section.metric:
             console.print(Text(_title(section), "bold"), width=min(console.width, width))
-            for drawn in _short(section, min(console.width, width)) if _compared(section) else ():
+            compared = any(True for _ in _compared(section))
+            for drawn in _short(section, min(console.width, width)) if compared else ():
                 console.print(drawn, width=min(console.width, width))
-            if not _compared(section):
+            if not compared:
                 console.print("no point beside dense: nothing to compare")
         for line in _below(section):
             console.print(Text(line), width=min(console.width, width))

@@ -323,3 +323,10 @@ def test_a_point_that_led_to_two_budgets_stands_in_both(sweep):
     assert blocks == {"gmacs 0.8": ["worse 20 %", "better 20 %"], "gmacs 0.75": ["worse 20 %", "same 20 %"]}
     pairs = [frozenset((one.method, one.comparator)) for block in section.blocks for one in block.to_rival]
     assert len(pairs) == len(set(pairs)) == 2
+
+
+def test_dense_alone_has_no_table(judged):
+    console = Console(file=io.StringIO(), width=100)
+    show(judge([judged("dense", None, np.arange(1.0, 25.0))]), console)
+    assert "no point beside dense: nothing to compare" in console.file.getvalue()
+    assert "against" not in console.file.getvalue()
