@@ -26,7 +26,7 @@ DEEP = "[" * 100_000
         ("model_index.json", "[]", "holds no JSON object"),
         ("model_index.json", '{"transformer": 3}', "no backbone serves"),
         ("harness.json", "{", "is no JSON"),
-        ("harness.json", "[]", "valid dictionary"),
+        ("harness.json", "[]", "expected names with values"),
         ("harness.json", '{"defaults": 3}', "defaults: "),
         ("harness.json", '{"defaults": {"steps": "many"}}', "defaults.steps: "),
         ("harness.json", '{"defaults": {"stepz": 3}}', "stepz"),

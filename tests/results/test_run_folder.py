@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from results import RunFolder, Store, StoreError, Table, open_run, store
+from results import RunFolder, Store, StoreError, Table, database, open_run
 from results.record import CaseFacts
 from results.run_files import TokenMaps
 from results.run_folder import ASKED, RunError
@@ -159,7 +159,7 @@ def test_a_locked_store_is_waited_for_and_then_says_who(filled, monkeypatch):
     )
     with subprocess.Popen([sys.executable, "-c", code, str(filled)], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdout.readline() == b"locked\n"
-        monkeypatch.setattr(store, "BUSY_TIMEOUT_S", 1.0)
+        monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 1.0)
         began = time.monotonic()
         with pytest.raises(StoreError, match=rf"another process, perhaps process {other.pid} on .*, kept the store"):
             Store(filled / "store.sqlite")
