@@ -11,9 +11,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, ClassVar, get_args
 
-import numpy as np
-
-from harness import attach, compose, cost, generation, timing, token_maps
+from harness import attach, cost, effect, generation, timing, token_maps
 from harness.compose import method_class
 from harness.errors import MethodFailure, failure_reason
 from harness.generation import Chunk
@@ -261,8 +259,11 @@ class OpenWorkload:
         if not self.exclusive:  # others may have worked beside the generation
             result.estimates |= generation.throughput(chunks, self.batch)
         result.estimates |= self.task.facts(self.cases)
-        self._check_effect(point, method, sample, result.estimates["gmacs"].value)
-        self._check_members(method, result.estimates["gmacs"])
+        if point.reference:
+            assert self._dense is not None
+            _, dense, reference = self._dense
+            effect.on_dense(method, sample, dense, result.estimates["gmacs"].value, reference)
+        effect.of_members(method, self.subject, result.estimates["gmacs"])
         if point.reference and point.ratio:
             progress("token maps", 0)
             maps = token_maps.record(self.model, self.task, self.task.mapped(self.cases), method, state)
@@ -295,33 +296,6 @@ class OpenWorkload:
                 raise MethodFailure("the dense point that it is compared with has no images here")
             self._dense = (point.reference, Sample(self.cases, images), record.estimates["gmacs"].value)
         return self._dense[1]
-
-    def _check_effect(self, point: Point, method: Method, sample: Sample, gmacs: float) -> None:
-        """No silent no-op: a compressing method has to change both the images and the FLOPs."""
-        if not point.reference or not method.compresses or method.ratio == 0:
-            return
-        assert self._dense is not None
-        _, dense, reference = self._dense
-        if np.array_equal(sample.images, dense.images):
-            raise MethodFailure("changed nothing: its images are dense's, pixel for pixel (a silent no-op)")
-        if abs(gmacs - reference) <= 1e-6 * reference:
-            raise MethodFailure(
-                f"changed no cost: {gmacs:.6g} GMACs per image and step, the same as dense (a silent no-op)"
-            )
-
-    def _check_members(self, method: Method, gmacs: Estimate) -> None:
-        """The same for the members of a composition that decide by what they see: one that never acts beside the others
-        would pass for a pair that works."""
-        for member in method.members() if len(method.members()) > 1 else ():
-            if not member.adaptive or not getattr(member.settings, member.strength, True):  # or is told to do nothing
-                continue
-            rest = compose.without(method, member)
-            alone = cost.counted(self.subject, rest, adapters.state_of(rest, self.model)).gmacs
-            if min(gmacs.values or (gmacs.value,)) >= (1 - 1e-6) * alone:
-                raise MethodFailure(
-                    f"{member.name} changed no cost: {gmacs.value:.6g} GMACs per image and step, as {rest.name} alone "
-                    "(a silent no-op)"
-                )
 
 
 def _prefixed(progress: Progress, label: str) -> Progress:

@@ -50,7 +50,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("attach", "modes", "latency_estimates"),
     ("compose",),
     ("catalog", "contract"),  # what is registered, and whether it keeps its promises
-    ("config", "cost", "generation", "timing", "judging", "token_maps"),
+    ("config", "cost", "effect", "generation", "timing", "judging", "token_maps"),
     ("training",),  # loop and batches, of recipes and fits
     ("zoo",),
     ("fitting",),

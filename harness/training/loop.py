@@ -87,92 +87,76 @@ def train(
     lock = alone(folder, name, wait=accelerator.num_processes == 1)
     with lock if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()  # the main process may have waited for what another has made
-        return _train(
-            name, module, loss, optimizers, plan, folder,
-            accelerator=accelerator, trainable=trainable, after_step=after_step,
-        )  # fmt: skip
+        path = folder / f"{name}.safetensors"
+        average = (
+            {k: v.detach().clone() for k, v in module.state_dict().items() if trainable(k)} if plan.average else {}
+        )
+        base_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+        start = 0
+        if path.exists():
+            tensors, facts = checkpoints.load(path)
+            start = int(facts["step"])
+            module.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("module.")}, strict=False)
+            average = {k: tensors[f"average.{k}"].to(v.device) for k, v in average.items()}
+            if start < plan.steps:
+                for i, optimizer in enumerate(optimizers):
+                    restore_optimizer(optimizer, f"optimizer{i}", tensors)
+        module.to(accelerator.device)
+        ready = [accelerator.prepare(optimizer) for optimizer in optimizers]
+        for state in (state for optimizer in optimizers for state in optimizer.state.values()):
+            if isinstance(state.get("step"), torch.Tensor):  # a device would be waited for at each, hundreds in a step
+                state["step"] = state["step"].cpu()
+        average = {k: v.to(accelerator.device) for k, v in average.items()}
 
+        def save(step: int) -> None:
+            tensors = {f"module.{k}": v for k, v in module.state_dict().items() if trainable(k)}
+            tensors |= {f"average.{k}": v for k, v in average.items()}
+            if step < plan.steps:
+                for i, optimizer in enumerate(optimizers):
+                    tensors |= optimizer_tensors(optimizer, f"optimizer{i}")
+            if not all(bool(v.isfinite().all()) for v in tensors.values() if v.is_floating_point()):
+                raise diverged(step, "a weight is not finite")
+            if accelerator.is_main_process:
+                checkpoints.save(path, tensors, {"step": step, "steps": plan.steps})
 
-def _train(
-    name: str,
-    module: nn.Module,
-    loss: Callable[[nn.Module, int, torch.Generator], Losses],
-    optimizers: Sequence[Optimizer],
-    plan: TrainingPlan,
-    folder: Path,
-    *,
-    accelerator: Accelerator,
-    trainable: Callable[[str], bool],
-    after_step: Callable[[int], None] | None,
-) -> nn.Module:
-    path = folder / f"{name}.safetensors"
-    average = {k: v.detach().clone() for k, v in module.state_dict().items() if trainable(k)} if plan.average else {}
-    base_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-    start = 0
-    if path.exists():
-        tensors, facts = checkpoints.load(path)
-        start = int(facts["step"])
-        module.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("module.")}, strict=False)
-        average = {k: tensors[f"average.{k}"].to(v.device) for k, v in average.items()}
+        def diverged(step: int, what: str) -> UserError:
+            kept = f"{path} holds the last good step" if path.exists() else "no checkpoint was written yet"
+            return UserError(f"training {name!r} stopped at step {step}: {what}; {kept}. Lower the learning rate")
+
+        saved, module_was_training = time.monotonic(), module.training
+        module.train()
+        rows = folder / f"{name}.csv" if accelerator.is_main_process else None
+        with _Log(rows, start) as log, _progress(name, start, plan.steps, accelerator) as advance:
+            for step in range(start, plan.steps):
+                for optimizer, rates in zip(optimizers, base_rates, strict=True):
+                    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                        group["lr"] = rate * plan.factor(step)
+                draw = step * accelerator.num_processes + accelerator.process_index  # every process its own samples
+                terms = loss(module, step, generator(plan.seed, draw, accelerator.device))
+                accelerator.backward(terms["loss"])
+                _share_gradients(module, accelerator)
+                if plan.clip:
+                    for parameters in _clipped(module, optimizers, plan.apart):
+                        accelerator.clip_grad_norm_(parameters, plan.clip)
+                for optimizer in ready:
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
+                _update(average, module, plan.average, step)
+                if after_step:
+                    after_step(step)
+                if step % plan.log_every == 0 or step == plan.steps - 1:
+                    values = {k: float(v.detach()) for k, v in terms.items()}
+                    if not all(math.isfinite(v) for v in values.values()):
+                        raise diverged(step, f"the loss is not finite ({values})")
+                    log.write(step, values)
+                    advance(step + 1, values)
+                if time.monotonic() - saved > plan.save_seconds:
+                    save(step + 1)
+                    saved = time.monotonic()
         if start < plan.steps:
-            for i, optimizer in enumerate(optimizers):
-                restore_optimizer(optimizer, f"optimizer{i}", tensors)
-    module.to(accelerator.device)
-    ready = [accelerator.prepare(optimizer) for optimizer in optimizers]
-    for state in (state for optimizer in optimizers for state in optimizer.state.values()):
-        if isinstance(state.get("step"), torch.Tensor):  # a device would be waited for at each, hundreds in a step
-            state["step"] = state["step"].cpu()
-    average = {k: v.to(accelerator.device) for k, v in average.items()}
-
-    def save(step: int) -> None:
-        tensors = {f"module.{k}": v for k, v in module.state_dict().items() if trainable(k)}
-        tensors |= {f"average.{k}": v for k, v in average.items()}
-        if step < plan.steps:
-            for i, optimizer in enumerate(optimizers):
-                tensors |= optimizer_tensors(optimizer, f"optimizer{i}")
-        if not all(bool(v.isfinite().all()) for v in tensors.values() if v.is_floating_point()):
-            raise diverged(step, "a weight is not finite")
-        if accelerator.is_main_process:
-            checkpoints.save(path, tensors, {"step": step, "steps": plan.steps})
-
-    def diverged(step: int, what: str) -> UserError:
-        kept = f"{path} holds the last good step" if path.exists() else "no checkpoint was written yet"
-        return UserError(f"training {name!r} stopped at step {step}: {what}; {kept}. Lower the learning rate")
-
-    saved, module_was_training = time.monotonic(), module.training
-    module.train()
-    rows = folder / f"{name}.csv" if accelerator.is_main_process else None
-    with _Log(rows, start) as log, _progress(name, start, plan.steps, accelerator) as advance:
-        for step in range(start, plan.steps):
-            for optimizer, rates in zip(optimizers, base_rates, strict=True):
-                for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate * plan.factor(step)
-            draw = step * accelerator.num_processes + accelerator.process_index  # every process its own samples
-            terms = loss(module, step, generator(plan.seed, draw, accelerator.device))
-            accelerator.backward(terms["loss"])
-            _share_gradients(module, accelerator)
-            if plan.clip:
-                for parameters in _clipped(module, optimizers, plan.apart):
-                    accelerator.clip_grad_norm_(parameters, plan.clip)
-            for optimizer in ready:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            _update(average, module, plan.average, step)
-            if after_step:
-                after_step(step)
-            if step % plan.log_every == 0 or step == plan.steps - 1:
-                values = {k: float(v.detach()) for k, v in terms.items()}
-                if not all(math.isfinite(v) for v in values.values()):
-                    raise diverged(step, f"the loss is not finite ({values})")
-                log.write(step, values)
-                advance(step + 1, values)
-            if time.monotonic() - saved > plan.save_seconds:
-                save(step + 1)
-                saved = time.monotonic()
-    if start < plan.steps:
-        save(plan.steps)
-    module.load_state_dict(average, strict=False)
-    return module.train(module_was_training)
+            save(plan.steps)
+        module.load_state_dict(average, strict=False)
+        return module.train(module_was_training)
 
 
 def _clipped(module: nn.Module, optimizers: Sequence[Optimizer], apart: bool) -> list[list[nn.Parameter]]:
