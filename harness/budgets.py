@@ -17,12 +17,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import annotated_types
 import numpy as np
 
-from harness import config, cost, modes, plan, search, timing, versions
+from harness import cost, plan, search, timing, versions
 from harness.compose import method_class
 from harness.errors import UserError
+from harness.ladders import FITTED, at, fixed, is_reference, ladders
 from harness.matches import NEAR, TOLERANCE, Match, question, read
 from harness.method import Method
 from harness.models import Model, adapters
@@ -43,8 +43,6 @@ _FRESH_ROUNDS = 12
 """Of the setting found: the reading that chose it is the luckiest of several."""
 _CHOICES = 3
 """Settings of a budget that are measured anew at most."""
-_FITTED = 72
-"""Ratios that a method with an adapter for each may be fitted for."""
 
 
 def resolved(
@@ -56,7 +54,7 @@ def resolved(
     kept = folder / MATCHES
     known, left_over = read(kept) if kept.exists() else [], set[str]()
     if not (folder / STORE).is_file():  # no record stands there yet, so what others sought here is nobody's
-        here = {question(one.name, _fixed(one), sweep.match or "", x) for one in sweep.methods for x in sweep.budgets}
+        here = {question(one.name, fixed(one), sweep.match or "", x) for one in sweep.methods for x in sweep.budgets}
         left_over = {one.question for one in known} - here
         known = [one for one in known if one.question in here]
 
@@ -70,7 +68,7 @@ def resolved(
     specs = [MethodSpec(name=one.method, settings=one.chosen) for one in matches if one.strength is not None]
     if not specs:
         raise UserError("no method meets a budget: " + "; ".join(str(one) for one in matches))
-    specs = [spec for spec in sweep.methods if _is_reference(spec) and spec.name != DENSE] + specs
+    specs = [spec for spec in sweep.methods if is_reference(spec) and spec.name != DENSE] + specs
     unique = tuple({json.dumps(spec.model_dump()): spec for spec in specs}.values())
     return sweep.model_copy(update={"methods": unique}), matches
 
@@ -92,7 +90,7 @@ def _search(
     found: list[Match] = []
     searched = False
     for spec, ladder in climbs:
-        settings, rests_on = _fixed(spec), digest([setting, _own(spec, ladder, model)])
+        settings, rests_on = fixed(spec), digest([setting, _own(spec, ladder, model)])
         asked = [question(spec.name, settings, sweep.match or "", budget) for budget in sweep.budgets]
         old = [at_hand.get((one, rests_on)) for one in asked]
         if all(old):
@@ -120,40 +118,6 @@ def _search(
             found.append(match)
         keep(found)
     return found
-
-
-def ladders(sweep: Sweep, model: Model) -> list[tuple[MethodSpec, Sequence[float | int]]]:
-    """The sweep's methods that are tuned, with the values that their strength may take. Raises UserError for one that
-    has no strength, and for those that no adapter is fitted for, all at once."""
-    specs = [spec for spec in sweep.methods if not _is_reference(spec)]
-    for spec in specs or [spec for spec in sweep.methods if spec.name != DENSE]:
-        if not method_class(spec.name).strength:
-            raise UserError(f"method {spec.name!r} has no strength to tune to a budget; compose it with one that has")
-    found = [(spec, _ladder(spec, model)) for spec in specs]
-    known = set(model.adapter_files())
-    bare = [_shown(spec) for spec, ladder in found if not ladder or not _names(_method(spec, ladder[-1])) <= known]
-    for spec, ladder in found:
-        if ladder and (reason := modes.refusal(sweep.matched_in, _method(spec, ladder[-1]))):
-            raise UserError(f"{_shown(spec)} cannot be tuned to {sweep.match}: {reason}; leave it out")
-    kept = (spec for spec in sweep.methods if _is_reference(spec))
-    bare += [_shown(spec) for spec in kept if not _names(config.settings_of(spec, ())[0]) <= known]
-    if bare := list(dict.fromkeys(bare)):
-        raise UserError(
-            f"{', '.join(bare)}: no fitted adapters for model {model.name!r}; fit some first, or leave them out "
-            "(`run --fit --dry-run` lists the commands)"
-        )
-    return found
-
-
-def _is_reference(spec: MethodSpec) -> bool:
-    """Whether a method spares nothing and has nothing to tune, as `dense` and `dense-ft`: it runs as it is."""
-    cls = method_class(spec.name)
-    return not cls.compresses and not cls.strength and not cls.attach_order
-
-
-def _shown(spec: MethodSpec) -> str:
-    settings = ", ".join(f"{name}={value}" for name, value in _fixed(spec).items())
-    return f"{spec.name!r}" + (f" ({settings})" if settings else "")
 
 
 def _calibration(sweep: Sweep, model: Model) -> tuple[cost.Subject, Workload]:
@@ -196,60 +160,12 @@ def _own(spec: MethodSpec, ladder: Sequence[float | int], model: Model) -> dict[
     """What a method's costs rest on beside that: its source, the values that it may take, and what was fitted for them.
     Raises UserError for a missing adapter."""
     ends = (ladder[min(1, len(ladder) - 1)], ladder[-1])  # one adapter serves all values of a long ladder
-    methods = [_method(spec, value) for value in (ladder if len(ladder) <= _FITTED else ends)]
+    methods = [at(spec, value) for value in (ladder if len(ladder) <= FITTED else ends)]
     return {
         "source": [versions.of_source(type(one)) for one in methods[-1].members()],
         "ladder": list(ladder),
         "adapters": [adapters.digest_of(method, model) for method in methods],
     }
-
-
-def _fixed(spec: MethodSpec) -> dict[str, Any]:
-    """The settings that are given, without the one that is tuned."""
-    strength = method_class(spec.name).strength
-    return {name: value for name, value in spec.settings.items() if name != strength}
-
-
-def _ladder(spec: MethodSpec, model: Model) -> Sequence[float | int]:
-    """The values that the strength setting may take, rising."""
-    cls = method_class(spec.name)
-    field = cls.Settings.model_fields[cls.strength]
-    bounds = {type(one): one for one in field.metadata}
-    low, high = bounds.get(annotated_types.Ge), bounds.get(annotated_types.Le)
-    if low is None or high is None:
-        raise UserError(f"method {spec.name!r} cannot be matched: its setting {cls.strength!r} has no bounds ge and le")
-    if field.annotation is int:
-        return range(int(low.ge), int(high.le) + 1)  # type: ignore[call-overload]
-    steps = np.linspace(float(low.ge), float(high.le), 2001)  # type: ignore[arg-type]
-    ladder = [round(float(value), 5) for value in steps]
-    while not _valid(spec, ladder[-1]):  # other settings may forbid the highest values
-        ladder.pop()
-    ends = {_method(spec, value).adapter() for value in (ladder[1], ladder[-1])}
-    if not cls.needs_state or len(ends) == 1:
-        return ladder
-    known = set(model.adapter_files())
-    fitted = sorted(round(0.0125 * i, 4) for i in range(1, _FITTED + 1))
-    return [value for value in fitted if value <= ladder[-1] and _names(_method(spec, value)) <= known]
-
-
-def _valid(spec: MethodSpec, value: float) -> bool:
-    try:
-        _method(spec, value)
-    except UserError:
-        if value > 0:
-            return False
-        raise  # something else is wrong
-    return True
-
-
-def _names(method: Method) -> set[str]:
-    return {one.adapter() for one in method.members() if one.needs_state and one.ratio != 0}
-
-
-def _method(spec: MethodSpec, value: float | int) -> Method:
-    cls = method_class(spec.name)
-    (method,) = config.settings_of(MethodSpec(name=spec.name, settings={**spec.settings, cls.strength: value}), (0.1,))
-    return method
 
 
 def _match(
@@ -272,7 +188,7 @@ def _match(
             ladder,
             costs,
             budget,
-            lambda value: measure(_method(spec, value), _ROUNDS),
+            lambda value: measure(at(spec, value), _ROUNDS),
             tries=None if exact else max(0, _TIMED_TRIES - (len(costs) - tried) - len(refused)),
             refused=refused,
         )
@@ -280,13 +196,13 @@ def _match(
         if exact or best in fresh:
             break
         with suppress(UserError):  # a mode that fails once in a while
-            costs[best] = measure(_method(spec, best), _FRESH_ROUNDS)
+            costs[best] = measure(at(spec, best), _FRESH_ROUNDS)
         fresh.add(best)
     else:
         best = _closest({value: costs[value] for value in fresh}, budget)
     near = abs(costs[best] - budget) <= NEAR * budget
     return Match(
-        spec.name, _fixed(spec), _method(spec, best).settings.model_dump(mode="json"), axis, budget,
+        spec.name, fixed(spec), at(spec, best).settings.model_dump(mode="json"), axis, budget,
         method_class(spec.name).strength, best if near else None, costs[best], len(costs) - tried,
     )  # fmt: skip
 

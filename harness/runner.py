@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from harness import plan, registry
-from harness.budgets import ladders, resolved
+from harness.budgets import resolved
 from harness.config import build, read_yaml
 from harness.engine import OpenWorkload
 from harness.errors import UserError
 from harness.executors import cluster as clusters
 from harness.executors.execute import Listener, Part, execute, missing
+from harness.ladders import ladders
 from harness.matches import Match
 from harness.measure import energy
 from harness.models import Model, adapters

@@ -61,6 +61,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("executors",),
     ("matches",),
     ("search",),
+    ("ladders",),
     ("budgets", "published"),
     ("runner",),
     ("api", "user_pipeline"),

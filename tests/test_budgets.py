@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness import api, budgets, config, cost, matches, plan, registry, search, versions
+from harness import api, budgets, config, cost, ladders, matches, plan, registry, search, versions
 from harness.errors import UserError
 from harness.method import Method
 from harness.metric import Sample, images_to_uint8
@@ -222,7 +222,7 @@ def test_a_refit_is_searched_again(
     monkeypatch.undo()
     monkeypatch.setattr(budgets, "relative_cost", lambda _on, method, *_: searched.append(method.name) or 0.8)
     searched.clear()
-    monkeypatch.setattr(budgets, "_ladder", lambda spec, model: [0.1, 0.2] if spec.name == "uniform" else [0.1, 0.3])
+    monkeypatch.setattr(ladders, "ladder_of", lambda spec, model: [0.1, 0.2] if spec.name == "uniform" else [0.1, 0.3])
     _resolve(fitted, tmp_path, methods="uniform")
     assert set(searched) == {"uniform"}  # other adapters are there
 
@@ -294,9 +294,9 @@ def test_a_reference_that_has_nothing_to_tune_runs_as_it_is(
 
 def test_adapters_per_ratio_are_the_only_rungs(monkeypatch: pytest.MonkeyPatch) -> None:
     made = load("shapes")
-    assert list(budgets._ladder(MethodSpec(name="uniform"), made)) == [0.1, 0.2, 0.3, 0.5]
-    assert list(budgets._ladder(MethodSpec(name="diffcr", settings={"axes": "layer"}), made)) == [0.1, 0.2, 0.3]
-    assert len(budgets._ladder(MethodSpec(name="static"), made)) == 2001
+    assert list(ladders.ladder_of(MethodSpec(name="uniform"), made)) == [0.1, 0.2, 0.3, 0.5]
+    assert list(ladders.ladder_of(MethodSpec(name="diffcr", settings={"axes": "layer"}), made)) == [0.1, 0.2, 0.3]
+    assert len(ladders.ladder_of(MethodSpec(name="static"), made)) == 2001
 
 
 def test_settings_are_chosen_on_cases_that_the_evaluation_never_sees() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import harness
-from harness import budgets, config, plan, timing
+from harness import budgets, config, ladders, plan, timing
 from harness.errors import UserError
 from harness.sweep import Sweep
 from results.record import Estimate
@@ -55,5 +55,5 @@ def test_modes_that_a_method_or_device_has_not_are_refused(
     modes_cost.clear()
     sweep = Sweep(**{**small, "methods": "tome,fbcache", "match": "latency[graph]", "budgets": [0.8]})
     with pytest.raises(UserError, match=r"'fbcache' cannot be tuned to latency\[graph\]: it keeps what"):
-        budgets.ladders(sweep, plan.load_model(sweep))
+        ladders.ladders(sweep, plan.load_model(sweep))
     assert not modes_cost
