@@ -31,6 +31,7 @@ from harness.sweep import DENSE, MethodSpec, Mode, Sweep
 from harness.workload import Workload, digest
 from results.analysis.modes import EAGER, RATIO, named
 from results.analysis.statistics import paired_ratio
+from results.at_work import at_work, workers
 from results.files import write_atomic
 from results.outputs import MATCHES
 from results.run_folder import STORE
@@ -53,7 +54,8 @@ def resolved(
     matched."""
     kept = folder / MATCHES
     known, left_over = read(kept) if kept.exists() else [], set[str]()
-    if not (folder / STORE).is_file():  # no record stands there yet, so what others sought here is nobody's
+    # Where no record stands and nobody works, what others sought here is nobody's.
+    if not (folder / STORE).is_file() and workers(folder)[0] == 0:
         here = {question(one.name, fixed(one), sweep.match or "", x) for one in sweep.methods for x in sweep.budgets}
         left_over = {one.question for one in known} - here
         known = [one for one in known if one.question in here]
@@ -64,7 +66,8 @@ def resolved(
         others = [one for one in stands.values() if one.asked not in again and one.question not in left_over]
         write_atomic(kept, json.dumps([asdict(one) | {"met": one.met} for one in (*others, *found)], indent=1))
 
-    matches = _search(sweep, model, known, keep, say)
+    with at_work(folder):
+        matches = _search(sweep, model, known, keep, say)
     specs = [MethodSpec(name=one.method, settings=one.chosen) for one in matches if one.strength is not None]
     if not specs:
         raise UserError("no method meets a budget: " + "; ".join(str(one) for one in matches))

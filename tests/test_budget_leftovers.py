@@ -1,5 +1,6 @@
 """What a search for budgets leaves: the model as it was, and budgets that outlive a merge of shards."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 import harness
 from harness import budgets, config, cost, plan
 from harness.method import Method
+from results.at_work import at_work
 from results.merge import merged
 
 
@@ -42,3 +44,22 @@ def test_merged_shards_keep_their_budgets(small: dict[str, Any], tmp_path: Path)
     assert [one["method"] for one in run.matches] == ["tome", "random"]
     assert all(any(r.settings == one["chosen"] for r in run.records) for one in run.matches)
     assert "## gmacs 0.8" in (tmp_path / "merged" / "tables" / "matched.md").read_text()
+
+
+@pytest.mark.parametrize("working", [True, False], ids=["at work", "gone"])
+def test_a_search_keeps_what_another_in_the_same_fresh_folder_finds(
+    monkeypatch: pytest.MonkeyPatch, small: dict[str, Any], tmp_path: Path, working: bool
+) -> None:
+    """Where that one is gone and has left no record, what it found is nobody's."""
+    monkeypatch.setattr(budgets, "relative_cost", lambda _on, method, *_: 1 - (method.ratio or 0.0))
+    asked = {**small, "match": "gmacs", "budgets": [0.8]}
+
+    def search(method: str) -> list[str]:
+        sweep = config.build({**asked, "methods": method})
+        budgets.resolved(sweep, tmp_path, plan.load_model(sweep))
+        return [one.method for one in budgets.read(tmp_path / "matched.json")]
+
+    assert search("tome") == ["tome"]
+    with at_work(tmp_path) if working else nullcontext():
+        assert search("random") == (["tome", "random"] if working else ["random"])
+    assert not (tmp_path / "running").exists()
