@@ -10,15 +10,13 @@ from typing import Any
 
 from results import outputs
 from results.analysis.points import led_to
-from results.record import SCHEMA_VERSION, Record, newest
+from results.record import OUTCOMES, SCHEMA_VERSION, Record, newest
 from results.run import Run, open_run
 from results.run_folder import ASKED, RunError, RunFolder
 from results.tables.formatting import compact_json
 from results.taken_over import take
 
 _QUESTION = ("method", "settings", "axis", "budget", "task_settings")
-_OUTCOMES = ("failed", "incomplete", "ok")
-"""Of two records of one point, the later in this list is kept."""
 
 
 def merged(folders: Sequence[str | Path], out: str | Path) -> Run:
@@ -52,7 +50,7 @@ def merged(folders: Sequence[str | Path], out: str | Path) -> Run:
                     raise RunError(
                         f"{place} lacks images of {record.method} {record.settings}: run it again there first"
                     )
-                if known is None or _OUTCOMES.index(record.outcome) > _OUTCOMES.index(known[1].outcome):
+                if known is None or OUTCOMES.index(record.outcome) > OUTCOMES.index(known[1].outcome):
                     found[record.key] = (place, record)
     assert workload is not None
     with RunFolder.grow(out, workload) as folder:

@@ -14,6 +14,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SCHEMA_VERSION = 2
+OUTCOMES = ("failed", "incomplete", "ok")
+"""Rising: of two records of one point, the later in this list is kept."""
 
 
 class CaseFacts(BaseModel):
@@ -95,7 +97,8 @@ class Record(BaseModel):
     )
     features: dict[str, str] = Field(default_factory=dict, description="paths of features (N, D), by extractor")
     references: dict[str, str] = Field(
-        default_factory=dict, description="paths of the features of what distances compare with, by extractor"
+        default_factory=dict,
+        description="paths of the features of what distances compare with, by estimate or extractor",
     )
     token_maps: str = Field(default="", description="path of the kept-token maps of the first case")
     started: str = Field(description="ISO 8601, UTC")

@@ -22,7 +22,7 @@ import pydantic_core
 from pydantic import TypeAdapter, ValidationError
 
 from results import database
-from results.record import SCHEMA_VERSION, CaseFacts, Record, from_schema_1
+from results.record import OUTCOMES, SCHEMA_VERSION, CaseFacts, Record, from_schema_1
 
 PROGRAM = "dit-efficiency-harness"
 
@@ -33,10 +33,11 @@ _SCHEMA = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
+_RISING = " ".join(OUTCOMES)
 _PUT_RECORD = (
     "INSERT INTO record VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
     " outcome = excluded.outcome, sample_key = excluded.sample_key, body = excluded.body"
-    " WHERE excluded.outcome != 'failed' OR record.outcome = 'failed'"
+    f" WHERE instr('{_RISING}', excluded.outcome) >= instr('{_RISING}', record.outcome)"
 )
 _PUT_META = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 _CASES = TypeAdapter(tuple[CaseFacts, ...])
@@ -75,7 +76,7 @@ class Store:
 
     def put(self, record: Record) -> None:
         """Write the record in one transaction; one with the same key is replaced and keeps its place in the order. A
-        failed one replaces none that did not fail: what was measured stays.
+        failed one replaces none that did not fail, and an incomplete one none that is ok: what was measured stays.
 
         Infinities and NaN survive, which they do not in pydantic's own JSON. Raises ValueError where the settings
         hold something that JSON cannot.

@@ -231,7 +231,12 @@ def test_a_failed_try_replaces_nothing_that_was_measured(path, record):
         assert store.get(measured.key) == measured
         whole = record("tome", 0.2)
         store.put(whole)
+        for lesser in (measured, failed):  # its images were made anew, and this time a metric could not judge them
+            store.put(lesser)
         assert store.get(measured.key) == whole
+        again = record("tome", 0.2, seconds=3.0)
+        store.put(again)
+        assert store.get(measured.key) == again
 
 
 @pytest.mark.parametrize("ends", [["-wal"], ["-wal", "-shm"]], ids=["copied", "as a killed writer leaves it"])
