@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 class Sample:
     """The images of one operating point. images: (N, H, W, 3) uint8, read-only. Metrics share work through `once`.
 
-    features: (N, D) by extractor, and references: (M, D), what distances compare them with: what a metric puts there
-    is kept beside the images, in half precision, so that two records can be compared later without a model.
+    features: (N, D) by extractor, and references: (M, D), what distances compare them with, by name of the estimate, or
+    by extractor where all of its estimates share one set: what a metric puts there is kept beside the images, in half
+    precision, so that two records can be compared later without a model.
     """
 
     cases: tuple[Case, ...]

@@ -110,15 +110,20 @@ def _of_sets(
     method: Record, comparator: Record, metric: str, rows: NDArray[np.int64], features: Features, references: Features
 ) -> Difference:
     kind, extractor = method.estimates[metric].set_distance.split(" ", 1)
-    x, y, reference = features(method, extractor), features(comparator, extractor), references(method, extractor)
+    x, y = features(method, extractor), features(comparator, extractor)
+    reference, other = (_reference(one, metric, extractor, references) for one in (method, comparator))
     if x is None or y is None or reference is None:
         raise NotComparable(f"features of {extractor!r} were not kept, or are gone, so sets cannot be resampled")
-    other = references(comparator, extractor)
     if other is None or not np.array_equal(reference, other):
         raise NotComparable(f"{_name(method)} and {_name(comparator)} were compared with different reference sets")
     one = {"frechet": fid_difference, "kernel": kid_difference}[kind]
     clusters = clusters_of([method.cases[row] for row in rows[:, 0]])
     return one(x[rows[:, 0]], y[rows[:, 1]], reference, clusters)
+
+
+def _reference(record: Record, metric: str, extractor: str, references: Features) -> np.ndarray | None:
+    own = references(record, metric)
+    return references(record, extractor) if own is None else own  # older records, and metrics that share one set
 
 
 def clusters_of(cases: Sequence[CaseFacts]) -> NDArray[np.int64] | None:

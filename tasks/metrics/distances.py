@@ -112,10 +112,12 @@ class SetDistance(Metric):
             if space.name == efficientnet.NAME and self._reference is None and not held_out.shows(sample.cases):
                 continue  # nor are held-out pictures
             x, reference = space.features(sample), space.reference()
-            sample.features[space.name] = x
+            if not np.array_equal(sample.features.setdefault(space.name, x), x):
+                raise UserError(f"{space.name} has other weights here than in a metric before; give both the same file")
+            name = f"{self.name}[{space.name}]"
             if reference.features is not None:
-                sample.references[space.name] = reference.features
-            found[f"{self.name}[{space.name}]"] = self.distance(x, reference, space.name)
+                sample.references[name] = reference.features
+            found[name] = self.distance(x, reference, space.name)
         return found
 
     def fingerprint(self) -> dict[str, str]:
@@ -160,7 +162,9 @@ class SetDistance(Metric):
             return Reference.of(inception.of_folder(path, print_, weights, device), f"images of {path.name}")
 
         def own(sample: Sample) -> np.ndarray:
-            return sample.once(inception.NAME, lambda: inception.features(sample.images, weights, device))
+            return sample.once(
+                f"{inception.NAME} {weights}", lambda: inception.features(sample.images, weights, device)
+            )
 
         says = f"{references.digest(weights)[:12]}, resize {inception.RESIZE}, reference {print_[:12]}"
         return Space(inception.NAME, own, reference, {f"{self.name}[{inception.NAME}]": says})

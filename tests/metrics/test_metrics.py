@@ -18,8 +18,10 @@ from harness.errors import UserError
 from harness.metric import Sample, images_to_uint8
 from harness.models import Model
 from harness.spec import Case
+from results.analysis.differences import difference
 from tasks.metrics import clip, features, inception
 from tasks.metrics.fid import FID
+from tasks.metrics.kid import KID
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 
@@ -86,6 +88,41 @@ def test_the_reference_set_is_part_of_the_key(
     before = key(moved)
     moved.rename(other)
     assert key(other) == before  # contents count, not places
+
+
+def test_every_distance_keeps_the_references_it_was_given(
+    small: dict[str, Any], weights: Path, photos: Path, tmp_path: Path
+) -> None:
+    """Paired differences are drawn from what is kept: each is that of its own two figures."""
+    other = tmp_path / "other"
+    other.mkdir()
+    for i in range(4):
+        Image.new("RGB", (32, 32), (200, 40 * i, 0)).save(other / f"{i}.png")
+    settings = {
+        "fid": {"weights": str(weights), "reference": str(photos)},
+        "kid": {"weights": str(weights), "reference": str(other)},
+    }
+    run = harness.run(["tome"], out=tmp_path / "run", metrics=["fid", "kid"], metric_settings=settings, **small)
+    dense, tome = run.records
+    for name in ("fid[inception]", "kid[inception]"):
+        found = difference(tome, dense, name, run.features, run.references)
+        figures = tome.estimates[name].value - dense.estimates[name].value
+        assert found.value == pytest.approx(figures, rel=0.05), name
+
+
+def test_metrics_that_read_one_extractor_with_other_weights(weights: Path, photos: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / weights.name
+    other.parent.mkdir()
+    network = torch.jit.load(str(weights))
+    with torch.no_grad():
+        next(network.parameters()).mul_(2)
+    network.save(str(other))
+    judged = sample()
+    settings = {"weights": str(weights), "reference": str(photos)}
+    model = Model("tiny", tmp_path, {}, torch.device("cpu"))
+    FID(model, config.metric_settings_of(FID, settings)).estimates(judged, None)
+    with pytest.raises(UserError, match="inception has other weights here than in a metric before"):
+        KID(model, config.metric_settings_of(KID, settings | {"weights": str(other)})).estimates(judged, None)
 
 
 @pytest.mark.parametrize(
