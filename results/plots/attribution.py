@@ -10,6 +10,9 @@ from matplotlib.figure import Figure
 from results.plots.png import write_png
 from results.tables.formatting import DIRECTIONS, percent
 
+ALL = "all"
+"""In place of a seed: over all of them."""
+_CLAIM = ("method", "ratio", "task", "axis", "control", "form")
 _COLOURS = {"swapped": "#56B4E9", "refitted": "#0072B2"}
 
 
@@ -19,11 +22,17 @@ def method_names(table: pd.DataFrame) -> list[str]:
     return [f"{row['method']} {row['task']}" if several else str(row["method"]) for row in table.to_dict("records")]
 
 
+def counted(table: pd.DataFrame) -> pd.Series[bool]:
+    """Whether a row of one metric speaks for its claim: the one over all seeds, where it has several."""
+    over_seeds = table["seed"] == ALL
+    several = over_seeds.groupby([table[name] for name in _CLAIM], dropna=False).transform("any")
+    return over_seeds | ~several
+
+
 def bars(table: pd.DataFrame, metric: str, path: str | Path) -> Path:
     """One bar per control with its 95 % interval: method less control in one metric. Writes a PNG, returns its path."""
     some = table[table["metric"] == metric]
-    if (some["seed"] == "all").any():
-        some = some[some["seed"] == "all"]
+    some = some[counted(some)]
     labels = [
         f"{row['axis']}: {row['control']}\n{name} {percent(row['ratio'])}, {row['form']}"
         for name, row in zip(method_names(some), some.to_dict("records"), strict=True)

@@ -17,7 +17,7 @@ from results.analysis.paired import Difference
 from results.analysis.points import Point
 from results.analysis.sets import RANKING_NEEDS, is_set_distance
 from results.files import write_atomic
-from results.plots.attribution import bars, method_names
+from results.plots.attribution import ALL, bars, counted, method_names
 from results.record import Estimate
 from results.run import Run
 from results.tables.formatting import DIRECTIONS, compact_json, interval, number, percent, setup
@@ -27,9 +27,6 @@ COLUMNS = (
     "method", "settings", "task", "ratio", "seed", "model", "axis", "control", "form", "metric", "difference", "low",
     "high", "p", "n", "detectable", "better", "unit", "gmacs_method", "gmacs_control", "key_method", "key_control",
 )  # fmt: skip
-
-ALL = "all"
-"""The training seed of a row over several of them."""
 
 
 def frame(run: Run, pairs: Sequence[Pair]) -> pd.DataFrame:
@@ -119,8 +116,8 @@ def document(run: Run, table: pd.DataFrame) -> str:
     first = headline(table) if len(table) else ""
     for metric in sorted(dict.fromkeys(table["metric"]), key=lambda name: name != first):
         some = table[table["metric"] == metric]
-        counted = some["seed"] == ALL if (some["seed"] == ALL).any() else some["seed"] != ALL
-        family = [None if pd.isna(p) or not own else float(p) for p, own in zip(some["p"], counted, strict=True)]
+        own = counted(some)
+        family = [None if pd.isna(p) or not one else float(p) for p, one in zip(some["p"], own, strict=True)]
         corrected = holm(family) if metric == first else None
         head = ["method", "ratio", "seed", "axis", "control", "form", "difference", "p", "GMACs / control"]
         head += ["p, Holm", "verdict"] if corrected is not None else []
@@ -133,7 +130,7 @@ def document(run: Run, table: pd.DataFrame) -> str:
             ]  # fmt: skip
             if corrected is not None:
                 p = corrected[index]
-                cells += ["" if p is None else number(p, 2), _verdict(row, p) if counted.iloc[index] else ""]
+                cells += ["" if p is None else number(p, 2), _verdict(row, p) if own.iloc[index] else ""]
             lines.append(cells)
         better = some["better"].iloc[0]
         about = f"{some['unit'].iloc[0]}; {DIRECTIONS[better]}; n = {some['n'].iloc[0]}"

@@ -1,6 +1,7 @@
 """Words on axes: the rule of the verdict, and none from sets of few images."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from results.analysis.attribution import Pair
 from results.analysis.paired import paired
 from results.analysis.skewness import skew_adjusted_p
 from results.analysis.verdict import judge
+from results.plots.attribution import bars, counted
 from results.tables import attribution
 
 
@@ -75,3 +77,18 @@ def test_fine_tuned_dense_is_held_against_dense_of_its_own_task_settings(judged:
     assert table["difference"].tolist() == pytest.approx([-0.1, -0.1], abs=0.02)
     assert [json.loads(one)["strategy"] for one in table["task"]] == ["crop", "lazy"]
     assert all(one in attribution.document(run, table) for one in ('"crop"', '"lazy"'))
+
+
+def test_a_claim_of_one_seed_stands_beside_those_of_several(judged: Any, tmp_path: Path) -> None:
+    run, table = made(judged)
+    several = pd.concat([table.assign(seed=seed, p=0.01) for seed in ("0", "1", attribution.ALL)])
+    alone = table.assign(control="random-tokens", p=0.02)
+    both = pd.concat([several, alone], ignore_index=True)
+    assert list(both[counted(both)]["seed"]) == [attribution.ALL, "0"]
+    lines = [line for line in attribution.document(run, both).splitlines() if line.startswith("| diffcr")]
+    corrected = [line.split("|")[-3].strip() for line in lines]
+    assert corrected == ["", "", "0.02", "0.02"]  # Holm over two claims
+    assert (
+        bars(both, "truth[judge]", tmp_path / "all.png").stat().st_size
+        > bars(several, "truth[judge]", tmp_path / "some.png").stat().st_size
+    )
