@@ -69,29 +69,23 @@ def known(method: Method, seen: Seen) -> bool:
 
 @contextmanager
 def dense_on(backbone: Backbone, counts: Counts) -> Iterator[None]:
-    """Dense, each block on the first K of its tokens. What it gives is no image: it is for cost alone."""
-    aside: list[Tensor] = []  # tokens that the next block does without, those nearest to the front last
-
-    def sized(x: Tensor, count: int) -> Tensor:
-        while aside and x.shape[1] < count:
-            x = torch.cat([x, aside.pop()], 1)
-        if x.shape[1] > count:
-            aside.append(x[:, count:])
-            x = x[:, :count]
-        return x
+    """Dense, each block on K tokens. What it gives is no image: it is for cost alone. Blocks on as many tokens hand
+    them on to each other, so that a step copies no more than once for every K."""
+    held: dict[int, Tensor] = {}  # the last ones of each K; N is the most
 
     def block(call: Call) -> Tensor:
-        if call.layer == 0:
-            aside.clear()
-        count = counts.get((call.step.index, call.layer), 0)
         x = call.x
-        if count:
-            x = sized(x, count)
-            places = torch.arange(x.shape[1], device=x.device).expand(len(x), -1) if backbone.uses_positions else None
-            x = call.run(x, places)
+        if call.layer == 0:
+            held.clear()
+            held[x.shape[1]] = x
+        if count := counts.get((call.step.index, call.layer), 0):
+            if x.shape[1] != count:
+                x = held[count] if count in held else held[max(held)][:, :count].contiguous()
+            places = torch.arange(count, device=x.device).expand(len(x), -1) if backbone.uses_positions else None
+            held[count] = x = call.run(x, places)
         if call.layer == backbone.layers - 1:
-            x = torch.cat([x, *reversed(aside)], 1) if aside else x
-            aside.clear()
+            x = held[max(held)]
+            held.clear()  # a graph keeps no more than it has to
         return x
 
     with backbone.unchecked(), backbone.advise("block", block):

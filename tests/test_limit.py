@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from support import build, state_for
+from test_operators import Operators
 
 from harness import attach
 from harness.limit import Seen, dense_on, known
@@ -57,6 +58,20 @@ def test_blocks_that_differ(model: Model) -> None:
         out = model.backbone.transformer(**given)
     assert seen.counts == {place: count for place, count in wanted.items() if count}
     assert out[0].shape[-2:] == given["hidden_states"].shape[-2:]
+
+
+@pytest.mark.parametrize("counts", [(100,), (180, 100, 180), (256, 100, 180)])
+def test_it_copies_tokens_once_for_each_number_of_them(model: Model, counts: tuple[int, ...]) -> None:
+    """However often the number changes: it is to move none."""
+    backbone, given = model.backbone, model.backbone.inputs(2, text_tokens=8)
+
+    def copies(wanted: tuple[int, ...]) -> int:
+        at = {(STEP.index, layer): wanted[layer % len(wanted)] for layer in range(backbone.layers)}
+        with torch.no_grad(), dense_on(backbone, at), backbone.at(STEP), Operators() as seen:
+            backbone.transformer(**given)
+        return seen.found["clone"] + seen.found["cat"] + seen.found["copy_"] + seen.found["_to_copy"]
+
+    assert copies(counts) - copies((256,)) == len(set(counts) - {256})
 
 
 def test_with_all_tokens_it_is_dense(model: Model) -> None:
