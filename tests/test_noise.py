@@ -64,6 +64,14 @@ def _draw(model: Model, method: Method, seeds: Sequence[int], steps: int = 4) ->
         ).images
 
 
+def test_a_method_goes_on_where_a_pipeline_leaves_inference_mode(model: Model) -> None:
+    given, noise = model.backbone.inputs(2, text_tokens=8), SeededNoise()
+    with torch.no_grad(), noise.on(model.backbone):
+        for index, inference in enumerate((True, False, True)):
+            with torch.inference_mode(inference), model.backbone.at(Step(index, 3, 500.0)):
+                model.backbone.transformer(**given)
+
+
 @pytest.mark.parametrize("name", ["uniform", "diffcr", "sensitivity", "random-ft"])
 def test_a_case_keeps_its_tokens_in_any_batch(model: Model, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []

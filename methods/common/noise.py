@@ -84,15 +84,17 @@ class SeededNoise:
             half, odd = divmod(len(rows), 2)
             self.paired = backbone.guided is not False and not odd and rows[:half] == rows[half:]
             shape = (backbone.layers, len(self._seeds), backbone.grid.tokens)
-            fits = self._values is not None and self._values.shape == shape and self._values.device == latents.device
-            if fits and self._step == backbone.step.index:
+            kept, form = self._values, (shape, latents.device, torch.is_inference_mode_enabled())
+            if kept is not None and (kept.shape, kept.device, kept.is_inference()) != form:
+                kept = None  # outside inference mode, its tensors may not be written to
+            if kept is not None and self._step == backbone.step.index:
                 return
             self._step = backbone.step.index
             wanted = (shape, self._step, tuple(self._seeds))
             more = self._step + 1 < backbone.step.count
-            drawn = self._found(wanted, more) if latents.is_cuda else self._drawn(wanted)
-            if fits and self._values is not None:
-                self._values.copy_(drawn, non_blocking=True)
+            drawn = self._found(wanted, more, latents.device) if latents.is_cuda else self._drawn(wanted)
+            if kept is not None:
+                kept.copy_(drawn, non_blocking=True)
             else:
                 self._values = drawn.to(latents.device, non_blocking=True)
 
@@ -110,7 +112,7 @@ class SeededNoise:
     def _forget(self) -> None:
         self._seeds, self._step = [], -1
 
-    def _found(self, wanted: _Wanted, more: bool) -> Tensor:
+    def _found(self, wanted: _Wanted, more: bool, device: torch.device) -> Tensor:
         """Drawn while the step before ran, in memory from which a copy does not wait for the device. more: there is a
         step to come, for which to draw now."""
         if self._ahead is not None and self._ahead[0] == wanted:
@@ -119,7 +121,12 @@ class SeededNoise:
             drawn = self._drawn(wanted).pin_memory()
         shape, step, seeds = wanted
         following = (shape, step + 1, seeds)
-        self._ahead = (following, _threads().submit(lambda: self._drawn(following).pin_memory())) if more else None
+
+        def ahead() -> Tensor:
+            torch.cuda.set_device(device)  # each thread has its own, and pinning touches it
+            return self._drawn(following).pin_memory()
+
+        self._ahead = (following, _threads().submit(ahead)) if more else None
         return drawn
 
     def _drawn(self, wanted: _Wanted) -> Tensor:
