@@ -104,7 +104,8 @@ class ATEDM(Method):
             k = kept_count(share, call.x.shape[1])
             order = choose(scores, k)  # (B, M), the kept ones first
             kept[:] = [order[:, :k]]
-            return recovered(call.x, run_on(order, call, k), kept[0], settings.recover, others=order[:, k:])
+            out = run_on(order, call, k)
+            return backbone.compiled(recovered)(call.x, out, kept[0], settings.recover, order[:, k:])
 
         rankers = [first, *(layer for layer in layers[settings.group - 1 : -1 : settings.group])]
         with (

@@ -49,7 +49,8 @@ class RandomKeep(Method):
             share = settings.share(self.name, backbone.layers, call.step.count, backbone.start)
             k = kept_count(share, call.x.shape[1])
             order = choose(noise(call), k)  # (B, M)
-            return recovered(call.x, run_on(order, call, k), order[:, :k], others=order[:, k:])
+            out = run_on(order, call, k)
+            return backbone.compiled(recovered)(call.x, out, order[:, :k], others=order[:, k:])
 
         with noise.on(backbone), backbone.advise("block", block, settings.layers_of(backbone.layers)):
             yield

@@ -16,7 +16,7 @@ from harness.method import Method, MethodSettings
 from harness.spec import Call, State
 from harness.tokens import Rows
 from methods.common.exempt import ExemptSettings
-from methods.common.merging import Merging, Partition
+from methods.common.merging import Merging, Partition, Sides
 
 
 class ToMeSettings(ExemptSettings):
@@ -68,12 +68,13 @@ class ToMe(Method):
         layers = settings.layers_of(backbone.layers)
         weights: list[Tensor] = []  # (B, K) of the block that runs
 
-        def matched(x: Tensor, call: Call, merged: int) -> Merging | _Package:
+        def matched(x: Tensor, call: Call, merged: int) -> tuple[Merging | _Package, Tensor]:
             if settings.matching == "tomesd":
-                return _Package(x, call, merged, partition)
+                package = _Package(x, call, merged, partition)
+                return package, package.merge(x)
             on_grid = call.index is None
             between = partition.of(call) if on_grid else partition.along(x.shape[1], x.device)
-            return Merging(x, between, merged)
+            return backbone.compiled(_matched)(x, between, merged)
 
         def advice(call: Call) -> Tensor:
             merged = int(settings.ratio * call.x.shape[1])
@@ -83,8 +84,7 @@ class ToMe(Method):
             order = call.index.argsort(1) if call.index is not None else None  # (B, N)
             line = Rows.of(order, call.x.shape[1]) if order is not None else None
             x = call.x if line is None else line.take(call.x)  # (B, N, D)
-            pairs = matched(x, call, merged)
-            fewer = pairs.merge()  # (B, N - merged, D)
+            pairs, fewer = matched(x, call, merged)  # (B, N - merged, D)
             # A merged token stands where the first of its tokens does, for those who ask; K is N - merged.
             index = pairs.merge(_places(x), "amin")[..., 0].long() if backbone.uses_positions else None  # (B, K)
             if order is not None and index is not None:
@@ -95,8 +95,9 @@ class ToMe(Method):
             else:
                 weights[:] = [] if sizes is None else [sizes]
                 try:
-                    # In this order: a sum has the layout of its first operand, and a model's first tokens lie apart.
-                    out = pairs.unmerge(call.run(fewer, index) - fewer) + x
+                    out = call.run(fewer, index)
+                    added = _added if isinstance(pairs, _Package) else backbone.compiled(_added)
+                    out = added(pairs, out, fewer, x)
                 finally:
                     weights.clear()
             return out if line is None else line.put(call.x, out)
@@ -123,13 +124,24 @@ class _Package:
         width, height, across, down = (
             (grid.width, grid.height, side, side) if call.index is None else (x.shape[1], 1, side**2, 1)
         )
-        self._x = x
         self._merge, self.unmerge = bipartite_soft_matching_random2d(
             x, width, height, across, down, merged, no_rand=partition.fixed, generator=partition.generator
         )
 
-    def merge(self, x: Tensor | None = None, mode: str = "mean") -> Tensor:
-        return self._merge(self._x if x is None else x, mode=mode)
+    def merge(self, x: Tensor, mode: str = "mean") -> Tensor:
+        return self._merge(x, mode=mode)
+
+
+def _matched(x: Tensor, between: Sides, merged: int) -> tuple[Merging, Tensor]:
+    """Which tokens of x (B, N, D) are merged, and what they are then, (B, N - merged, D)."""
+    pairs = Merging.of(x, between, merged)
+    return pairs, pairs.merge(x)
+
+
+def _added(pairs: Merging | _Package, out: Tensor, fewer: Tensor, x: Tensor) -> Tensor:
+    """x (B, N, D) with the update of what its tokens were merged into, from fewer to out (B, N - merged, D)."""
+    # In this order: a sum has the layout of its first operand, and a model's first tokens lie apart.
+    return pairs.unmerge(out - fewer) + x
 
 
 def _places(x: Tensor) -> Tensor:

@@ -32,8 +32,8 @@ def test_as_tomesd(
     )
     draw.set_state(before)
     chosen = torch.randint(windows.size, (1, windows.count), generator=draw)
-    pairs = Merging(x, *sides(windows, chosen * (not fixed), x.device), merged)
-    theirs, ours = merge(x), pairs.merge()
+    pairs = Merging.of(x, *sides(windows, chosen * (not fixed), x.device), merged)
+    theirs, ours = merge(x), pairs.merge(x)
     assert ours.shape == theirs.shape
     torch.testing.assert_close(ours.sort(1).values, theirs.sort(1).values)
     torch.testing.assert_close(pairs.unmerge(ours), unmerge(theirs))
@@ -45,7 +45,7 @@ def test_more_than_all_sources_are_never_merged() -> None:
     windows = Windows(4, 4, 2, 2)
     (chosen,) = sides(windows, torch.zeros(1, 4, dtype=torch.int64), torch.device("cpu"))
     x = torch.randn(2, 16, 3, generator=torch.Generator().manual_seed(0))
-    assert Merging(x, chosen, 15).merge().shape == (2, 4, 3)
+    assert Merging.of(x, chosen, 15).merge(x).shape == (2, 4, 3)
     assert chosen.order[:4].tolist() == [0, 2, 8, 10]  # each window's first token
 
 
@@ -53,7 +53,8 @@ def test_more_than_all_sources_are_never_merged() -> None:
 def test_destinations_of_many_tokens_are_means_in_any_precision(dtype: torch.dtype) -> None:
     windows = Windows(64, 64, 2, 2)
     (between,) = sides(windows, torch.zeros(1, windows.count, dtype=torch.int64), torch.device("cpu"))
-    merged = Merging(torch.ones(1, 4096, 8, dtype=dtype), between, 2048).merge()  # equal ones: all go into the first
+    x = torch.ones(1, 4096, 8, dtype=dtype)
+    merged = Merging.of(x, between, 2048).merge(x)  # equal ones: all go into the first
     torch.testing.assert_close(merged, torch.ones(1, 2048, 8, dtype=dtype), atol=2e-3, rtol=0.0)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from support import build, state_for
+from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 
 import harness
@@ -58,6 +59,33 @@ def test_compiled_blocks_are_made_once_for_all_layers_and_give_the_same(model: M
     assert many == 2
     assert torch.equal(output(model, "dense", given), eager["dense"])  # and is gone behind it
     assert not vars(backbone.blocks[0]).get("forward")
+
+
+@pytest.mark.parametrize(
+    ("name", "own"), [("tome", {"_matched", "_added"}), ("at-edm", {"recovered"}), ("random-keep", {"recovered"})]
+)
+def test_what_rivals_do_around_their_blocks_is_compiled_too(
+    model: Model, monkeypatch: pytest.MonkeyPatch, name: str, own: set[str]
+) -> None:
+    """As routing is: else a comparison in this mode would be one of who gets compiled."""
+    counter, compiled = CompileCounter(), set[str]()
+
+    def traced(function: Any, *, dynamic: bool, mode: str) -> Any:
+        compiled.add(function.__name__)
+        return compile_(function, dynamic=dynamic, backend=counter, fullgraph=True)
+
+    compile_ = torch.compile
+    given = model.backbone.inputs(2, text_tokens=8)
+    eager = output(model, name, given)
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", traced)
+    with modes.compiling("compile", [model.backbone]):
+        out = output(model, name, given)
+        torch.testing.assert_close(out, eager)
+        forms = counter.frame_count
+        assert torch.equal(output(model, name, given), out) and counter.frame_count == forms
+    assert own <= compiled
+    torch._dynamo.reset()
 
 
 def test_more_numbers_of_tokens_than_there_may_be_forms(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

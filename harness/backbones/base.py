@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from harness.errors import UserError
 from harness.kernels import routing
 from harness.patching import wrapped
 from harness.spec import Advice, Call, Grid, Part
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 def _nothing(call: Call) -> Tensor:
@@ -97,14 +100,20 @@ class Backbone(Family, SamplerClock, old_names=renamed.BACKBONE):
 
     @contextmanager
     def compiled_blocks(self, mode: str = "default") -> Iterator[None]:
-        """Blocks run compiled, see `CompiledBlocks`; advice around them runs as it is, and advice inside them is
-        compiled along, layer by layer. mode: torch.compile's."""
+        """Blocks run compiled, see `CompiledBlocks`; advice around them runs as it is, but for what it has `compiled`,
+        and advice inside them is compiled along, layer by layer. mode: torch.compile's."""
         before, self._compiled = self._compiled, CompiledBlocks(mode)
         try:
             with self._compiled.on(), self.advise("block", _nothing):
                 yield
         finally:
             self._compiled = before
+
+    def compiled(self, function: Callable[_P, _R]) -> Callable[_P, _R]:
+        """The function, compiled where blocks are: for advice whose own work is many small operators. It is one of a
+        module, of tensors and numbers, and the same for all layers."""
+        here = self._compiled
+        return function if here is None or torch.compiler.is_compiling() else here.function(function)
 
     @contextmanager
     def unchecked(self) -> Iterator[None]:

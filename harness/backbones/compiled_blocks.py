@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from harness.spec import RunRows
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 FORMS = 64
 """Compiled forms of a block at most: one for every number of tokens."""
 
@@ -32,7 +34,7 @@ class CompiledBlocks:
             yield
 
     def forward(self, module: nn.Module) -> Callable[..., Any]:
-        compiled = self._compiled(type(module).forward)
+        compiled = self.function(type(module).forward)
 
         def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
             # A model's first tokens may lie apart, and each layout has a form of its own.
@@ -43,7 +45,7 @@ class CompiledBlocks:
     def rows(self, run_rows: functools.partial[Tensor]) -> RunRows:
         """The fused form of a block on some of its tokens, see `Family.run_rows`: taking them and putting them back is
         compiled along."""
-        compiled = self._compiled(run_rows.func)
+        compiled = self.function(run_rows.func)
 
         def rows(x: Tensor, order: Tensor, k: int, factor: Tensor | None = None) -> Tensor:
             out: Tensor = compiled(*run_rows.args, x.contiguous(), order, k, factor)
@@ -51,7 +53,8 @@ class CompiledBlocks:
 
         return rows
 
-    def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def function(self, function: Callable[_P, _R]) -> Callable[_P, _R]:
+        """A function, compiled; one for all who ask for it."""
         if function not in self._of:
             self._of[function] = torch.compile(function, dynamic=False, mode=self.mode)
         return self._of[function]

@@ -135,31 +135,41 @@ class Partition:
         return torch.randint(windows.size, (layers, windows.count), generator=self.generator)
 
 
+@dataclass(frozen=True)
 class Merging:
-    """Which tokens of x (B, N, D) are merged with which: at most all sources.
+    """Which tokens are merged with which: at most all sources.
 
     Tokens move as whole rows of x.flatten(0, 1), which takes a GPU a tenth of the time that elements take.
+
+    order: (B, N) places of the sources by their similarity, and behind them of the destinations. into: (B, merged), of
+    the first ones' destinations among all B K tokens that stay. count: T.
     """
 
-    def __init__(self, x: Tensor, between: Sides, merged: int) -> None:
+    order: Tensor
+    into: Tensor
+    count: int
+
+    @classmethod
+    def of(cls, x: Tensor, between: Sides, merged: int) -> Merging:
+        """Of tokens (B, N, D)."""
         batch, tokens, _ = x.shape
         order, count = between.order, between.count
         merged = min(merged, tokens - count)
         unit = Rows.of(order.expand(batch, -1), tokens).take(of_one_length(x))
         similarity, which = (unit[:, count:] @ unit[:, :count].transpose(1, 2)).max(-1)  # (B, N - T)
         ranked = similarity.argsort(1, descending=True)  # the first go
-        # The sources by their similarity, and behind them the destinations.
-        self._order = torch.cat([order[count:][ranked], order[:count].expand(batch, -1)], 1)  # (B, N)
-        self._x, self._shape, self._count = x, (batch, tokens - merged), count
-        self._gone, self._kept = Rows.of(self._order[:, :merged], tokens), Rows.of(self._order[:, merged:], tokens)
         first = starts(batch, tokens - merged, x.device, tokens - merged - count)  # each image's first destination
-        self._into = which.gather(1, ranked[:, :merged]) + first  # (B, merged)
+        return cls(
+            torch.cat([order[count:][ranked], order[:count].expand(batch, -1)], 1),
+            which.gather(1, ranked[:, :merged]) + first, count,
+        )  # fmt: skip
 
-    def merge(self, x: Tensor | None = None, mode: str = "mean") -> Tensor:
-        """Tokens (B, K, D): the sources that stay, then the destinations, each with its sources. x: (B, N, D) other
-        values of the same tokens, by default those that were matched. mode: as in `Tensor.scatter_reduce`."""
-        values = self._x if x is None else x
-        fewer, gone, into = self._kept.take(values), self._gone.take(values).flatten(0, 1), self._into.flatten()
+    def merge(self, values: Tensor, mode: str = "mean") -> Tensor:
+        """Values (B, K, D) of the sources that stay, then of the destinations, each with its sources, of values
+        (B, N, D) of all. mode: as in `Tensor.scatter_reduce`."""
+        tokens, merged, into = self.order.shape[1], self.into.shape[1], self.into.flatten()
+        fewer = Rows.of(self.order[:, merged:], tokens).take(values)
+        gone = Rows.of(self.order[:, :merged], tokens).take(values).flatten(0, 1)
         flat = fewer.flatten(0, 1)  # (B K, D)
         if mode not in ("mean", "sum"):
             return flat.scatter_reduce(0, into[:, None].expand_as(gone), gone, reduce=mode).view_as(fewer)
@@ -168,14 +178,15 @@ class Merging:
             # Ones are summed as the values are: a GPU adds in their precision, which ends at 256 in bfloat16.
             kind = flat.dtype if flat.is_cuda else torch.float32
             ones, more = (_kept("ones", count, flat.device, kind) for count in (len(flat), len(into)))
-            joined = ones.index_add(0, into, more).view(self._shape)
-            fewer[:, -self._count :].div_(joined[:, -self._count :, None])
+            joined = ones.index_add(0, into, more).view(fewer.shape[:2])
+            fewer[:, -self.count :].div_(joined[:, -self.count :, None])
         return fewer
 
     def unmerge(self, values: Tensor) -> Tensor:
         """Every token's own part (B, N, D) of values (B, K, D)."""
-        place = torch.cat([self._into, _places(*self._shape, values.device)], 1)  # of ranked tokens, (B, N)
-        return Rows(self._order.scatter(1, self._order, place).flatten(), self._order.shape).take(values)
+        batch, kept, _ = values.shape
+        place = torch.cat([self.into, _places(batch, kept, values.device)], 1)  # of ranked tokens, (B, N)
+        return Rows(self.order.scatter(1, self.order, place).flatten(), self.order.shape).take(values)
 
 
 def _places(batch: int, kept: int, device: torch.device) -> Tensor:
