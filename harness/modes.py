@@ -102,7 +102,7 @@ def capture(run: Callable[[], Any], device: torch.device, pool: Any = None) -> t
             with torch.cuda.graph(graph, pool=pool, stream=beside, capture_error_mode="thread_local"):
                 out = watched()
         except RuntimeError as error:
-            _end_of_pool(pool)
+            _end_of_capture(pool, beside)
             first = why[0] if why else error
             if memory.ran_out(first):
                 raise first from None
@@ -120,11 +120,16 @@ def _beside(_index: int) -> torch.cuda.Stream:
     return torch.cuda.Stream()
 
 
-def _end_of_pool(pool: Any) -> None:
-    """Behind a capture that failed: torch up to 2.11 goes on taking the process's memory for the graph's."""
+def _end_of_capture(pool: Any, beside: torch.cuda.Stream) -> None:
+    """Behind a capture that failed. torch up to 2.11 goes on taking the process's memory for the graph's, and up to
+    2.12 its generator refuses to draw until another capture ends well."""
     with contextlib.suppress(RuntimeError, AttributeError):  # later ones have ended it, and say so
         torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
         torch._C._cuda_releasePool(torch.cuda.current_device(), pool)
+    with contextlib.suppress(RuntimeError):
+        one, graph = torch.zeros(1, device="cuda"), torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=beside, capture_error_mode="thread_local"):
+            one.add_(1)
 
 
 @contextmanager

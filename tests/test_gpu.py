@@ -70,6 +70,7 @@ def test_a_capture_that_fails_says_what_failed_and_the_next_one_works() -> None:
     with pytest.raises(modes.CapturedError, match=r"cannot be captured into a CUDA graph: .*captur") as raised:
         modes.capture(lambda: float((x + 1).sum()), device)
     assert "previous error" not in str(raised.value)
+    assert torch.randn(4, device="cuda").isfinite().all()  # before any other capture
     first, out = modes.capture(lambda: x + 1, device)
     second, more = modes.capture(lambda: out * 2, device, first.pool())
     x.fill_(3)

@@ -192,7 +192,7 @@ def _timed(
             return time.perf_counter()
 
         with routing.using("plain"):  # what reads the clock stands where kernels would fuse
-            spent_in = attribute_cost(own, on_own(), read, method)
+            spent_in = attribute_cost(own, ready(), read, method)
         for name, seconds in spent_in.items():
             found[f"latency_{name}_s"] = Estimate(
                 value=seconds / steps, n=1, unit="s",

@@ -37,6 +37,7 @@ class OpenStep:
     rounds: int
     candidate: Callable[[Point], Candidate]
     needs_dense: ClassVar[bool] = False
+    _begun: bool = False
 
     @property
     def work_per_point(self) -> int:
@@ -57,6 +58,9 @@ class OpenStep:
         estimates: dict[str, Estimate] = {}
         samples: dict[str, list[float]] = {}
         outcome, reason, trace = "ok", "", ""
+        if "compile" in self.setup.mode and not self._begun:
+            torch._dynamo.reset()  # the forms of other batches and sizes count towards the most that there may be
+        self._begun = True
         try:
             if self.on.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(self.on.device)  # of this point, if it runs out of memory
