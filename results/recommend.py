@@ -13,9 +13,9 @@ from results.analysis.differences import NotComparable
 from results.analysis.headline import headline
 from results.analysis.paired import FEWEST
 from results.analysis.pareto import comparable
-from results.analysis.point_names import unique_names
+from results.analysis.point_names import SEED, unique_names
 from results.analysis.points import DENSE
-from results.analysis.recommend import MEETS, Candidate, candidates, tied
+from results.analysis.recommend import MEETS, Candidate, beside, candidates, ranked
 from results.record import Record, newest
 from results.run import open_run
 from results.tables.formatting import compact_json, setup
@@ -24,13 +24,15 @@ from results.tables.formatting import compact_json, setup
 @dataclass(frozen=True)
 class Recommendation:
     """For one group of comparable points. meeting: the most probable first; nearest: where none meets the budget, the
-    one that comes closest. tied: names of those that cannot be told apart from the first in `metric`."""
+    one that comes closest. tied, better: names of those that cannot be told apart from the first in `metric`, and of
+    those that are better."""
 
     setup: str
     metric: str
     meeting: tuple[Candidate, ...]
     nearest: Candidate | None
     tied: tuple[str, ...]
+    better: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -68,16 +70,32 @@ def recommended(folders: Sequence[str | Path], most: Sequence[str], least: Seque
             if lower and dense.n_cases < FEWEST:
                 notes.append(f"n = {dense.n_cases} is fewer than {FEWEST} images: the probabilities say little")
             metric = _metric(members, judged, lower)
-            meeting = [one for one in judged if one.probability >= MEETS]
-            ties = tied(meeting[0], meeting[1:], metric) if meeting and metric else []
+            meeting = ranked((one for one in judged if one.probability >= MEETS), metric)
+            ties, better = beside(meeting[0], meeting[1:], metric) if meeting and metric else ([], [])
+            notes += _notes(meeting, len(judged))
             nearest = None if meeting else min(judged, key=lambda one: one.missed, default=None)
             about = setup(members[0]) + "".join(f" · {k} {v}" for k, v in members[0].task_settings.items())
-            found.append(Recommendation(about, metric, tuple(meeting), nearest, tuple(ties), tuple(notes)))
+            found.append(
+                Recommendation(about, metric, tuple(meeting), nearest, tuple(ties), tuple(better), tuple(notes))
+            )
     if not found:
         raise NotComparable("the runs hold no method beside dense with a usable record")
     if not any(one.meeting for one in found):
         raise NothingMeets(f"nothing meets {' and '.join((*most, *least))}; closest: {'; '.join(map(closest, found))}")
     return found
+
+
+def _notes(meeting: Sequence[Candidate], of: int) -> list[str]:
+    """What the probabilities leave out."""
+    notes = []
+    if of > 1 and meeting:
+        notes.append(
+            f"the first of {of} points, chosen on the images that its probability is of, which flatters it: choose on "
+            "`run --split calibration`, or run it once more with another --seed"
+        )
+    if any(SEED in one.record.settings for one in meeting):
+        notes.append("a training seed is a point of its own: the probability covers images and timings, not training")
+    return notes
 
 
 def _metric(records: Sequence[Record], judged: Sequence[Candidate], least: Sequence[Bound]) -> str:

@@ -145,7 +145,7 @@ def newest(records: Iterable[Record], asked: Collection[str] = ()) -> list[Recor
     or not, else the newest that is usable. Where code has changed, or machines, several stand for one point."""
     found: dict[str, Record] = {}
     for record in records:
-        same = [record.method, record.settings, record.task_settings, record.device]
+        same = [record.method, record.settings, record.task_settings, record.device.partition(":")[0]]
         point = json.dumps(same, sort_keys=True, default=str)
         known = found.get(point)
         if known is None or _rank(record, asked) >= _rank(known, asked):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from results.analysis.distribution import fid_difference, kid_difference
 from results.analysis.paired import Difference, paired
+from results.analysis.point_names import SEED
 from results.analysis.seeds import SeedDifference, paired_over_seeds
 from results.record import CaseFacts, Record
 
@@ -69,11 +70,17 @@ def arms(method: Record, comparator: Record, metric: str) -> Arms:
 
 def seed_difference(methods: Sequence[Record], comparators: Sequence[Record], metric: str) -> SeedDifference:
     """The same over training seeds and images both, see `results.analysis.seeds`, for a metric that is a mean over
-    images. methods: one record per seed. comparators: one per seed in the same order, or one for
-    all. Raises NotComparable where the records do not share all their cases, and as `difference`."""
+    images. methods: one record per seed. comparators: one per seed in the same order, or one for all, which is not
+    trained: one training stands for no other. Raises NotComparable where the records do not share all their cases, and
+    as `difference`."""
     others = list(comparators) if len(comparators) == len(methods) else [comparators[0]] * len(methods)
     if len(comparators) not in (1, len(methods)):
         raise NotComparable(f"{len(methods)} seeds against {len(comparators)}: give as many, or one")
+    if len(comparators) < len(methods) and SEED in comparators[0].settings:
+        raise NotComparable(
+            f"{len(methods)} seeds against one training of {_name(comparators[0])}, which does not stand for others: "
+            "compare at that seed"
+        )
     for one, other in zip(methods, others, strict=True):
         rows = in_common(one, other)
         if len(rows) != len(one.cases) or (rows[:, 0] != rows[:, 1]).any():

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from results.analysis.differences import NotComparable, arms
-from results.analysis.paired import Difference, paired
+from results.analysis.paired import Difference, cluster_index, paired
 from results.analysis.point_names import SEED, strength, variants
 from results.analysis.seeds import paired_over_seeds
 from results.analysis.skewness import skew_adjusted_p
-from results.record import Record
+from results.record import Record, newest
 from results.tables.formatting import compact_json, percent
 
 DENSE = "dense"
@@ -47,7 +47,9 @@ class Block:
 
 
 def points_of(records: Sequence[Record]) -> list[Point]:
-    """The usable records of one group as points, in the order of first appearance."""
+    """The usable records of one group as points, in the order of first appearance; of several of one setting and seed,
+    which other code or another machine made, the newest."""
+    records = newest(records)
     names = variants(records, seeds=False, strengths=False)
     found: dict[str, list[Record]] = {}
     for record in records:
@@ -98,14 +100,14 @@ class Pair:
 
     @classmethod
     def of(cls, method: Point, comparator: Point, metric: str) -> Pair:
-        """Seeds that both have are paired; a comparator with one record stands for all seeds. Raises NotComparable."""
+        """Seeds that both have are paired; one that is not trained stands for all seeds of the other. Raises
+        NotComparable."""
         own, other = method.records, comparator.records
-        if len(own) > 1 and len(other) > 1:
+        if all(SEED in point.first.settings for point in (method, comparator)):
             shared = {_seed(one) for one in own} & {_seed(one) for one in other}
-            own = tuple(one for one in own if _seed(one) in shared)
-            other = tuple(one for one in other if _seed(one) in shared)
-            if not shared:
+            if not shared and len(own) + len(other) > 2:
                 raise NotComparable(f"{method.name} and {comparator.name} have no training seed in common")
+            own, other = (tuple(one for one in some if _seed(one) in shared or not shared) for some in (own, other))
         count = max(len(own), len(other))
         both = [one * count if len(one) == 1 else one for one in (own, other)]
         for record in (*own, *other):
@@ -124,7 +126,7 @@ class Pair:
             if found.p is None:
                 return found
             each = method[0] - comparator[0]
-            sums = each if self.clusters is None else np.bincount(self.clusters, each)
+            sums = each if self.clusters is None else np.bincount(cluster_index(self.clusters, len(each)), each)
             return found._replace(p=max(found.p, skew_adjusted_p(sums)))
         over = paired_over_seeds(method, comparator, self.clusters)
         sd = float((method - comparator).mean(1).std(ddof=1))

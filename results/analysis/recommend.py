@@ -6,7 +6,7 @@ Letters: n cases, R resamples.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from results.analysis import comparisons
 from results.analysis.bounds import COSTS, BadBound, Bound, check_unit, figure
-from results.analysis.differences import NotComparable, arms
-from results.analysis.modes import RATIO, base, named, split
-from results.analysis.paired import cluster_index
+from results.analysis.differences import NotComparable, arms, clusters_of
+from results.analysis.modes import RATIO, base, launch_bound, named, split
+from results.analysis.paired import FEWEST, cluster_index
 from results.analysis.points import Point
 from results.analysis.statistics import block_medians, resample_counts, resamples
 from results.record import Record
@@ -68,9 +68,10 @@ class Candidate:
 def candidates(
     points: Mapping[str, Record], dense: Record, most: Sequence[Bound], least: Sequence[Bound]
 ) -> tuple[list[Candidate], list[str]]:
-    """Those that have every figure, the most probable first, and why others are left out. points: by name. Images are
-    resampled once for all metrics, so that their limits are met or missed together; timings are drawn apart. Raises
-    BadBound for a bound on nothing that the records hold, or without a unit."""
+    """Those that have every figure, and why others are left out. points: by name. Images are resampled once for all
+    figures that vary with them, so that their limits are met or missed together; timings are drawn apart, and say
+    nothing below `FEWEST` pairs, or where a GPU idled. Raises BadBound for a bound on nothing that the records hold, or
+    without a unit."""
     known = [
         name for record in (dense, *points.values()) for name, e in record.estimates.items()
         if base(name) in COSTS.values() or (e.role == "quality" and e.better)
@@ -91,15 +92,29 @@ def candidates(
         except NotComparable as error:
             left_out.append(f"{label} is left out: {error}")
             continue
-        every = math.prod(float(met.mean()) for _, met in checked[: len(on_cost)])
-        together = [met for _, met in checked[len(on_cost) :]]
-        every *= float(np.prod(together, axis=0).mean()) if together else 1.0
+        timed = [met for check, met in checked if base(check.figure) == RATIO]
+        of_images = [met for check, met in checked if base(check.figure) != RATIO]
+        every = math.prod(float(met.mean()) for met in timed)
+        every *= float(np.prod(of_images, axis=0).mean()) if of_images else 1.0
         found.append(Candidate(record, label, tuple(check for check, _ in checked), every))
-    return sorted(found, key=lambda one: (-one.probability, one.missed)), left_out
+    return found, left_out
 
 
-def tied(first: Candidate, others: Sequence[Candidate], metric: str) -> list[str]:
-    """The names of those that cannot be told apart from the first in a metric (Holm over all of them)."""
+def ranked(found: Iterable[Candidate], metric: str) -> list[Candidate]:
+    """The most probable first; of those that are equally so, those that miss the least, then the best in the metric
+    ("" for none), then the cheapest."""
+
+    def place(one: Candidate) -> tuple[float, ...]:
+        quality, gmacs = one.record.estimates.get(metric), one.record.estimates.get("gmacs")
+        loss = 0.0 if quality is None else quality.value * (-1 if quality.better == "higher" else 1)
+        return -one.probability, one.missed, loss, math.inf if gmacs is None else gmacs.value
+
+    return sorted(found, key=place)
+
+
+def beside(first: Candidate, others: Sequence[Candidate], metric: str) -> tuple[list[str], list[str]]:
+    """The names of those that cannot be told apart from the first in a metric, and of those that are better (Holm over
+    all of them)."""
     tests = {}
     for other in others:
         try:
@@ -108,7 +123,8 @@ def tied(first: Candidate, others: Sequence[Candidate], metric: str) -> list[str
         except NotComparable:
             continue
     judged = comparisons.family(tests, "exploratory")
-    return [name for name, one in judged.items() if one.word == "not distinguishable"]
+    tied, better = ([n for n, one in judged.items() if one.word == word] for word in ("not distinguishable", "better"))
+    return tied, better
 
 
 def _cost(limit: Bound, name: str, record: Record, dense: Record) -> tuple[Check, Met]:
@@ -118,15 +134,28 @@ def _cost(limit: Bound, name: str, record: Record, dense: Record) -> tuple[Check
     kind, mode = split(name)
     if name not in record.estimates or (kind != RATIO and name not in dense.estimates):
         raise NotComparable(f"it has no {name}")
-    own = record.estimates[name].value
-    value = own if kind == RATIO else own / dense.estimates[name].value
-    drawn = np.array([value])
+    own = record.estimates[name]
+    value = own.value if kind == RATIO else own.value / dense.estimates[name].value
+    check = Check(name, "cost", most, value, max(0.0, value - most))
     if kind == RATIO:
-        pairs = [record.samples.get(named(f"latency_{who}_s", mode), ()) for who in ("method", "dense")]
-        if len(pairs[0]) == len(pairs[1]) > 1:
-            blocks = block_medians(*pairs)
-            drawn = np.median(blocks[resamples(len(blocks), RESAMPLES)], axis=1)
-    return Check(name, "cost", most, value, max(0.0, value - most)), (drawn <= most).astype(float)
+        return check, _timed(record, dense, mode, most)
+    if own.values:  # of a method that decides image by image
+        spare = most * dense.estimates[name].value - np.array(own.values)
+        return check, _kept(spare, clusters_of(record.cases))
+    return check, np.full(RESAMPLES, float(value <= most))
+
+
+def _timed(record: Record, dense: Record, mode: str, most: float) -> Met:
+    """The share of resamples of its blocks of pairs in which a latency is at most that, (R,) times. It is no more than
+    1 - 2^-B: so often are all of B blocks there by luck where the true median lies just beyond."""
+    pairs = [record.samples.get(named(f"latency_{who}_s", mode), ()) for who in ("method", "dense")]
+    if len(pairs[0]) != len(pairs[1]) or len(pairs[0]) < FEWEST:
+        raise NotComparable(f"its latency is of {len(pairs[0])} timed pairs; {FEWEST} are the fewest")
+    if launch_bound((record, dense), mode):
+        raise NotComparable("its latency is launch-bound: a GPU idled through more than a quarter of the time")
+    blocks = block_medians(*pairs)
+    share = float((np.median(blocks[resamples(len(blocks), RESAMPLES)], axis=1) <= most).mean())
+    return np.full(RESAMPLES, min(share, 1 - 0.5 ** len(blocks)))
 
 
 def _quality(limit: Bound, name: str, record: Record, dense: Record) -> tuple[Check, Met]:

@@ -23,6 +23,8 @@ def show(found: Sequence[Recommendation], console: Console | None = None) -> Non
         console.print(_table(one))
         if one.tied:
             console.print(Text(f"not distinguishable from the first in {one.metric}: {', '.join(one.tied)}"))
+        if one.better:
+            console.print(Text(f"better than the first in {one.metric}: {', '.join(one.better)}"))
         for line in one.notes:
             console.print(Text(line))
         console.print(Text(f"to use it: {apply_line(one.meeting[0].record)}", "bold"), soft_wrap=True)

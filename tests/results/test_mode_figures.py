@@ -10,7 +10,8 @@ from results import Table
 from results.analysis import modes
 from results.analysis.bounds import BadBound, bound, figure
 from results.analysis.compare import compare
-from results.analysis.recommend import candidates
+from results.analysis.recommend import candidates, ranked
+from results.analysis.statistics import BLOCKS
 from results.analysis.verdict import judge
 from results.report import fronts
 from results.tables import markdown, terminal
@@ -125,5 +126,7 @@ def test_points_compare_in_each_mode(records):
 def test_a_budget_on_a_mode(records):
     limit = [bound("latency[compile+graph]=0.7", "=", "x")]
     found, left_out = candidates({"a": records[1], "b": records[2]}, records[0], limit, [])
-    assert [(one.name, one.probability) for one in found] == [("b", 1.0), ("a", 0.0)]
+    assert [(one.name, one.probability) for one in ranked(found, "")] == [("b", 1 - 0.5**BLOCKS), ("a", 0.0)]
     assert not left_out
+    _, left_out = candidates({"a": records[1]}, records[0], [bound("latency=0.99", "=", "x")], [])
+    assert "launch-bound: a GPU idled" in left_out[0]  # eager

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from compared import DENSE, NOISE, N, by_blocks, made  # noqa: F401 (a fixture)
+from compared import DENSE, NOISE, PAIRS, N, by_blocks, made  # noqa: F401 (a fixture)
 
 from results.analysis.bounds import BadBound, bound
 from results.analysis.differences import NotComparable
@@ -42,6 +42,46 @@ def test_the_probability_is_that_of_the_data(run):
         probability = {one.name: one.probability for one in found.meeting}
         assert probability["sure 30 %"] == 1
         assert probability.get("a 30 %", share) == pytest.approx(share, abs=0.05)
+
+
+def test_the_best_of_those_that_surely_meet_it_is_put_to_use(run):
+    folder = run("r", ("bad", 0.3, DENSE + 1 + NOISE), ("good", 0.3, DENSE + NOISE), ("worst", 0.3, DENSE + 2 + NOISE))
+    (found,) = recommended([folder], ["gmacs=0.8"], [])
+    assert [one.name for one in found.meeting] == ["good 30 %", "bad 30 %", "worst 30 %"]
+    assert not found.tied and not found.better
+    assert any("the first of 3 points, chosen on the images" in line for line in found.notes)
+
+
+def test_one_that_is_surer_and_worse_is_said_to_be(run):
+    """By latency, of which images say nothing: two of good's six blocks are beyond the limit."""
+    timed = [(0.7 if pair < 8 else 0.9) * seconds for pair, seconds in enumerate(PAIRS)]
+    samples = {"samples": {"latency_dense_s": PAIRS, "latency_method_s": timed}}
+    folder = run("r", ("bad", 0.3, DENSE + 1 + NOISE), ("good", 0.3, DENSE + NOISE, samples))
+    (found,) = recommended([folder], ["latency=0.8"], [])
+    assert [one.name for one in found.meeting] == ["bad 30 %", "good 30 %"]
+    assert 0.5 < found.meeting[1].probability < found.meeting[0].probability < 1
+    assert found.better == ("good 30 %",) and not found.tied
+
+
+def test_counts_that_vary_with_the_image_are_no_exact_figure(judged, estimate):
+    """Half of such runs meet a limit at the true mean."""
+    dense = judged("dense", None, DENSE)
+    dense = dense.model_copy(update={"estimates": {**dense.estimates, "gmacs": estimate(1.0, role="cost")}})
+    spent = np.random.default_rng(0).normal(0.8, 0.15, len(DENSE))
+    spent += 0.799 - spent.mean()
+    gmacs = estimate(float(spent.mean()), low=0.76, high=0.84, values=tuple(spent), role="cost")
+    own = judged("adaptive", 0.2, DENSE)
+    own = own.model_copy(update={"estimates": {**own.estimates, "gmacs": gmacs}})
+    ((found,), _) = candidates({"a": own}, dense, [bound("gmacs=0.8", "=", "x")], [])
+    assert 0.45 < found.probability < 0.65
+
+
+def test_two_timed_pairs_say_nothing(judged, estimate):
+    dense = judged("dense", None, DENSE[:8])
+    one = by_blocks(np.random.default_rng(0), judged, estimate)
+    one = one.model_copy(update={"samples": {name: values[:2] for name, values in one.samples.items()}})
+    found, left_out = candidates({"a": one}, dense, [bound("latency=2", "=", "x")], [])
+    assert not found and "of 2 timed pairs; 8 are the fewest" in left_out[0]
 
 
 def test_runs_of_one_workload_are_taken_together(run):
