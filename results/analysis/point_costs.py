@@ -9,6 +9,7 @@ from results.analysis import modes
 from results.analysis.compare import latencies_compare, latency_between, latency_of
 from results.analysis.paired import FEWEST
 from results.analysis.points import Point
+from results.analysis.seeds import over_seeds
 from results.analysis.verdict_types import Cost, LatencyWord, ModeLatency
 from results.record import Estimate, Record
 
@@ -17,22 +18,45 @@ FLOOR = "latency_floor"
 
 
 def cost_of(point: Point, dense: Point) -> Cost:
-    """Relative to dense; several training seeds cost what the first one does."""
-    own, other = point.first, dense.first
-    gmacs = None
-    if "gmacs" in own.estimates and "gmacs" in other.estimates:
-        gmacs = own.estimates["gmacs"].value / other.estimates["gmacs"].value
-    if latency_of(own, other) == modes.RATIO:
-        ratios = {mode: own.estimates[modes.named(modes.RATIO, mode)] for mode in modes.of(own.estimates)}
-    else:  # the ratio is to a dense run of other work
-        ratios = {
-            mode: _of_seconds(own, other, mode)
-            for mode in modes.of(own.estimates)
-            if latencies_compare(own, other, mode)
-        }
-    found = {mode: _latency((own, other), ratio, mode) for mode, ratio in ratios.items()}
+    """Relative to dense; of several training seeds the mean, with Student's interval over the seeds."""
+    other = dense.first
+    each = [_latencies(own, other) for own in point.records]
+    found = {
+        mode: _latency((*point.records, other), _over_seeds([one[mode] for one in each]), mode)
+        for mode in each[0]
+        if all(mode in one for one in each)
+    }
     eager = found.pop(modes.EAGER, {})
-    return Cost(gmacs=gmacs, **eager, modes=tuple(ModeLatency(mode=mode, **one) for mode, one in found.items()))
+    return Cost(
+        gmacs=gmacs_of(point, dense), **eager, modes=tuple(ModeLatency(mode=mode, **one) for mode, one in found.items())
+    )
+
+
+def gmacs_of(point: Point, dense: Point) -> float | None:
+    """Relative to dense, the mean over training seeds; None where some record has none."""
+    if not all("gmacs" in record.estimates for record in (*point.records, dense.first)):
+        return None
+    own = [record.estimates["gmacs"].value for record in point.records]
+    return sum(own) / len(own) / dense.first.estimates["gmacs"].value
+
+
+def _latencies(own: Record, other: Record) -> dict[str, Estimate]:
+    """Of one training seed, relative to dense, by mode."""
+    if latency_of(own, other) == modes.RATIO:
+        return {mode: own.estimates[modes.named(modes.RATIO, mode)] for mode in modes.of(own.estimates)}
+    # the ratio is to a dense run of other work
+    return {
+        mode: _of_seconds(own, other, mode) for mode in modes.of(own.estimates) if latencies_compare(own, other, mode)
+    }
+
+
+def _over_seeds(ratios: Sequence[Estimate]) -> Estimate:
+    if len(ratios) == 1:
+        return ratios[0]
+    value, low, high, _ = over_seeds([one.value for one in ratios])
+    return ratios[0].model_copy(
+        update={"value": value, "low": low, "high": high, "n": min(one.n for one in ratios), "replicates": ()}
+    )
 
 
 def _of_seconds(own: Record, other: Record, mode: str) -> Estimate:

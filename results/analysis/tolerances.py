@@ -12,6 +12,13 @@ from results.analysis.sets import RANKING_NEEDS
 _FID, _CLIP = 0.02, 0.002
 
 
+def clear_of(low: float, high: float, dense: float) -> bool | None:
+    """Whether the interval of a paired difference of CLIP scores lies within the tolerance (True) or beyond (False);
+    None where it does neither, so that these images do not tell."""
+    edge = -_CLIP * dense
+    return True if low >= edge else False if high < edge else None
+
+
 def within(metric: str, value: float, dense: float, n: int | None = None) -> bool | None:
     """Whether a figure of n images (None: not known) passes; None where there is no tolerance, or too few images."""
     kind = metric.partition("[")[0]

@@ -21,7 +21,7 @@ from results.analysis.differences import NotComparable
 from results.analysis.headline import Headline, headline
 from results.analysis.paired import FEWEST
 from results.analysis.pareto import comparable
-from results.analysis.point_costs import cost_of
+from results.analysis.point_costs import cost_of, gmacs_of
 from results.analysis.point_names import point_names
 from results.analysis.points import DENSE, OTHERS, Block, Pair, Point, blocks_of, budget_of, led_to, points_of
 from results.analysis.ranks import probability_best, rank_sets
@@ -80,7 +80,7 @@ def _section(group: Sequence[Record], about: str, matches: Sequence[Mapping[str,
     judged = list(to_dense.values()) or list(pairs.values())
     n = max((one.n for one in judged), default=n)
     mean = None if on.fidelity else float(np.mean([r.estimates[on.name].value for r in sweep.first.records]))
-    seen = [one.detectable / abs(mean or 1.0) for one in judged if one.detectable]
+    seen = [one.detectable * ((one.share or 1 / abs(mean)) if mean else 1) for one in judged if one.detectable]
     return Section(
         setup=about, metric=on.name, unit=on.estimate.unit, better=on.estimate.better,
         convention=on.estimate.convention, fidelity=on.fidelity, n=n, dense=mean,
@@ -237,9 +237,19 @@ class _Sweep:
             for name, own in point.first.estimates.items():
                 passed = tolerances.within(name, own.value, dense[name].value, own.n) if name in dense else None
                 if passed is not None:
+                    found = self._paired(point, name)
+                    if found is not None and found.low is not None and found.high is not None:
+                        passed = tolerances.clear_of(found.low, found.high, dense[name].value)
                     out.append(Tolerance(point=point.name, metric=name, value=own.value, dense=dense[name].value,
                                          n=own.n, within=passed))  # fmt: skip
         return out
+
+    def _paired(self, point: Point, metric: str) -> Compared | None:
+        """Less dense, image by image; None for a distance between sets."""
+        try:
+            return comparisons.paired_test(point, self.reference(point), metric).result
+        except NotComparable:
+            return None
 
 
 def _between(pairs: _Pairs, one: Point, other: Point) -> Compared | None:
@@ -251,8 +261,8 @@ def _between(pairs: _Pairs, one: Point, other: Point) -> Compared | None:
 
 
 def _near(one: Point, other: Point) -> bool:
-    own, theirs = (point.first.estimates.get("gmacs") for point in (one, other))
-    return own is not None and theirs is not None and abs(theirs.value - own.value) <= _NEAR * own.value
+    share = gmacs_of(other, one)
+    return share is not None and abs(share - 1) <= _NEAR
 
 
 def _task(point: Point) -> str:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from results.analysis.pareto import Better
 from results.tables.formatting import number
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Word = Literal["better", "no worse than margin", "worse", "not distinguishable"]
 Family = Literal["confirmatory", "exploratory"]
@@ -78,6 +78,11 @@ class Compared(Plain):
     cost: Cost = Cost()
 
     @property
+    def share(self) -> float | None:
+        """What one unit of the metric is of the comparator's mean; None where that is not known."""
+        return self.relative / self.difference if self.relative else None
+
+    @property
     def text(self) -> str:
         """The verdict in words."""
         if self.word != "not distinguishable":
@@ -107,14 +112,15 @@ class BlockVerdict(Plain):
 
 
 class Tolerance(Plain):
-    """A metric within MLPerf's tolerance of dense's or not."""
+    """A metric within MLPerf's tolerance of dense's or not. within: of a mean over images, what the interval of the
+    paired difference says, None where it lies on both sides; of FID, the figures alone."""
 
     point: str
     metric: str
     value: float
     dense: float
     n: int
-    within: bool
+    within: bool | None
 
 
 class Section(Plain):

@@ -29,13 +29,13 @@ def forest(section: Section, path: str | Path) -> Path:
 def _figure(section: Section, lines: Sequence[tuple[str, int, Compared]]) -> Figure:
     figure = Figure(figsize=(8.4, 0.34 * len(lines) + 1.9), layout="constrained")
     axes = figure.add_subplot()
-    relative = bool(section.dense)  # of a mean of 0 nothing is a share
-    scale = 100 / abs(section.dense) if section.dense else 1.0  # in % of dense's mean
+    relative = bool(section.dense)  # of a mean of 0 nothing is a share; else in % of the comparator's own mean
     places, gap = [], 0.0
     for index, (_, place, _) in enumerate(lines):
         gap += 0.6 if index and place == 0 else 0.0
         places.append(index + gap)
     for where, (_, _, one) in zip(places, lines, strict=True):
+        scale = 100 * (one.share or 1 / abs(section.dense)) if relative and section.dense else 1.0
         colour = _COLOURS[one.word]
         if one.low is not None and one.high is not None:
             axes.hlines(where, one.low * scale, one.high * scale, color=colour, linewidth=2)

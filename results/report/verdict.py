@@ -7,7 +7,7 @@ from typing import Any
 
 from results.analysis.verdict_types import BlockVerdict, Compared, Section
 from results.tables.formatting import DIRECTIONS, change, interval, number, percent
-from results.tables.verdict import duration, latency, resolution
+from results.tables.verdict import PASSED, duration, latency, resolution
 
 MARKS = {"better": ("good", "▲"), "no worse than margin": ("good", "≈"), "worse": ("bad", "▼"),
          "not distinguishable": ("open", "○")}  # fmt: skip
@@ -27,7 +27,7 @@ def shown(section: Section) -> dict[str, Any]:
         ],
         "tolerances": [
             {"point": one.point, "metric": one.metric, "value": number(one.value), "dense": number(one.dense),
-             "n": one.n, "passed": one.within}
+             "n": one.n, "passed": PASSED[one.within]}
             for one in section.tolerances
         ],
     }  # fmt: skip
