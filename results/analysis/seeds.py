@@ -123,6 +123,28 @@ def _level(half: Callable[[float], float], distance: float) -> float:
     return math.exp(high)
 
 
+def level(estimates: Sequence[Estimate]) -> Estimate:
+    """One figure of several training seeds: the mean of theirs, with Student's interval over the seeds. A figure of
+    quality rests on images, too, which all seeds share: the half width over these is added in squares, as for
+    differences. Replicates are the means of the seeds'. Raises ValueError as `over_seeds`."""
+    first = estimates[0]
+    if len(estimates) == 1:
+        return first
+    value, low, high, _ = over_seeds([one.value for one in estimates])
+    assert low is not None and high is not None  # of two at least
+    sides = {"low": value - low, "high": high - value}
+    if first.role == "quality":
+        for side, sign in (("low", -1), ("high", 1)):
+            bounds = [getattr(one, side) for one in estimates]
+            if None not in bounds:
+                own = np.mean([sign * (bound - one.value) for bound, one in zip(bounds, estimates, strict=True)])
+                sides[side] = math.hypot(sides[side], float(own))
+    drawn = {len(one.replicates) for one in estimates}
+    means = np.mean([one.replicates for one in estimates], axis=0).tolist() if len(drawn) == 1 else ()
+    update = {"value": value, "low": value - sides["low"], "high": value + sides["high"], "values": ()}
+    return first.model_copy(update=update | {"replicates": tuple(means)})
+
+
 def pooled(records: Sequence[Record]) -> pd.DataFrame:
     """One row per method, settings without the seed, and everything else that a comparison holds fixed: records of
     other cases, metrics' versions, steps or precision are points of their own.

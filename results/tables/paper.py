@@ -17,8 +17,8 @@ from typing import Any, Literal
 import pandas as pd
 
 from results.analysis.pareto import comparable
-from results.analysis.point_names import unique_names
-from results.analysis.points import DENSE, OTHERS, Block, Point, blocks_of
+from results.analysis.points import DENSE, OTHERS, Block, Point, blocks_of, points_of
+from results.analysis.seeds import level
 from results.analysis.sets import ranks
 from results.files import write_atomic
 from results.record import Estimate, Record, newest
@@ -38,7 +38,8 @@ _BREAK = " \\\\"
 _TITLE = re.compile(r"(.+?)(\[[^\[\]]+\])?(?: (\(\w+\)))?")
 _NOTE = (
     "Best at its strength: its 95 % interval lies apart from all others there. Tied: it overlaps the best one's. "
-    "Distances between sets, such as FID, are marked from 1,000 images on."
+    "Distances between sets, such as FID, are marked from 1,000 images on. Several training seeds are one point, its "
+    "intervals over seeds and images; those of one training cover images only."
 )
 _SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -73,21 +74,32 @@ def write_paper(records: Sequence[Record], folder: str | Path, matches: Sequence
 
 
 def cells(group: Sequence[Record], matches: Sequence[Mapping[str, Any]] = ()) -> Iterator[Cell]:
-    """The figures of a group, point by point: costs, then every metric that has a direction. Dense comes first and is
-    in no contest."""
-    names, table = unique_names(group), Table(group)
-    points = [Point(names[record.key], (record,)) for record in group if record.usable]
+    """The figures of a group, point by point, training seeds together: costs, then every metric that has a direction.
+    Dense comes first and is in no contest."""
+    table, points = Table(group), points_of(group)
     dense = [point for point in points if point.first.method == DENSE]
     blocks = [Block("", tuple(dense)), *blocks_of([point for point in points if point not in dense], matches)]
     for block in blocks:
         for point in block.points:
-            for name, estimate in point.first.estimates.items():
+            for name in point.first.estimates:
+                if (estimate := _level(point, name)) is None:
+                    continue
                 if name in _COSTS:
-                    yield Cell(point.name, block.title, name, estimate, "")
+                    yield Cell(_named(point), block.title, name, estimate, "")
                 elif name in table.qualities:
-                    rivals = [each.first.estimates[name] for each in block.points if name in each.first.estimates]
+                    rivals = [one for each in block.points if (one := _level(each, name)) is not None]
                     contest = block.title not in ("", OTHERS) and all(ranks(name, one) for one in rivals)
-                    yield Cell(point.name, block.title, name, estimate, _mark(estimate, rivals) if contest else "")
+                    yield Cell(_named(point), block.title, name, estimate, _mark(estimate, rivals) if contest else "")
+
+
+def _level(point: Point, name: str) -> Estimate | None:
+    """Over the training seeds; None where one of them has no such figure."""
+    found = [record.estimates[name] for record in point.records if name in record.estimates]
+    return level(found) if len(found) == len(point.records) else None
+
+
+def _named(point: Point) -> str:
+    return f"{point.name}, {len(point.records)} seeds" if len(point.records) > 1 else point.name
 
 
 def _mark(own: Estimate, rivals: Sequence[Estimate]) -> Mark:
@@ -96,9 +108,9 @@ def _mark(own: Estimate, rivals: Sequence[Estimate]) -> Mark:
         return ""
     best = min(rivals, key=lambda one: one.value if own.better == "lower" else -one.value)
     overlaps = [one for one in rivals if one is not best and _overlap(one, best)]
-    if own is best:
+    if own == best:
         return "tied" if overlaps else "best"
-    return "tied" if any(own is one for one in overlaps) else ""
+    return "tied" if own in overlaps else ""
 
 
 def _overlap(one: Estimate, other: Estimate) -> bool:

@@ -148,3 +148,23 @@ def test_points_of_other_strengths_are_in_no_contest(record: Any) -> None:
     group = [record(name, estimates={"loss": figure(*one)}) for name, one in figures.items()]
     found = paper.cells([record("dense", estimates={"loss": figure(0, 0, 0)}), *group])
     assert {cell.mark for cell in found} == {""}
+
+
+def test_training_seeds_are_one_point_with_an_interval_over_them(record: Any) -> None:
+    """One lucky fit of three wins nothing, and three alike do not tie each other out."""
+    losses = {"a": (0.9, 1.5, 1.2), "b": (2.0, 2.01, 2.02), "c": (0.95,)}
+    group = [
+        record(method, 0.2, settings={"ratio": 0.2, "seed": seed}, key=f"{method} {seed:07}",
+               estimates={"loss": figure(loss, loss - 0.03, loss + 0.04), "gmacs": figure(10 * loss, None, None)})
+        for method, some in losses.items() for seed, loss in enumerate(some)
+    ]  # fmt: skip
+    found = {(cell.point, cell.column): cell for cell in paper.cells(group)}
+    assert {point for point, _ in found} == {"a 20 %, 3 seeds", "b 20 %, 3 seeds", "c 20 %"}
+    a = found["a 20 %, 3 seeds", "loss"]
+    half = 4.302653 * 0.3 / 3**0.5  # Student's of 2 degrees of freedom
+    assert a.estimate.value == pytest.approx(1.2)
+    assert a.estimate.low == pytest.approx(1.2 - (half**2 + 0.03**2) ** 0.5)
+    assert a.estimate.high == pytest.approx(1.2 + (half**2 + 0.04**2) ** 0.5)
+    assert found["b 20 %, 3 seeds", "gmacs"].estimate.value == pytest.approx(20.1)
+    marks = {point: cell.mark for (point, column), cell in found.items() if column == "loss"}
+    assert marks == {"a 20 %, 3 seeds": "tied", "b 20 %, 3 seeds": "", "c 20 %": "tied"}
