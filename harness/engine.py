@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, ClassVar, get_args
 
+import numpy as np
+
 from harness import attach, cost, effect, generation, timing, token_maps
 from harness.compose import method_class
 from harness.errors import MethodFailure, failure_reason
@@ -25,6 +27,7 @@ from harness.spec import Case, Progress, State
 from harness.sweep import DENSE, Mode
 from harness.task import Task
 from harness.workload import Point, Workload
+from results.analysis.differences import clusters_of
 from results.analysis.modes import RATIO, named
 from results.record import CaseFacts, Estimate, Record
 from results.run_folder import RunFolder
@@ -175,6 +178,9 @@ class OpenWorkload:
         facts = self.task.case_facts
         return tuple(CaseFacts(prompt=case.prompt, seed=case.seed, facts=facts(case)) for case in self.cases)
 
+    def _sample(self, images: np.ndarray) -> Sample:
+        return Sample(self.cases, images, clusters_of(self._case_facts))
+
     # -- passes ----------------------------------------------------------------------------------------------
 
     def _passes(
@@ -192,7 +198,7 @@ class OpenWorkload:
         known = folder.store.of_sample(point.sample_key)
         images = folder.images(known) if known is not None else None
         if known is not None and images is not None:
-            sample = Sample(self.cases, images)
+            sample = self._sample(images)
             result.estimates = {name: e for name, e in known.estimates.items() if name not in known.judged}
             result.samples = known.samples
             result.environment = dict(known.environment)  # the costs were measured by that commit, on that day
@@ -212,7 +218,7 @@ class OpenWorkload:
             result.environment["judged_by_commit"] = environment.commit()
         costs = set(result.estimates)
         found, unjudged = judged(self.metrics, sample, dense, costs)
-        result.estimates |= clustered(found, self._case_facts)
+        result.estimates = clustered(result.estimates | found, sample.clusters)
         result.judged = tuple(found)
         result.paths["features"] = folder.save_features(sample.features, point.sample_key)
         result.paths["references"] = folder.save_references(sample.references)
@@ -252,7 +258,7 @@ class OpenWorkload:
     ) -> Sample:
         chunks = self.generate(method, state, progress, made)
         images, spent = generation.joined(chunks, len(self.cases))
-        sample, subject = Sample(self.cases, images), replace(self.subject, spent=spent)
+        sample, subject = self._sample(images), replace(self.subject, spent=spent)
         progress("cost", 0)
         with self.exclusive() if self.exclusive else nullcontext():
             result.estimates, result.samples = cost.measured(subject, method, state, self.dense, self.rounds, progress)
@@ -294,7 +300,7 @@ class OpenWorkload:
             images = folder.images(record) if record is not None and record.usable else None
             if record is None or images is None:
                 raise MethodFailure("the dense point that it is compared with has no images here")
-            self._dense = (point.reference, Sample(self.cases, images), record.estimates["gmacs"].value)
+            self._dense = (point.reference, self._sample(images), record.estimates["gmacs"].value)
         return self._dense[1]
 
 

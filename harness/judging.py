@@ -9,9 +9,9 @@ import numpy as np
 
 from harness.errors import first_line
 from harness.metric import Metric, Sample
-from results.analysis.differences import clusters_of
 from results.analysis.paired import paired
-from results.record import CaseFacts, Estimate
+from results.analysis.statistics import drawn_cases
+from results.record import Estimate
 
 _MEASURED = ("gmacs", "latency_", "peak_", "energy_", "throughput_")
 """How the names of what the harness measures begin, whether a point has it or not."""
@@ -43,12 +43,14 @@ def judged(
     return estimates, lost
 
 
-def clustered(estimates: Mapping[str, Estimate], cases: Sequence[CaseFacts]) -> dict[str, Estimate]:
-    """The same, with the intervals of means over images drawn by cluster where cases share a prompt or a picture."""
-    clusters = clusters_of(cases)
+def clustered(estimates: Mapping[str, Estimate], clusters: np.ndarray | None) -> dict[str, Estimate]:
+    """The same, with the intervals and replicates of means over images drawn by cluster (N,) where cases share a prompt
+    or a picture; a distance between sets draws its own so."""
     if clusters is None:
         return dict(estimates)
-    return {name: _by_cluster(one, clusters) if one.values else one for name, one in estimates.items()}
+    return {
+        name: _by_cluster(one, clusters) if len(one.values) == len(clusters) else one for name, one in estimates.items()
+    }
 
 
 def _by_cluster(estimate: Estimate, clusters: np.ndarray) -> Estimate:
@@ -60,7 +62,9 @@ def _by_cluster(estimate: Estimate, clusters: np.ndarray) -> Estimate:
     if found.low is None or found.high is None:
         return estimate
     bounds = {"low": min(found.low, estimate.low), "high": max(found.high, estimate.high)}  # never the narrower one
-    return estimate.model_copy(update=bounds)
+    rows = drawn_cases(len(values), len(estimate.replicates), clusters) if estimate.replicates else ()
+    drawn = tuple(float(np.nanmean(values[some])) if np.isfinite(values[some]).any() else math.nan for some in rows)
+    return estimate.model_copy(update=bounds | {"replicates": drawn})
 
 
 def _declared(metric: Metric) -> set[str]:

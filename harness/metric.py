@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 class Sample:
     """The images of one operating point. images: (N, H, W, 3) uint8, read-only. Metrics share work through `once`.
 
+    clusters: (N,) which cases belong together, for they share a prompt or a picture; None where all stand alone.
     features: (N, D) by extractor, and references: (M, D), what distances compare them with, by name of the estimate, or
     by extractor where all of its estimates share one set: what a metric puts there is kept beside the images, in half
     precision, so that two records can be compared later without a model.
@@ -32,6 +33,7 @@ class Sample:
 
     cases: tuple[Case, ...]
     images: np.ndarray
+    clusters: np.ndarray | None = None
     features: dict[str, np.ndarray] = field(default_factory=dict)
     references: dict[str, np.ndarray] = field(default_factory=dict)
     _memo: dict[str, Any] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from harness.errors import UserError
 from harness.judging import clustered
 from harness.metric import per_image
 from harness.sweep import Sweep
+from results.analysis.differences import clusters_of
 from results.record import CaseFacts
 
 
@@ -73,10 +74,11 @@ def test_intervals_run_over_prompts_where_several_images_are_of_one() -> None:
     many = per_image(np.repeat(values, 50), unit="u", better="lower", convention="mean")
     cases = [CaseFacts(prompt=f"p {row // 50}", seed=row) for row in range(600)]
     distance = many.model_copy(update={"values": (), "set_distance": "frechet judge"})
-    found = clustered({"truth": many, "fid": distance}, cases)
+    found = clustered({"truth": many, "fid": distance}, clusters_of(cases))
     own = found["truth"]
+    assert np.std(own.replicates) > 4 * np.std(many.replicates)
     assert own.value == many.value and found["fid"] is distance
     assert (own.low, own.high) == pytest.approx((once.low, once.high), abs=0.1)
     assert own.high - own.low > 4 * (many.high - many.low)  # type: ignore[operator]
     alone = [CaseFacts(prompt=f"p {row}", seed=row) for row in range(12)]
-    assert clustered({"truth": once}, alone) == {"truth": once}
+    assert clustered({"truth": once}, clusters_of(alone)) == {"truth": once}

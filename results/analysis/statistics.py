@@ -40,6 +40,18 @@ def resamples(n: int, replicates: int = REPLICATES, seed: int = 0) -> NDArray[np
     return np.random.default_rng(seed).integers(n, size=(replicates, n))  # (R, n)
 
 
+def drawn_cases(
+    n: int, replicates: int = REPLICATES, clusters: NDArray[np.int64] | None = None, seed: int = 0
+) -> list[NDArray[np.int64]]:
+    """The cases of each resample, as `resamples(n)` has them; where cases belong together, by their labels (n,), whole
+    clusters are drawn, so that resamples may differ in size."""
+    if clusters is None:
+        return list(resamples(n, replicates, seed))
+    members = np.unique(clusters, return_inverse=True)[1]
+    cases = [np.flatnonzero(members == one) for one in range(members.max() + 1)]
+    return [np.concatenate([cases[one] for one in rows]) for rows in resamples(len(cases), replicates, seed)]
+
+
 def resample_counts(n: int, replicates: int, seed: int = 0) -> Iterable[NDArray[np.float64]]:
     """How often each case is drawn in each of `resamples(n, replicates, seed)`, in strips of rows, (r, n) each, which
     are read-only.

@@ -29,6 +29,7 @@ from matplotlib.patheffects import withStroke
 from results.analysis.headline import headline
 from results.analysis.modes import base
 from results.analysis.point_names import strength, variants
+from results.analysis.seeds import several
 from results.analysis.sets import RANKING_NEEDS
 from results.files import slug, write_atomic
 from results.plots import label_placement
@@ -203,9 +204,10 @@ def _draw_texts(
     front = (
         "Shaded: dominated." if ranked else f"No front: {quality} of fewer than {RANKING_NEEDS:,} images ranks nothing."
     )
+    own = " Every training seed is a point of its own." if several(table.records) else ""
     caption = (
         f"{title(cost)}: {x.convention}. {quality}: {y.convention}. {sizes}. Bars: 95 % intervals{arrows}. "
-        f"Labels: compression ratio, or the strength setting, where there is room. {front}"
+        f"Labels: compression ratio, or the strength setting, where there is room. {front}{own}"
     )
     figure.supxlabel(_wrapped(caption, 150), x=0.015, ha="left", fontsize=8, color="#555555")
 

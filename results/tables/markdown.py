@@ -37,6 +37,11 @@ _HOW_TO_READ = """\
   strength; `results.csv` has every setting. A cell without a number is empty.
 - Only points of one group share a front: same task, model, device, dtype, steps, cases and fingerprint."""
 
+_EVERY_SEED = (
+    "**Every training seed is a point of its own here**, and a lucky fit may lie on a front that its method's mean "
+    "does not reach. summary.md and the verdict take the seeds together."
+)
+
 _COSTS = (
     "gmacs", "gmacs_paper", "gmacs_encoder", "latency_s", "latency_ratio", "latency_limit_ratio", "latency_overhead",
     "peak_memory_mb", "tokens",
@@ -49,8 +54,9 @@ def render(table: Table) -> str:
     groups = [f"- **Group {index}**: {plain(setup(group[0]))}" for index, group in enumerate(table.groups, start=1)]
     sections = [_section(table, cost, quality, points) for cost, quality, points in table.fronts()]
     failed = [_failed(table.failed())] if table.failed() else []
+    own = [_EVERY_SEED] if seeds.several(table.records) else []
     empty = [] if sections else ["No point has both a cost and a quality metric."]
-    return "\n\n".join(["# Pareto fronts", _HOW_TO_READ, "\n".join(groups), *empty, *sections, *failed]) + "\n"
+    return "\n\n".join(["# Pareto fronts", _HOW_TO_READ, *own, "\n".join(groups), *empty, *sections, *failed]) + "\n"
 
 
 def summary(table: Table) -> str:

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from harness.errors import UserError
 from harness.metric import Column, Metric, Sample
-from results.analysis.statistics import Bootstrapped, centred_interval, resamples
+from results.analysis.statistics import Bootstrapped, centred_interval, drawn_cases
 from results.record import Estimate
 from tasks.metrics import clip, references
 from tasks.metrics.clip_score import ClipSettings
@@ -34,6 +34,7 @@ class CMMD(Metric):
     reference folder."""
 
     name = "cmmd"
+    version = 2
     about = "squared MMD (Gaussian kernel) to a reference folder, in CLIP embeddings; lower is better"
     Settings = CmmdSettings
     settings: CmmdSettings
@@ -75,9 +76,10 @@ class CMMD(Metric):
         y = clip.of_folder(model, folder, digest, device)  # (M, D)
         extractor = f"clip[{model.name}]"
         sample.features[extractor], sample.references[extractor] = x, y
+        found = distance(x, y, sample.clusters)
         return {
             f"cmmd[{model.name}]": Estimate(
-                **distance(x, y)._asdict(), n=len(x), unit="squared MMD x 1000", role="quality", better="lower",
+                **found._asdict(), n=len(x), unit="squared MMD x 1000", role="quality", better="lower",
                 convention=f"squared MMD with a Gaussian kernel (sigma {SIGMA:g}) x {SCALE:g} on unit embeddings of "
                 f"{model.name}, pairs of an image with itself included, against {len(y)} images of {folder.name}",
             )
@@ -88,11 +90,13 @@ class CMMD(Metric):
         return {f"cmmd[{model.name}]": f"{clip.print_of(model)}, reference {digest[:12]}"}
 
 
-def distance(x: np.ndarray, y: np.ndarray) -> Bootstrapped:
-    """Between embeddings x (N, D) and y (M, D). The kernel matrices are gone through in strips, once for all resamples:
-    a resample only weighs the pairs anew."""
-    drawn = np.stack([np.arange(len(x)), *resamples(len(x))])  # (1 + R, N): the sample itself, then resamples
-    weights = np.stack([np.bincount(rows, minlength=len(x)) for rows in drawn]) / len(x)  # (1 + R, N)
+def distance(x: np.ndarray, y: np.ndarray, clusters: np.ndarray | None = None) -> Bootstrapped:
+    """Between embeddings x (N, D) and y (M, D). clusters: (N,), see `Sample`.
+
+    The kernel matrices are gone through in strips, once for all resamples: a resample only weighs the pairs anew.
+    """
+    drawn = [np.arange(len(x)), *drawn_cases(len(x), clusters=clusters)]  # the sample itself, then resamples
+    weights = np.stack([np.bincount(rows, minlength=len(x)) / len(rows) for rows in drawn])  # (1 + R, N)
     own = sum(
         np.einsum("rn,rn->r", weights[:, start : start + _ROWS] @ _kernel(x[start : start + _ROWS], x), weights)
         for start in range(0, len(x), _ROWS)

@@ -59,8 +59,10 @@ class SetDistance(Metric):
     needs_features: ClassVar[bool] = False
 
     @abstractmethod
-    def distance(self, x: np.ndarray, reference: Reference, extractor: str) -> Estimate:
-        """Between features x (N, D) and a reference set."""
+    def distance(
+        self, x: np.ndarray, reference: Reference, extractor: str, clusters: np.ndarray | None = None
+    ) -> Estimate:
+        """Between features x (N, D) and a reference set. clusters: (N,), see `Sample`."""
 
     @property
     def _reference(self) -> Path | None:
@@ -117,7 +119,7 @@ class SetDistance(Metric):
             name = f"{self.name}[{space.name}]"
             if reference.features is not None:
                 sample.references[name] = reference.features
-            found[name] = self.distance(x, reference, space.name)
+            found[name] = self.distance(x, reference, space.name, sample.clusters)
         return found
 
     def fingerprint(self) -> dict[str, str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.metric import Column
 from results.analysis.frechet import distance_to
-from results.analysis.statistics import centred_interval, resamples
+from results.analysis.statistics import centred_interval, drawn_cases
 from results.record import Estimate
 from tasks.metrics.distances import WEIGHTS, SetDistance
 from tasks.metrics.references import Reference
@@ -24,6 +24,7 @@ class FID(SetDistance):
     user's in those of Inception or EfficientNet-Lite0."""
 
     name = "fid"
+    version = 2
     about = "Frechet distance to a reference set, in judge, Inception or EfficientNet features; lower is better"
     columns = (
         Column("fid[shapes-judge]", _UNIT, "lower", "64 judge features, against 2048 held-out renders, no resizing"),
@@ -38,13 +39,15 @@ class FID(SetDistance):
         "where both N and D are above 512, and is centred on the figure, since resampling itself is biased upwards."
     )
 
-    def distance(self, x: np.ndarray, reference: Reference, extractor: str) -> Estimate:
-        return estimate(x, reference, extractor)
+    def distance(
+        self, x: np.ndarray, reference: Reference, extractor: str, clusters: np.ndarray | None = None
+    ) -> Estimate:
+        return estimate(x, reference, extractor, clusters)
 
 
-def estimate(x: np.ndarray, reference: Reference, extractor: str) -> Estimate:
-    """Between features x (N, D) and those of a reference set, by this extractor."""
-    drawn = resamples(len(x), replicates=100 if min(x.shape) <= _LARGE else 40)
+def estimate(x: np.ndarray, reference: Reference, extractor: str, clusters: np.ndarray | None = None) -> Estimate:
+    """Between features x (N, D) and those of a reference set, by this extractor. clusters: (N,), see `Sample`."""
+    drawn = drawn_cases(len(x), 100 if min(x.shape) <= _LARGE else 40, clusters)
     distance = distance_to(reference, x)
     replicates = [distance(np.bincount(rows, minlength=len(x))) for rows in drawn]
     spread = centred_interval(distance(np.ones(len(x), dtype=np.int64)), replicates)

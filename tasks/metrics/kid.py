@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from harness.metric import Column
-from results.analysis.statistics import centred_interval, resamples
+from results.analysis.statistics import centred_interval, drawn_cases
 from results.record import Estimate
 from tasks.metrics.distances import WEIGHTS, SetDistance
 from tasks.metrics.references import Reference
@@ -19,6 +19,7 @@ class KID(SetDistance):
     in the same feature spaces as `fid`."""
 
     name = "kid"
+    version = 2
     about = (
         "squared MMD (cubic kernel) to a reference set, in judge, Inception or EfficientNet features; lower is better"
     )
@@ -35,16 +36,18 @@ class KID(SetDistance):
     )
     needs_features = True
 
-    def distance(self, x: np.ndarray, reference: Reference, extractor: str) -> Estimate:
-        return estimate(x, reference, extractor)
+    def distance(
+        self, x: np.ndarray, reference: Reference, extractor: str, clusters: np.ndarray | None = None
+    ) -> Estimate:
+        return estimate(x, reference, extractor, clusters)
 
 
-def estimate(x: np.ndarray, reference: Reference, extractor: str) -> Estimate:
-    """Between features x (N, D) and those of a reference set, by this extractor."""
+def estimate(x: np.ndarray, reference: Reference, extractor: str, clusters: np.ndarray | None = None) -> Estimate:
+    """Between features x (N, D) and those of a reference set, by this extractor. clusters: (N,), see `Sample`."""
     y = reference.features
     assert y is not None  # `needs_features`
     value = _distance(x, y, subsets=200)
-    replicates = np.array([_distance(x[rows], y, subsets=10) for rows in resamples(len(x), replicates=100)])
+    replicates = np.array([_distance(x[rows], y, subsets=10) for rows in drawn_cases(len(x), 100, clusters)])
     return Estimate(
         **centred_interval(value, replicates)._asdict(), n=len(x), unit="squared MMD", role="quality", better="lower",
         set_distance=f"kernel {extractor}",

@@ -99,6 +99,7 @@ class Square(Metric):
     """fid_square[...] and kid_square[...]: on the square around the mask alone, resized to the judge's size."""
 
     name = "square"
+    version = 2
     about = "FID and KID on the square around the mask, in judge features; lower is better"
     columns = (
         Column("fid_square[shapes-judge]", "squared feature distance", "lower", "as fid, resized to the judge's size"),
@@ -121,12 +122,12 @@ class Square(Metric):
         extractor = f"square {features.EXTRACTOR}"
         sample.features[extractor], sample.references[extractor] = x, y
         reference = Reference.of(y, "squares around masks of held-out renders, resized")
-        return {
-            f"{name}_square[{features.EXTRACTOR}]": one.estimate(x, reference, features.EXTRACTOR).model_copy(
-                update={"set_distance": f"{kind} {extractor}"}  # what is kept is of the squares
-            )
-            for name, kind, one in (("fid", "frechet", fid), ("kid", "kernel", kid))
-        }
+        found = {}
+        for name, kind, one in (("fid", "frechet", fid), ("kid", "kernel", kid)):
+            estimate = one.estimate(x, reference, features.EXTRACTOR, sample.clusters)
+            kept = {"set_distance": f"{kind} {extractor}"}  # what is kept is of the squares
+            found[f"{name}_square[{features.EXTRACTOR}]"] = estimate.model_copy(update=kept)
+        return found
 
 
 @cache

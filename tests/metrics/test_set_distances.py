@@ -36,6 +36,26 @@ def test_fid_of_shifted_and_scaled_gaussians_has_its_closed_form() -> None:
     assert fid.estimate(2 * centred, Reference.of(centred, "images"), "test").value == pytest.approx(spread, rel=1e-9)
 
 
+@pytest.mark.parametrize("distance", ["fid", "kid", "cmmd"])
+def test_images_of_one_prompt_are_drawn_together(distance: str) -> None:
+    """Eight of each, all alike: the interval is that of the prompts."""
+    rng = np.random.default_rng(0)
+    prompts, y = rng.normal(size=(64, 4)), rng.normal(size=(400, 4)) + 0.3
+    x, clusters = np.repeat(prompts, 8, axis=0), np.repeat(np.arange(64), 8)
+
+    def width(features: np.ndarray, labels: np.ndarray | None) -> float:
+        if distance == "cmmd":
+            found = cmmd.distance(5 * features, 5 * y, labels)
+        else:
+            estimate = {"fid": fid, "kid": kid}[distance].estimate
+            found = estimate(features, Reference.of(y, "images"), "test", labels)
+        assert found.low is not None and found.high is not None
+        return found.high - found.low
+
+    assert width(x, clusters) == pytest.approx(width(prompts, None), rel=0.3)
+    assert width(x, clusters) > 1.8 * width(x, None)
+
+
 def test_fid_replicates_are_the_fid_of_the_resampled_images() -> None:
     rng = np.random.default_rng(0)
     for n, d in ((40, 5), (10, 30)):
