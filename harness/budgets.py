@@ -21,7 +21,7 @@ import numpy as np
 
 from harness import cost, plan, search, timing, versions
 from harness.compose import method_class
-from harness.errors import UserError
+from harness.errors import UserError, failure_reason
 from harness.ladders import FITTED, at, fixed, is_reference, ladders
 from harness.matches import NEAR, TOLERANCE, Match, question, read
 from harness.method import Method
@@ -84,7 +84,7 @@ def _search(
     say: Callable[[str], None],
 ) -> list[Match]:
     """Every method's matches. keep: called with those found so far after each method that was searched."""
-    at_hand = {(one.question, one.rests_on): one for one in known}
+    at_hand = {(one.question, one.rests_on): one for one in known if not one.reason}
     climbs = ladders(sweep, model)
     on, workload = _calibration(sweep, model)
     setting = _setting(workload, on, sweep.match or "")
@@ -113,7 +113,13 @@ def _search(
                 continue
             process = ProcessState.now()
             model.remember()  # anew where an earlier search has left something behind
-            match = _match(spec, sweep.match or "", budget, ladder, costs, measure)
+            try:
+                match = _match(spec, sweep.match or "", budget, ladder, costs, measure)
+            except UserError:
+                raise
+            except Exception as error:  # this method's fault, for which the others are not to suffer
+                own = set[str]().union(*(one.files() for one in at(spec, ladder[-1]).members()))
+                match = _left_out(spec, sweep.match or "", budget, failure_reason(error, own))
             match = replace(match, rests_on=rests_on, task_settings=dict(workload.task_settings))
             process.restore()
             model.left_behind()  # its point will say so; the other methods are not to suffer
@@ -121,6 +127,13 @@ def _search(
             found.append(match)
         keep(found)
     return found
+
+
+def _left_out(spec: MethodSpec, axis: str, budget: float, reason: str) -> Match:
+    return Match(
+        method=spec.name, settings=fixed(spec), chosen={}, axis=axis, budget=budget,
+        setting=method_class(spec.name).strength, strength=None, cost=None, tried=0, reason=reason,
+    )  # fmt: skip
 
 
 def _calibration(sweep: Sweep, model: Model) -> tuple[cost.Subject, Workload]:

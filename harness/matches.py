@@ -22,7 +22,8 @@ class Match:
     """What the search found for one method and budget. settings: those given; chosen: all of them, with the strength
     that was found. cost: relative to dense, on calibration cases; strength: None where the method was left out.
     rests_on: digest of what could change the answer; task_settings: the task's, under which it was sought; both are
-    empty in files that older versions wrote."""
+    empty in files that older versions wrote. reason: why it could not be sought, where the method failed; there is
+    no cost then."""
 
     method: str
     settings: dict[str, Any]
@@ -31,14 +32,15 @@ class Match:
     budget: float
     setting: str
     strength: float | int | None
-    cost: float
+    cost: float | None
     tried: int
     rests_on: str = ""
     task_settings: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
 
     @property
     def met(self) -> bool:
-        return abs(self.cost - self.budget) <= TOLERANCE * self.budget
+        return self.cost is not None and abs(self.cost - self.budget) <= TOLERANCE * self.budget
 
     @property
     def asked(self) -> str:
@@ -51,6 +53,8 @@ class Match:
         return question(self.method, self.settings, self.axis, self.budget)
 
     def __str__(self) -> str:
+        if self.reason:
+            return f"{self.method}: could not be tuned to {self.axis} {self.budget:g}, and is left out: {self.reason}"
         where = f"{self.method}: {self.axis} {self.cost:.3f} of dense"
         if self.met:
             return f"{where} at {self.setting} {self.strength:.4g} (budget {self.budget:g})"

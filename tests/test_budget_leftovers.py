@@ -63,3 +63,24 @@ def test_a_search_keeps_what_another_in_the_same_fresh_folder_finds(
     with at_work(tmp_path) if working else nullcontext():
         assert search("random") == (["tome", "random"] if working else ["random"])
     assert not (tmp_path / "running").exists()
+
+
+def test_a_method_that_fails_leaves_the_others_their_budgets(
+    monkeypatch: pytest.MonkeyPatch, small: dict[str, Any], tmp_path: Path
+) -> None:
+    said: list[str] = []
+
+    def relative(_on: cost.Subject, method: Method, *_: object) -> float:
+        if method.name == "tome" and broken:
+            raise ValueError("made for 16 steps, not for 4")
+        return 1 - (method.ratio or 0)
+
+    monkeypatch.setattr(budgets, "relative_cost", relative)
+    sweep, broken = config.build({**small, "methods": "tome,random", "match": "gmacs", "budgets": [0.8]}), True
+    found, matches = budgets.resolved(sweep, tmp_path, plan.load_model(sweep), said.append)
+    assert [spec.name for spec in found.methods] == ["random"] and [one.met for one in matches] == [False, True]
+    assert "tome: could not be tuned to gmacs 0.8, and is left out: ValueError: made for 16 steps" in said[0]
+    assert budgets.read(tmp_path / "matched.json") == matches
+    broken = False  # it is tried again
+    found, matches = budgets.resolved(sweep, tmp_path, plan.load_model(sweep), said.append)
+    assert [spec.name for spec in found.methods] == ["tome", "random"] and all(one.met for one in matches)

@@ -87,7 +87,8 @@ def _document(records: Sequence[Record], frame: pd.DataFrame) -> str:
         for row in ({str(k): v for k, v in one.items()} for one in members.to_dict("records")):
             name = f"{plain(row['method'])} {code(row['settings'])}".strip()
             if row["strength"] is None or pd.isna(row["strength"]):
-                lines.append([name, "left out", f"{row['cost']:.3f}", *[""] * (1 + len(names))])
+                left = "left out" + (f": {plain(row['reason'])}" if row.get("reason") else "")
+                lines.append([name, left, number(row["cost"], 3), *[""] * (1 + len(names))])
                 continue
             note = "" if row["met"] else " *closest*"
             note += " *missed*" if row["met"] and row.get("held") is False else ""
