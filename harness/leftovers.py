@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from harness.checksums import Checksum, checksums
+from harness.patching import KEPT
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _DIFFUSERS_HOOKS = "_diffusers_hook"  # a registry; it stays, empty, where hooks were taken off
@@ -105,12 +106,17 @@ def _of_torch(function: object) -> bool:
     return str(getattr(function, "__globals__", {}).get("__name__", "")).startswith("torch.")
 
 
+def _of_accelerate(function: object) -> bool:
+    """A module's forward under its hooks, which a pipeline that offloads its parts puts there at every call anew."""
+    return str(getattr(getattr(function, "func", None), "__module__", "")).startswith("accelerate.")
+
+
 def _own_functions(name: str, owner: Any) -> Iterator[tuple[tuple[str, str], object]]:
     """Functions, and attention processors, that an object has for itself; its class's own, bound to it, is none."""
     for attribute, value in vars(owner).items():
-        if not callable(value) or isinstance(value, (nn.Module, type)):
+        if not callable(value) or isinstance(value, (nn.Module, type)) or _of_accelerate(value):
             continue
-        of_class = getattr(type(owner), attribute, None)
+        of_class = getattr(type(owner), "forward" if attribute == KEPT else attribute, None)
         if of_class is None or getattr(value, "__func__", None) is not of_class or value.__self__ is not owner:
             yield ("patched functions", f"{name}.{attribute}"), value
 

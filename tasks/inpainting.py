@@ -57,7 +57,7 @@ class Inpainting(Task):
     images, masks and captions."""
 
     name = "inpainting"
-    version = 3  # what samplers add has its cases' seeds; costs are those of the lower median of the masks
+    version = 4  # what samplers add has its cases' seeds; costs are those of the lower median of the masks
     Settings = InpaintingSettings
     default_model = "shapes-inpaint"
     default_ratios = (0.3,)

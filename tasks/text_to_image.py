@@ -29,6 +29,7 @@ class TextToImage(Task):
     images with captions, or from the model's own held-out scenes."""
 
     name = "text-to-image"
+    version = 2  # prompts are encoded with the defaults of the call
 
     def __init__(self, model: Any, *, steps: int, guidance: float, settings: TaskSettings | None = None) -> None:
         super().__init__(model, steps=steps, guidance=guidance, settings=settings)

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
@@ -51,6 +52,30 @@ def test_a_scheduler_that_predicts_clean_latents_itself() -> None:
             x = scheduler.step(clean, timestep, x).prev_sample
     assert "convert_model_output" not in vars(scheduler)
     assert len(seen) == 3 and all(torch.equal(one, clean[:1]) for one in seen)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize(
+    "name", ["EulerDiscrete", "HeunDiscrete", "DEISMultistep", "UniPCMultistep", "DPMSolverMultistep"]
+)
+def test_clean_latents_of_samplers_of_either_space(name: str, kind: str) -> None:
+    """Those with `scale_model_input` hold clean latents plus sigma times noise."""
+    scheduler = getattr(diffusers, f"{name}Scheduler")(prediction_type=kind)
+    scheduler.set_timesteps(6)
+    clean, noise = (one.float() for one in pair())
+    with clean_predictions(scheduler) as seen:
+        for place, timestep in enumerate(scheduler.timesteps):
+            alpha = scheduler.alphas_cumprod[int(timestep)]
+            a, b = alpha.sqrt(), (1 - alpha).sqrt()
+            x = a * clean + b * noise
+            if hasattr(scheduler, "is_scale_input_called"):
+                sigma = scheduler.sigmas[place]
+                a, b = 1 / (sigma**2 + 1).sqrt(), sigma / (sigma**2 + 1).sqrt()
+                x = clean + sigma * noise
+                scheduler.scale_model_input(x, timestep)
+            scheduler.step({"epsilon": noise, "v_prediction": a * noise - b * clean}[kind], timestep, x)
+    assert len(seen) == len(scheduler.timesteps)
+    assert all(torch.allclose(one, clean[:1], atol=2e-3) for one in seen)
 
 
 def test_packed_latents_are_unpacked_and_others_stay() -> None:

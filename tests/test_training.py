@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import diffusers
 import pytest
 import torch
 from accelerate import Accelerator
@@ -174,6 +175,20 @@ def test_a_batch_draws_its_timesteps_from_one_region(regions: int) -> None:
         steps += nearest.tolist()
     counts = torch.bincount(torch.tensor(steps), minlength=20)
     assert counts.min() > 60  # every sampling step equally often: 160 on average, 8 at a time
+
+
+@pytest.mark.parametrize("name", ["HeunDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"])
+def test_a_sampler_of_the_second_order_is_fitted_down_to_its_last_step(name: str) -> None:
+    """It names all timesteps but the first twice."""
+    objective = Objective(getattr(diffusers, name)(), 20)
+    assert len(objective.timesteps) == 20 and objective.timesteps[-1] < 100
+    drawn = torch.cat([objective.draw(8, 4, generator(0, draw))[0] for draw in range(100)])
+    assert drawn.min() < 60 and drawn.max() > 940
+
+
+def test_a_sampler_with_other_timesteps_than_steps_is_not_fitted() -> None:
+    with pytest.raises(UserError, match="fits do not know KDPM2DiscreteScheduler, which takes 39 timesteps for 20 ste"):
+        Objective(diffusers.KDPM2DiscreteScheduler(), 20)
 
 
 def test_one_sampling_step_draws_all_timesteps_around_it() -> None:

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import PixArtSigmaPipeline
+from accelerate import cpu_offload_with_hook
+from accelerate.hooks import remove_hook_from_module
+from diffusers import PixArtSigmaPAGPipeline, PixArtSigmaPipeline
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
 
@@ -71,6 +73,59 @@ def test_methods_that_change_weights_by_name_are_refused_and_others_as_ever(
         shapes.transformer.unfuse_qkv_projections()
         with harness.applied(shapes, "uniform", ratio=0.2):
             assert torch.allclose(draw(shapes), plain["uniform"], atol=1e-4)
+
+
+def offloaded(pipeline: Any) -> Callable[[], None]:
+    """As `enable_model_cpu_offload` does, on the CPU; what comes back hooks anew, as pipelines do behind every call."""
+    hook = [None]
+
+    def anew() -> None:
+        if hook[0] is not None:
+            hook[0].remove()
+        _, hook[0] = cpu_offload_with_hook(pipeline.transformer, "cpu")
+
+    anew()
+    return anew
+
+
+@pytest.mark.parametrize("first", ["offload", "apply"])
+def test_a_method_around_the_denoiser_outlives_offloading(shapes: Any, first: str) -> None:
+    """accelerate takes a module's forward away behind every call and puts its own there."""
+    settings = {"method": "tgate", "gated": 0.5}
+    dense = draw(shapes, 4)
+    with harness.applied(shapes, **settings):
+        gated = draw(shapes, 4)
+    if first == "offload":
+        anew = offloaded(shapes)
+        harness.apply(shapes, **settings)
+    else:
+        harness.apply(shapes, **settings)
+        anew = offloaded(shapes)
+    for _ in range(2):
+        assert torch.equal(draw(shapes, 4), gated)
+        anew()
+    harness.remove(shapes)
+    for _ in range(2):
+        assert torch.equal(draw(shapes, 4), dense)
+        anew()
+    remove_hook_from_module(shapes.transformer)
+    assert torch.equal(draw(shapes, 4), dense) and not torch.equal(dense, gated)
+
+
+def test_a_third_part_in_each_batch_is_no_half(shapes: Any) -> None:
+    """Perturbed-attention guidance: two prompts make six rows, which are no halves of an even batch."""
+    pipeline: Any = PixArtSigmaPAGPipeline(**shapes.components, pag_applied_layers=["blocks.3"])
+
+    def drawn(*prompts: str) -> Tensor:
+        return pipeline(
+            list(prompts), num_inference_steps=4, guidance_scale=4.5, pag_scale=2.0, output_type="latent",
+            generator=[torch.Generator().manual_seed(seed) for seed, _ in enumerate(prompts)], height=64, width=64,
+            clean_caption=False, use_resolution_binning=False, max_sequence_length=32,
+        ).images[:1]  # fmt: skip
+
+    first, second = "a large red plain circle top left", "a small blue plain star top left"
+    with harness.applied(pipeline, "tgate", gated=0.5):
+        torch.testing.assert_close(drawn(first, second), drawn(first), atol=1e-3, rtol=1e-3)
 
 
 def test_flux_refuses_what_its_flag_says(model: Model) -> None:

@@ -6,6 +6,7 @@ keys and weights stay as they were, so the model is restored bit for bit.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -227,14 +228,13 @@ class Backbone(Family, SamplerClock, old_names=renamed.BACKBONE):
     @contextmanager
     def around(self, advice: Callable[..., Any]) -> Iterator[None]:
         """Put `advice(forward, *args, **kwargs)` around the whole transformer's forward. The last one is outermost."""
-        inner = self.transformer.forward
 
-        def indexed(*args: Any, **kwargs: Any) -> Any:
+        def indexed(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             self._index = self.index_of(args, kwargs)  # the advice may have changed the batch
             return inner(*args, **kwargs)
 
-        def advised(_inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            return advice(indexed, *args, **kwargs)
+        def advised(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            return advice(functools.partial(indexed, inner), *args, **kwargs)
 
         with wrapped(self.transformer, "forward", advised), self._watch():
             yield

@@ -16,7 +16,7 @@ from harness.errors import UserError
 from harness.patching import wrapped
 from harness.renamed import module_attributes
 
-_FLAG = "do_classifier_free_guidance"
+_FLAG, _PERTURBED = "do_classifier_free_guidance", "do_perturbed_attention_guidance"
 
 if not TYPE_CHECKING:
     __getattr__ = module_attributes(__name__)
@@ -40,7 +40,7 @@ def track_sampler(clock: SamplerClock, pipeline: Any, guided: bool | None = None
         stack.enter_context(clock.before_call(sampler.look))
         if guided is None and clock.batched_cfg:
             flag = stack.enter_context(_flag(current))
-            stack.enter_context(clock.before_call(lambda: setattr(clock, "guided", flag())))
+            stack.enter_context(clock.before_call(lambda: setattr(clock, "guided", _halves(current(), flag()))))
         stack.enter_context(clock.to_its_end())
         yield
 
@@ -114,6 +114,11 @@ class _Sampler:
         out = original(begin_index)
         self.clock.expect(begin_index)
         return out
+
+
+def _halves(pipeline: Any, guided: bool | None) -> bool | None:
+    """Perturbed-attention guidance has a third part in each batch, which no method here knows of."""
+    return False if getattr(pipeline, _PERTURBED, False) else guided
 
 
 @contextmanager

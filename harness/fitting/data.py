@@ -18,7 +18,7 @@ from harness.fitting.generated import GeneratedData, read_prompts
 from harness.fitting.options import FitOptions
 from harness.fitting.shards import Shards
 from harness.models import prompting
-from harness.training.batches import Batch, Data, drawn, encode, texts
+from harness.training.batches import Batch, Data, drawn, encode, no_text
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _SHARD = 64
@@ -66,7 +66,7 @@ class FolderData:
             some = [self.pairs[sample] for sample in samples]
             parts = [encode(self.model, _image(p, size)[None], [caption]) for p, caption in some]
             self.shards.save(samples, {name: torch.cat([part[name] for part in parts]) for name in parts[0]})
-        empty = texts(self.model, [""])
+        empty = no_text(self.model)
         self._empty = {name: part.float() if part.is_floating_point() else part for name, part in empty.items()}
 
 

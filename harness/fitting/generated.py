@@ -19,7 +19,7 @@ from harness import text
 from harness.errors import UserError
 from harness.fitting.shards import Shards
 from harness.models import prompting
-from harness.training.batches import Batch, drawn, texts
+from harness.training.batches import Batch, drawn, no_text, texts
 
 VERSION = 2  # raise it where other latents come of the same request
 SEEDS = 1_000_000_000_000_000  # beyond those of any sweep's cases
@@ -63,7 +63,7 @@ class GeneratedData:
         prompting.warn_of_long(model.pipeline, prompts, model.call)
         prompting.warn_of_unknown(model.pipeline, prompts)
         self._make(say)
-        self._empty = texts(model, [""])
+        self._empty = no_text(model)
 
     def batch(self, size: int, generator: torch.Generator) -> Batch:
         """See `harness.training.batches.Data`."""

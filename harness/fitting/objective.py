@@ -27,7 +27,13 @@ class Objective:
         if flows and scheduler.config.get("use_dynamic_shifting"):
             raise UserError("fits do not know timesteps that shift with the image's size (use_dynamic_shifting)")
         self._scheduler = scheduler
-        self.timesteps = torch.as_tensor(self.sampler(steps).timesteps).float()  # (steps,), descending
+        # (steps,), descending; samplers of the second order name some twice
+        self.timesteps = torch.unique_consecutive(torch.as_tensor(self.sampler(steps).timesteps).float())
+        if len(self.timesteps) != steps:
+            raise UserError(
+                f"fits do not know {type(scheduler).__name__}, which takes {len(self.timesteps)} timesteps for {steps} "
+                "steps; give the pipeline another scheduler to fit, such as DPMSolverMultistepScheduler"
+            )
         self.steps = steps
         # The timesteps nearest to each sampling step: a fit meets what the sampler will visit, as often.
         middle = (self.timesteps[:-1] + self.timesteps[1:]) / 2

@@ -20,7 +20,7 @@ def clean_predictions(scheduler: Any) -> Iterator[list[Tensor]]:
     """The list grows by the predicted clean latents of the batch's first sample, (1, C, h, w), at every step of the
     scheduler within the context."""
     seen: list[Tensor] = []
-    keeps = hasattr(scheduler, "convert_model_output")  # DPM-Solver++ works on predicted clean latents itself
+    keeps = _predicts_clean(scheduler)
     name = "convert_model_output" if keeps else "step"
 
     def watched(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -33,16 +33,30 @@ def clean_predictions(scheduler: Any) -> Iterator[list[Tensor]]:
         yield seen
 
 
+def _predicts_clean(scheduler: Any) -> bool:
+    """Whether it turns predictions into clean latents itself, as DPM-Solver++ and UniPC do; others, such as DEIS, turn
+    them into noise by a method of the same name."""
+    config = scheduler.config
+    return hasattr(scheduler, "convert_model_output") and (
+        str(config.get("algorithm_type", "")).endswith("dpmsolver++") or bool(config.get("predict_x0"))
+    )
+
+
 def clean_of(scheduler: Any, prediction: Tensor, timestep: Any, x: Tensor) -> Tensor:
     """The clean latents (B, C, h, w) in noised ones x, by the model's prediction of the same shape: a velocity for flow
     matching schedulers, which have no `alphas_cumprod`; for others what the scheduler's prediction type says."""
     at = int((scheduler.timesteps - timestep).abs().argmin())
     if not hasattr(scheduler, "alphas_cumprod"):
         return x - scheduler.sigmas[at].to(x) * prediction
-    alpha = scheduler.alphas_cumprod[int(timestep)].to(x)
     kind = scheduler.config.prediction_type
     if kind == "sample":
         return prediction
+    if hasattr(scheduler, "is_scale_input_called"):  # its latents are clean ones plus sigma times noise
+        sigma = scheduler.sigmas[at].to(x)
+        if kind == "v_prediction":
+            return x / (sigma**2 + 1) - prediction * sigma / (sigma**2 + 1).sqrt()
+        return x - sigma * prediction
+    alpha = scheduler.alphas_cumprod[int(timestep)].to(x)
     if kind == "v_prediction":
         return alpha.sqrt() * x - (1 - alpha).sqrt() * prediction
     return (x - (1 - alpha).sqrt() * prediction) / alpha.sqrt()

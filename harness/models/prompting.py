@@ -56,6 +56,10 @@ _SPECS = {
 }
 
 
+_ENCODING = ("clean_caption", "max_sequence_length", "clip_skip")
+"""Arguments of a pipeline's call that are about how prompts are encoded."""
+
+
 def prompt_spec(pipeline: Any) -> PromptSpec:
     """How this pipeline, or the one that it derives from, is given its prompts. Raises UserError."""
     for kind in type(pipeline).__mro__:
@@ -91,8 +95,10 @@ def encode(
             f"{type(pipeline).__name__} with true_cfg_scale needs a negative prompt, and this harness gives it none; "
             "leave true_cfg_scale out"
         )
-    known = inspect.signature(pipeline.encode_prompt).parameters
-    options = {name: call[name] for name in ("clean_caption", "max_sequence_length") if name in call and name in known}
+    known, of_call = inspect.signature(pipeline.encode_prompt).parameters, _call_parameters(pipeline)
+    options = {  # the call's defaults, which are not always encode_prompt's
+        name: call.get(name, of_call[name].default) for name in _ENCODING if name in known and name in of_call
+    }
     if negative and "negative_prompt" not in known:
         raise UserError(
             f"{type(pipeline).__name__} takes no negative prompt; leave negative_prompt out of harness.json"
@@ -100,14 +106,27 @@ def encode(
     options |= {"negative_prompt": negative} if negative else {}
     instruction = "complex_human_instruction"  # encode_prompt leaves it out unless given, and the call gives it
     if instruction in known:
-        default = inspect.signature(type(pipeline).__call__).parameters[instruction].default
-        options[instruction] = call.get(instruction, default)
+        options[instruction] = call.get(instruction, of_call[instruction].default)
     if "do_classifier_free_guidance" in known:
         options["do_classifier_free_guidance"] = guided
     options |= {name: None for name in ("prompt_2", "prompt_3") if name in known}
     with _without_notices():
         found = pipeline.encode_prompt(prompts, device=pipeline.device, **options)
     return {name: x for name, x in zip(spec.states, found, strict=True) if name and x is not None}
+
+
+def text_tokens(pipeline: Any, call: Mapping[str, Any]) -> int:
+    """How many text tokens the denoiser gets, padding included; 0 for a pipeline without text. Stable Diffusion 3 puts
+    CLIP's before T5's."""
+    parameter = _call_parameters(pipeline).get("max_sequence_length")
+    if parameter is None:
+        return 0
+    clip = pipeline.tokenizer_max_length if hasattr(pipeline, "tokenizer_3") else 0
+    return int(call.get("max_sequence_length", parameter.default)) + int(clip)
+
+
+def _call_parameters(pipeline: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(type(pipeline).__call__).parameters
 
 
 @contextmanager

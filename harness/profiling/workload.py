@@ -18,7 +18,7 @@ from harness.errors import UserError
 from harness.kernels import routing
 from harness.measure import environment
 from harness.method import Method
-from harness.models import adapters, random_init
+from harness.models import adapters, prompting, random_init
 from harness.models.loading import RANDOM, checked, claim, family_of, load
 from harness.profiling import ratio_table
 from harness.profiling.step import OpenStep
@@ -136,8 +136,8 @@ def subject(profile: Profile) -> Subject:
         model.forget()
         return model.backbone
 
-    most = int(model.call.get("max_sequence_length") or 120)
     size = getattr(model.pipeline.transformer.config, "sample_size", None)
+    most = prompting.text_tokens(model.pipeline, model.call)
     return Subject(
         model.backbone, model.device, size, *_text(profile, most, "the model's maximum"), digest=model.digest,
         build=anew, model=model,

@@ -55,6 +55,15 @@ def texts(model: Any, captions: list[str]) -> dict[str, Tensor]:
     return {name: states[state] for name, state in prompting.prompt_spec(model.pipeline).denoiser_kwargs.items()}
 
 
+@torch.no_grad()
+def no_text(model: Any) -> dict[str, Tensor]:
+    """The same for a dropped caption: the empty negative prompt of guidance, which some pipelines encode otherwise than
+    an empty prompt (Sana leaves its instruction out)."""
+    states = prompting.encode(model.pipeline, [""], model.call, guided=True)
+    spec = prompting.prompt_spec(model.pipeline)
+    return {name: states.get(f"negative_{state}", states[state]) for name, state in spec.denoiser_kwargs.items()}
+
+
 def prompts(rows: Mapping[str, Tensor], empty: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
     """The text arguments of a batch from encoded rows, some of their captions dropped. empty: those of "", which also
     says which of the rows are text."""

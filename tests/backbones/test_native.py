@@ -263,3 +263,10 @@ def test_models_that_cannot_inpaint(tmp_path: Path, folders: dict[str, Path]) ->
     long.call["width"] = 2 * SIDE
     with pytest.raises(UserError, match=r"takes square images, and .* makes 64 x 128"):
         task(long).cases(1, None, tmp_path)
+
+
+def test_an_argument_of_text_to_image_alone_is_named(model: Model) -> None:
+    call = {"skip_guidance_layers": [1], "prompt_embeds": torch.zeros(1, 4, 8)}
+    known, hidden = torch.zeros(1, 3, SIDE, SIDE), torch.ones(1, SIDE, SIDE, dtype=torch.bool)
+    with pytest.raises(UserError, match="InpaintPipeline takes no skip_guidance_layers, which the model's call has"):
+        diffusers_inpaint.fill(model.pipeline, known, hidden, torch.zeros(1, 16, SIDE // 8, SIDE // 8), **call)

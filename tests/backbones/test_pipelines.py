@@ -39,6 +39,7 @@ from harness.fitting.data import data_for
 from harness.fitting.options import FitOptions
 from harness.models import Model, load, prompting
 from harness.models.inpainting import latent_blending
+from harness.training.batches import no_text
 from harness.zoo.shapes import networks, scene
 
 CAPTIONS = scene.sample("train", range(3)).captions()
@@ -129,6 +130,37 @@ def test_a_sweep_end_to_end(folders: dict[str, Path], tmp_path: Path, name: str)
     assert (tmp_path / "run" / "tables" / "results.csv").is_file()
     costs = {r.method: r.estimates["gmacs"].value for r in table.records}
     assert costs["random"] < costs["dense"] and costs["tome"] < costs["dense"]
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_a_dropped_caption_is_what_guidance_leaves_out(folders: dict[str, Path], name: str) -> None:
+    """Sana gives prompts an instruction and negative ones none."""
+    model = opened(folders[name])
+    none, spec = no_text(model), prompting.prompt_spec(model.pipeline)
+    assert none.keys() == spec.denoiser_kwargs.keys()
+    if name == "flux":
+        return  # its fits are refused, and its guidance has no other half
+    call = {"prompt": "a red circle", "guidance_scale": 2.0, "num_inference_steps": 1, "output_type": "latent"}
+    seen: list[dict[str, Any]] = []
+    hook = model.pipeline.transformer.register_forward_pre_hook(
+        lambda _module, _args, given: seen.append(given), with_kwargs=True
+    )
+    model.pipeline(**call, **SIZES[name])
+    hook.remove()
+    for argument, value in none.items():
+        torch.testing.assert_close(value[0], seen[0][argument][0].to(value))  # the unconditional half comes first
+
+
+@pytest.mark.parametrize(("name", "default"), [("sd3", 256), ("flux", 512), ("sana", 300)])
+def test_as_many_text_tokens_as_the_denoiser_gets(folders: dict[str, Path], name: str, default: int) -> None:
+    model = opened(folders[name])
+    states = model.encode(["a red circle"], guided=name != "flux")["prompt_embeds"]
+    found = prompting.text_tokens(model.pipeline, model.call)
+    assert found == states.shape[1] and prompting.text_tokens(model.pipeline, {}) == found - 16 + default
+
+
+def test_no_text_tokens_where_there_is_no_text(folders: dict[str, Path]) -> None:
+    assert prompting.text_tokens(opened(folders["dit"]).pipeline, {}) == 0
 
 
 def test_class_conditional_end_to_end(folders: dict[str, Path], tmp_path: Path) -> None:

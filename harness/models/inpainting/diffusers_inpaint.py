@@ -9,6 +9,7 @@ Letters: B images, C latent channels, S pixels per side, h x w latents.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -52,10 +53,16 @@ def fill(pipeline: Any, known: Tensor, mask: Tensor, noise: Tensor, **call: Any)
     """Images (B, 3, S, S) in 0..1 with generated pixels under the mask (B, S, S) bool, the others being the input's.
 
     noise: (B, C, h, w), what the sampler starts from and what known latents are noised with. call: further arguments of
-    the inpainting pipeline. Raises UserError as `check` does.
+    the inpainting pipeline. Raises UserError as `check` does, and for an argument that this pipeline does not take.
     """
     inpaint, vae = inpainting(pipeline), pipeline.vae
-    kind, scale = {"device": pipeline.device, "dtype": pipeline.transformer.dtype}, known.shape[-1] // noise.shape[-1]
+    if alien := sorted(call.keys() - inspect.signature(type(inpaint).__call__).parameters.keys()):
+        raise UserError(
+            f"{type(inpaint).__name__} takes no {', '.join(alien)}, which the model's call has for text-to-image: "
+            "inpaint with a copy of the model whose harness.json leaves it out"
+        )
+    # Not the denoiser's precision, which a method may have lowered.
+    kind, scale = {"device": pipeline.device, "dtype": call["prompt_embeds"].dtype}, known.shape[-1] // noise.shape[-1]
     shift = vae.config.shift_factor or 0.0
     pixels = torch.where(mask[:, None], GREY, known).to(pipeline.device, vae.dtype) * 2 - 1
     clean = ((vae.encode(pixels).latent_dist.mode() - shift) * vae.config.scaling_factor).to(**kind)  # (B, C, h, w)

@@ -87,7 +87,7 @@ class LazyInpaintPipeline(PixArtSigmaPipeline):
         if strategy not in ("whole", "crop", "lazy"):
             raise ValueError(f"strategy {strategy!r} is none of this pipeline's: whole, crop, lazy")
         self._check(image, mask_image)
-        device, dtype = self._execution_device, self.transformer.dtype
+        device = self._execution_device
         if prompt is not None:
             states = self.encode_prompt(
                 prompt, negative_prompt=negative_prompt, device=device, clean_caption=clean_caption,
@@ -110,7 +110,7 @@ class LazyInpaintPipeline(PixArtSigmaPipeline):
         side = self.transformer.config.sample_size
         if latents is None:
             latents = torch.randn((len(image), channels, side, side), generator=generator)
-        x = pick(pack(latents.to(device, dtype), patch), index) * self.scheduler.init_noise_sigma
+        x = pick(pack(latents.to(device, text.dtype), patch), index) * self.scheduler.init_noise_sigma
 
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         twice = [torch.cat([part, part]) if guided else part for part in (index, context)]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.training.batches import Batch, drawn, encode, texts
+from harness.training.batches import Batch, drawn, encode, no_text
 from harness.zoo.shapes import scene
 
 
@@ -29,7 +29,7 @@ class SceneData:
 
     @cached_property
     def _empty(self) -> dict[str, Tensor]:
-        return texts(self.model, [""])
+        return no_text(self.model)
 
     def batch(self, size: int, generator: torch.Generator) -> Batch:
         """See `harness.training.batches.Data`."""

@@ -19,7 +19,7 @@ from harness import checkpoints
 from harness.models.inpainting import masks
 from harness.models.inpainting.regions import GREY, Strategy, places, square
 from harness.models.lazy import pack, pick
-from harness.training.batches import Batch, prompts, texts
+from harness.training.batches import Batch, no_text, prompts, texts
 from harness.zoo.shapes import scene
 
 AREAS = (0.02, 0.6)  # of the image; drawn log-uniformly
@@ -118,7 +118,7 @@ class LazyData:
 
     @cached_property
     def _empty(self) -> dict[str, Tensor]:
-        return texts(self.model, [""])
+        return no_text(self.model)
 
     def batch(self, size: int, generator: torch.Generator) -> Batch:
         """See `harness.training.batches.Data`. Samples with about as many masked tokens."""
