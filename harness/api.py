@@ -47,7 +47,7 @@ def run(
     variant: str | None = None,
     revision: str | None = None,
     config: FolderOrFile | None = None,
-    plugins: Sequence[FolderOrFile] = (),
+    plugins: FolderOrFile | Sequence[FolderOrFile] = (),
     quick: bool = False,
     fit: bool = False,
     isolate: bool = False,
@@ -104,7 +104,7 @@ def profile(
     dtype: str | None = None,
     variant: str | None = None,
     revision: str | None = None,
-    plugins: Sequence[FolderOrFile] = (),
+    plugins: FolderOrFile | Sequence[FolderOrFile] = (),
     isolate: bool = False,
     point_timeout: float | None = None,
     fresh: bool = False,
@@ -116,7 +116,7 @@ def profile(
     the default of `harness.sweep.Profile`. Raises UserError for bad input; a method that fails is a row with its
     reason."""
     words = dict(locals())
-    for path in plugins:
+    for path in [plugins] if isinstance(plugins, (str, Path)) else plugins:
         registry.load_plugin(Path(path))
     chosen: Profile = validated(Profile, {w: words[w] for w in Profile.model_fields if words[w] is not None})
     return run_profile(

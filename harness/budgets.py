@@ -70,7 +70,8 @@ def resolved(
         matches = _search(sweep, model, known, keep, say)
     specs = [MethodSpec(name=one.method, settings=one.chosen) for one in matches if one.strength is not None]
     if not specs:
-        raise UserError("no method meets a budget: " + "; ".join(str(one) for one in matches))
+        told = "; ".join(str(one) for one in matches) or "there is none beside dense; name some with --methods"
+        raise UserError(f"no method meets a budget: {told}")
     specs = [spec for spec in sweep.methods if is_reference(spec) and spec.name != DENSE] + specs
     unique = tuple({json.dumps(spec.model_dump()): spec for spec in specs}.values())
     return sweep.model_copy(update={"methods": unique}), matches

@@ -189,6 +189,7 @@ class Method(renamed.Renamed, ABC, old_names=renamed.METHOD):
     per_layer_ratios: ClassVar[bool] = False
     cpu_tensors: ClassVar[frozenset[str]] = frozenset()
     strength: ClassVar[str] = "ratio"
+    _unsaid: ClassVar[type[Method] | None] = None
     sweep: ClassVar[tuple[Any, ...]] = ()
 
     def __init__(self, settings: MethodSettings | None = None) -> None:
@@ -238,14 +239,26 @@ class Method(renamed.Renamed, ABC, old_names=renamed.METHOD):
     def attach(self, backbone: Backbone, state: State | None = None) -> Iterator[None]:
         """Make the backbone cheaper inside this context."""
 
+    @classmethod
+    def registered(cls) -> None:
+        """What a class leaves unsaid. Raises UserError for what it says of itself and is not so."""
+        said = next(kind for kind in cls.__mro__ if "strength" in vars(kind) and vars(kind).get("_unsaid") is not kind)
+        found = vars(said)["strength"]
+        if found and found not in cls.Settings.model_fields:
+            if said is not Method:
+                raise UserError(f"method {cls.name!r}: its strength {found!r} is none of its settings; name one, or ''")
+            cls.strength, cls._unsaid = "", cls  # it has no ratio
+        elif cls.strength != found:
+            cls.strength = found
+
     def dummy_state(self, backbone: Backbone, table: Tensor | None = None) -> State | None:
         """A made-up adapter state at which the method costs what it would with a fitted one; None: it needs none.
         table: (layers, regions), compression ratios for a method with `per_layer_ratios`. Raises UserError where cost
         depends on what a fit finds."""
         if not self.needs_state:
             return None
-        raise UserError(f"what method {self.name!r} costs depends on its adapter, and no cost is made up for it; fit "
-                        "one and use `python -m harness run`")  # fmt: skip
+        raise UserError(f"what method {self.name!r} costs depends on its adapter, and no cost is made up for it: "
+                        "define its `dummy_state`, or fit one and use `python -m harness run`")  # fmt: skip
 
     def router_weights(self, state: State | None) -> Tensor | None:
         """(layers, D), where an adapter state holds linear routers."""
@@ -277,4 +290,7 @@ class Method(renamed.Renamed, ABC, old_names=renamed.METHOD):
     def fitting(self, backbone: Backbone, steps: int, options: MethodSettings | None = None) -> Fitting:
         """How to fit this method. steps: sampler steps. options: of type FitSettings, or None for
         `fit_defaults`. Raises UserError where there is nothing to fit."""
+        if self.needs_state:
+            raise UserError(f"method {self.name!r} needs a state and defines no `fitting` that makes one: see "
+                            "docs/add_a_method.md")  # fmt: skip
         raise UserError(f"method {self.name!r} needs no fit: run it as it is")

@@ -88,7 +88,8 @@ def _plan(
     defaults = model.facts.get("defaults", {})
     steps = sweep.steps if sweep.steps is not None else int(defaults.get("steps", 20))
     guidance = sweep.guidance if sweep.guidance is not None else float(defaults.get("guidance", 4.5))
-    task = task_class(model, steps=steps, guidance=guidance, settings=settings)
+    with registry.blamed("task", task_class):
+        task = task_class(model, steps=steps, guidance=guidance, settings=settings)
     cases = _cases(task, sweep)
     metrics = tuple(metric for metric in metrics if _judges(metric, cases, sweep))
     workload = _workload(sweep, model, task, cases, metrics)
@@ -110,7 +111,8 @@ def _workload(sweep: Sweep, model: Model, task: Task, cases: Sequence[Case], met
     }
     judged = {f"metric {metric.name}": versions.of_part(type(metric)) for metric in metrics}
     for metric in metrics:
-        judged |= metric.fingerprint()
+        with registry.blamed("metric", type(metric)):
+            judged |= _texts(metric.fingerprint())
     return Workload(
         request=sweep.shared() | {"methods": [], "adapters": [str(path) for path in sweep.adapters]},
         task_settings=task.settings.model_dump(mode="json"),
@@ -227,7 +229,8 @@ def _wanted(name: str, sweep: Sweep) -> bool:
 
 def _judges(metric: Metric, cases: Sequence[Case], sweep: Sweep) -> bool:
     """Whether a metric can judge images of these cases. Raises UserError where it cannot and was asked for."""
-    reason = metric.refuses(cases)
+    with registry.blamed("metric", type(metric)):
+        reason = metric.refuses(cases)
     if reason and _wanted(metric.name, sweep):
         raise UserError(f"metric {metric.name!r} cannot judge images of these cases: {reason}")
     return not reason
@@ -237,7 +240,15 @@ def _metric(cls: type[Metric], sweep: Sweep, model: Model, reference: Path | Non
     """A metric that can judge this model's images with what is available, or None. Raises UserError instead where the
     user asked for it by name or by a setting."""
     given, wanted = sweep.metric_settings.get(cls.name, {}), _wanted(cls.name, sweep)
-    if not cls.applies(model):
+    try:
+        with registry.blamed("metric", cls):
+            applies = cls.applies(model)
+    except UserError as error:
+        if wanted:
+            raise
+        _LOG.warning("%s; it is left out", error)
+        return None
+    if not applies:
         if wanted:
             raise UserError(
                 f"metric {cls.name!r} cannot judge images of model {sweep.model!r}; leave it out of --metrics"
@@ -250,7 +261,21 @@ def _metric(cls: type[Metric], sweep: Sweep, model: Model, reference: Path | Non
         if wanted:
             raise UserError(f"metric {cls.name!r}: {error}") from error
         return None
+    except Exception:
+        if wanted:
+            with registry.blamed("metric", cls):
+                raise
+        _LOG.warning("metric %r cannot be checked, and is left out; ask for it by name to see why", cls.name)
+        return None
     return metric
+
+
+def _texts(fingerprint: object) -> dict[str, str]:
+    if not isinstance(fingerprint, dict) or any(
+        not isinstance(one, str) for pair in fingerprint.items() for one in pair
+    ):
+        raise TypeError(f"fingerprint gave {fingerprint!r}; expected texts by name")
+    return fingerprint
 
 
 def metric_of(cls: type[Metric], given: dict[str, Any], model: Model, reference: Path | None) -> Metric:

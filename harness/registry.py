@@ -11,6 +11,7 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
@@ -78,7 +79,7 @@ class Registry(Generic[T]):
             raise unknown(self.kind, name, self, own)
         try:
             found: type[T] = points[name].load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(
                 f"{self.kind} {name!r} ({points[name].value}) cannot be imported: {where(error)}"
             ) from error
@@ -97,6 +98,8 @@ class Registry(Generic[T]):
         if missing := sorted(getattr(cls, "__abstractmethods__", ())):
             raise UserError(f"{self.kind} {name!r} (class {cls.__name__}) lacks {', '.join(missing)}, which every "
                             f"{base} has")  # fmt: skip
+        if hasattr(cls, "registered"):
+            cls.registered()
 
     def of_file(self, path: Path) -> list[str]:
         """The names that a plugin file has registered, in its order."""
@@ -129,6 +132,9 @@ backbones: Registry[Any] = Registry("backbone", "harness.backbones", "harness.ba
 PLUGIN = "harness_plugin_"
 
 
+_OURS = ("harness", "methods", "results", "tasks")
+
+
 def plugins() -> list[Path]:
     """The plugin files that were loaded, for another process to load."""
     return [Path(module.__file__ or "") for name, module in sys.modules.items() if name.startswith(PLUGIN)]
@@ -137,6 +143,22 @@ def plugins() -> list[Path]:
 def plugin_of(cls: type) -> Path | None:
     """The plugin file that a class comes from, if it comes from one."""
     return Path(sys.modules[cls.__module__].__file__ or "") if cls.__module__.startswith(PLUGIN) else None
+
+
+@contextmanager
+def blamed(kind: str, cls: type) -> Iterator[None]:
+    """What code of a user's own raises becomes a UserError that names it, its file and its line; what is raised by the
+    harness's own passes."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if cls.__module__.partition(".")[0] in _OURS:
+            raise
+        path = plugin_of(cls) or Path(getattr(sys.modules.get(cls.__module__), "__file__", None) or "")
+        name = getattr(cls, "name", cls.__name__)
+        raise UserError(f"{kind} {name!r} ({path}) failed: {where(error, path)}") from error
 
 
 def load_plugin(path: Path) -> None:
@@ -159,12 +181,12 @@ def load_plugin(path: Path) -> None:
     except UserError:
         sys.modules.pop(name)
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         sys.modules.pop(name)
         raise UserError(f"plugin file {path} cannot be imported: {where(error, path)}") from error
 
 
-def where(error: Exception, path: Path | None = None) -> str:
+def where(error: BaseException, path: Path | None = None) -> str:
     if isinstance(error, SyntaxError):
         return f"line {error.lineno}: SyntaxError: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)

@@ -35,11 +35,11 @@ def sweep_of(
     given: Mapping[str, Any],
     *,
     config: FolderOrFile | None = None,
-    plugins: Sequence[FolderOrFile] = (),
+    plugins: FolderOrFile | Sequence[FolderOrFile] = (),
     quick: bool = False,
 ) -> Sweep:
     """The validated sweep: what is given wins over the sweep file, which wins over `quick`. Raises UserError."""
-    for path in plugins:
+    for path in [plugins] if isinstance(plugins, (str, Path)) else plugins:
         registry.load_plugin(Path(path))
     values = read_yaml(Path(config)) if config is not None else {}
     for word in ("task_settings", "metric_settings"):
@@ -68,6 +68,8 @@ def run_folder(
         if not name or Path(name).name != name or name in (".", ".."):
             raise UserError(f"--name expects a plain folder name, got {name!r}; use --out for a path")
         return RUNS / f"{name}{mine}"
+    if out == "":
+        raise UserError("--out is empty; expected a folder")
     return Path(out) if out is not None else RUNS / f"{request.run_name()}{mine}"
 
 

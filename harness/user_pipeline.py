@@ -47,6 +47,11 @@ def apply(pipeline: Any, method: str, *, adapter: str | Path | None = None, **se
     missing adapter, a pipeline that carries a method already, or one that shares its denoiser or its sampler with
     such a pipeline (one without a method should not share them either: it would run under the other's).
     """
+    if not hasattr(pipeline, "config"):
+        raise UserError(
+            f"expected a diffusers pipeline, got a {type(pipeline).__name__}; load it first, with "
+            "DiffusionPipeline.from_pretrained"
+        )
     if pipeline in _ON:
         raise UserError("this pipeline carries a method already; call harness.remove(pipeline) first")
     for other, carried in _ON.items():
@@ -98,6 +103,8 @@ def applied(pipeline: Any, method: str, **settings: Any) -> Iterator[None]:
 def _wrapped(pipeline: Any, folder: str | Path | None) -> Model:
     """The pipeline with the adapter folders that belong to it."""
     home = _home(pipeline)
+    if folder is not None and not Path(folder).is_dir():
+        raise UserError(f"adapter folder {folder} does not exist; expected a folder of NAME.safetensors")
     places = [Path(folder)] if folder is not None else []
     if home:
         places += [Path(home) / "adapters", Path(home).parent.parent / "adapters"]

@@ -37,7 +37,7 @@ def terminable() -> Iterator[None]:
         return
 
     def end(*_: object) -> None:
-        raise _Terminated
+        raise _Terminated(TERMINATED)
 
     before = signal.signal(signal.SIGTERM, end)
     try:

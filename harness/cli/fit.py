@@ -47,6 +47,7 @@ def fit(
     plugin: Plugins = None,
 ) -> None:
     """Fit a method's routers, ratios and LoRA on a model. An interrupted fit goes on where it stopped."""
+    from harness.config import method_of
     from harness.fitting.generated import read_prompts
     from harness.fitting.options import FitOptions
     from harness.fitting.request import Request, stages
@@ -62,10 +63,15 @@ def fit(
         if owner is None:
             raise unknown("setting", name, {field for kind in groups for field in kind.model_fields})
         groups[owner][name] = value
+    own_ratio = groups[cls.Settings].pop("ratio", None)
+    if own_ratio is not None and ratio is not None:
+        raise UserError("--ratio and --set ratio=... were both given; leave one of them out")
+    if own_ratio is not None:
+        ratio = method_of(method, {"ratio": own_ratio}).ratio
     options = validated(FitOptions, groups[FitOptions])
     request = Request(
         method=method,
-        settings={k: v for k, v in groups[cls.Settings].items() if k != "ratio"},
+        settings=groups[cls.Settings],
         ratios=stages(0.3 if ratio is None else ratio, options.stage),
         options=options,
         own=validated(cls.FitSettings, groups[cls.FitSettings]),

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from harness.cli.options import Plugins, load_plugins, options_of, writable
+from harness.errors import UserError
 from harness.sweep import Sweep
 
 _KEPT = ("methods", "model", "variant", "revision", "task", "ratios", "prompts", "adapters", "device", "dtype")
@@ -32,6 +33,8 @@ def maps(
     writable(out)
     for planned in plan.make(sweep):
         opened = planned.opened
+        if case >= len(opened.cases):
+            raise UserError(f"--case {case}: there are {len(opened.cases)} cases, counted from 0")
         for point in planned.points[1:]:
             method = opened.method(point)
             state = adapters.state_of(method, opened.model)

@@ -83,7 +83,10 @@ def fit(
         "model": model.name,
         "model_digest": model.digest,
         "fit": options.model_dump(exclude={"save_seconds"}),
+        "data": data.digest,
     }
+    for method in methods:
+        _keep_another(out / f"{method.adapter()}.safetensors", facts)
     if fitting.calibrate is not None:
         with torch.no_grad():
             fitting.calibrate(partial(_calibration_pass, model, objective, options, data, seed))
@@ -185,6 +188,21 @@ def fit(
             )
         paths.append(path)
     return paths
+
+
+def _keep_another(path: Path, facts: dict[str, Any]) -> None:
+    """Raises UserError where an adapter would be lost that was fitted otherwise, perhaps for longer."""
+    try:
+        there = checkpoints.facts(path) if path.is_file() else {}
+    except checkpoints.CheckpointError:
+        return
+    mine = json.loads(json.dumps(facts))
+    if other := [name for name in ("model_digest", "fit", "data") if name in there and there[name] != mine[name]]:
+        called = {"model_digest": "the model", "fit": "the options of the fit", "data": "the data"}
+        raise UserError(
+            f"{path} holds another fit ({', '.join(called[name] for name in other)} differ): give another --out, or "
+            "move it away"
+        )
 
 
 def _of_another_fit(path: Path, told: dict[str, Any]) -> bool:

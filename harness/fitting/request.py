@@ -12,16 +12,16 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from harness import versions
+from harness import registry, versions
 from harness.compose import method_class
 from harness.config import method_of, settings_of
-from harness.errors import UserError
+from harness.errors import UserError, unknown
 from harness.fitting.data import data_for
 from harness.fitting.fit import VERSION, fit
 from harness.fitting.options import FitOptions
 from harness.method import Method, MethodSettings
 from harness.models import Model, adapters, load
-from harness.sweep import MethodSpec, Sweep
+from harness.sweep import MethodSpec, Sweep, validated
 from results.plots.trajectories import trajectories
 
 FITS = Path("results") / "runs" / "fits"
@@ -99,8 +99,13 @@ class Request:
         given = self.own.model_dump(exclude_unset=True) if self.own else {}
         base = methods[0].rests_on
         of_fit, of_loop = methods[0].fit_defaults(adapters.state_of(base, loaded) if base else None)
-        own = kind.model_validate({k: v for k, v in asked.items() if k in kind.model_fields} | of_fit | given)
-        options = FitOptions.model_validate(of_loop | self.options.model_dump(exclude_unset=True))
+        every = (registry.methods.get(name).FitSettings for name in registry.methods)  # they share what a model asks
+        known = {*kind.model_fields, *FitOptions.model_fields, *(name for one in every for name in one.model_fields)}
+        for name in asked.keys() - known:
+            raise unknown("option of fits in harness.json", name, known)
+        own = validated(kind, {k: v for k, v in asked.items() if k in kind.model_fields} | of_fit | given)
+        of_model = {k: v for k, v in asked.items() if k in FitOptions.model_fields}
+        options = validated(FitOptions, of_loop | of_model | self.options.model_dump(exclude_unset=True))
         trains = methods[0].fitting(loaded.backbone, 20, own).trains
         with accelerator.main_process_first():  # the others find its cache
             samples = data_for(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -45,12 +45,14 @@ class _Call(BaseModel):
 
 
 class _Notes(BaseModel):
-    """Of a pipeline: where its prompts come from (scenes), who judges its images, and how it is called."""
+    """Of a pipeline: where its prompts come from (scenes), who judges its images (judge) and in whose features they are
+    compared with the true ones, and how it is called."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="forbid")
 
-    scenes: str | None = None
-    judge: str | None = None
+    scenes: Literal["shapes", "emoji"] | None = None
+    judge: Literal["shapes-judge"] | None = None
+    features: Literal["efficientnet-lite0", "shapes-judge"] | None = None
     inpaints: bool = False
     defaults: _Defaults | None = None
     call: _Call | None = None
