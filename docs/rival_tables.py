@@ -161,12 +161,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "rivals-gmacs": partial(rivals, "gmacs"),
     "rivals-latency": partial(rivals, "latency"),
     "rivals-emoji": partial(rivals, "gmacs", "table1_emoji", EMOJI_TRUTH, timed=False),
-    **{
-        f"rivals-emoji-latency-{100 * budget:.0f}": partial(
-            rivals, "latency", "latency_emoji", EMOJI_TRUTH, budget=budget
-        )
-        for budget in (0.8, 0.6)
-    },
+    "rivals-emoji-latency-80": partial(rivals, "latency", "latency_emoji", EMOJI_TRUTH, budget=0.8),
+    "rivals-emoji-latency-60": partial(rivals, "latency", "latency60_emoji", EMOJI_TRUTH, budget=0.6),
     "few-steps-emoji": few_steps,
     "rivals-tuned": tuned,
     "rivals-caches": caches,
