@@ -39,7 +39,8 @@ def rivals(
             found.append((match, led))
         else:
             empty = [""] * (6 + timed)
-            left_out.append([_named(match["method"], match["settings"]), "left out", f"{match['cost']:.3f}", *empty])
+            cost = number(match["cost"], 3)
+            left_out.append([_named(match["method"], match["settings"]), "left out", cost, *empty])
     to_dense = _less([(record, dense) for _match, record in found], truth, run)
     diffcr = next((record for _match, record in found if record.method == "diffcr"), None)  # perhaps left out
     rest = [record for _match, record in found if record is not diffcr]
@@ -163,6 +164,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "rivals-emoji": partial(rivals, "gmacs", "table1_emoji", EMOJI_TRUTH, timed=False),
     "rivals-emoji-latency-80": partial(rivals, "latency", "latency_emoji", EMOJI_TRUTH, budget=0.8),
     "rivals-emoji-latency-60": partial(rivals, "latency", "latency60_emoji", EMOJI_TRUTH, budget=0.6),
+    "rivals-emoji-six": partial(rivals, "gmacs", "six_steps_emoji", EMOJI_TRUTH, timed=False),
     "few-steps-emoji": few_steps,
     "rivals-tuned": tuned,
     "rivals-caches": caches,
