@@ -31,7 +31,7 @@ from harness.sweep import DENSE, MethodSpec, Mode, Sweep
 from harness.workload import Workload, digest
 from results.analysis.modes import EAGER, RATIO, named
 from results.analysis.statistics import paired_ratio
-from results.at_work import at_work, workers
+from results.at_work import others
 from results.files import write_atomic
 from results.outputs import MATCHES
 from results.run_folder import STORE
@@ -55,7 +55,7 @@ def resolved(
     kept = folder / MATCHES
     known, left_over = read(kept) if kept.exists() else [], set[str]()
     # Where no record stands and nobody works, what others sought here is nobody's.
-    if not (folder / STORE).is_file() and workers(folder)[0] == 0:
+    if not (folder / STORE).is_file() and not others(folder):
         here = {question(one.name, fixed(one), sweep.match or "", x) for one in sweep.methods for x in sweep.budgets}
         left_over = {one.question for one in known} - here
         known = [one for one in known if one.question in here]
@@ -66,8 +66,7 @@ def resolved(
         others = [one for one in stands.values() if one.asked not in again and one.question not in left_over]
         write_atomic(kept, json.dumps([asdict(one) | {"met": one.met} for one in (*others, *found)], indent=1))
 
-    with at_work(folder):
-        matches = _search(sweep, model, known, keep, say)
+    matches = _search(sweep, model, known, keep, say)
     specs = [MethodSpec(name=one.method, settings=one.chosen) for one in matches if one.strength is not None]
     if not specs:
         told = "; ".join(str(one) for one in matches) or "there is none beside dense; name some with --methods"
@@ -116,11 +115,10 @@ def _search(
             model.remember()  # anew where an earlier search has left something behind
             try:
                 match = _match(spec, sweep.match or "", budget, ladder, costs, measure)
-            except UserError:
-                raise
-            except Exception as error:  # this method's fault, for which the others are not to suffer
+            except Exception as error:  # this method's affair, for which the others are not to suffer
                 own = set[str]().union(*(one.files() for one in at(spec, ladder[-1]).members()))
-                match = _left_out(spec, sweep.match or "", budget, failure_reason(error, own))
+                reason = str(error) if isinstance(error, UserError) else failure_reason(error, own)
+                match = _left_out(spec, sweep.match or "", budget, reason)
             match = replace(match, rests_on=rests_on, task_settings=dict(workload.task_settings))
             process.restore()
             model.left_behind()  # its point will say so; the other methods are not to suffer

@@ -249,7 +249,7 @@ class Method(renamed.Renamed, ABC, old_names=renamed.METHOD):
                 raise UserError(f"method {cls.name!r}: its strength {found!r} is none of its settings; name one, or ''")
             cls.strength, cls._unsaid = "", cls  # it has no ratio
         elif cls.strength != found:
-            cls.strength = found
+            cls.strength, cls._unsaid = found, cls
 
     def dummy_state(self, backbone: Backbone, table: Tensor | None = None) -> State | None:
         """A made-up adapter state at which the method costs what it would with a fitted one; None: it needs none.

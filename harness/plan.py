@@ -262,11 +262,14 @@ def _metric(cls: type[Metric], sweep: Sweep, model: Model, reference: Path | Non
             raise UserError(f"metric {cls.name!r}: {error}") from error
         return None
     except Exception:
-        if wanted:
+        try:
             with registry.blamed("metric", cls):
                 raise
-        _LOG.warning("metric %r cannot be checked, and is left out; ask for it by name to see why", cls.name)
-        return None
+        except UserError as error:
+            if wanted:
+                raise
+            _LOG.warning("%s; it is left out", error)
+            return None
     return metric
 
 

@@ -4,6 +4,7 @@ them together."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from harness.models import Model, adapters
 from harness.profiling.workload import plans as profile_plans
 from harness.shards import Shard
 from harness.sweep import Profile, Sweep
+from results.at_work import at_work
 from results.run import Run
 from results.run_folder import STORE, RunFolder
 from results.store import StoreError
@@ -99,18 +101,22 @@ def run_sweep(
         sweep = fitted(sweep, listener.say)
     else:
         _told_of_missing(sweep, listener.say)
-    plans, matches = planned(sweep, folder, listener.say)
-    done = execute(
-        _parts(plans, shard),
-        sweep.shared(),
-        folder,
-        listener=listener,
-        isolate=isolate,
-        point_timeout=point_timeout,
-        fresh=fresh,
-        all_plots=all_plots,
-        cluster=cluster,
-    )
+    if sweep.match:
+        held_by_another(folder, sweep.shared())
+        made_folder(folder)
+    with at_work(folder) if sweep.match else nullcontext():  # what is sought is wanted until points rest on it
+        plans, matches = planned(sweep, folder, listener.say)
+        done = execute(
+            _parts(plans, shard),
+            sweep.shared(),
+            folder,
+            listener=listener,
+            isolate=isolate,
+            point_timeout=point_timeout,
+            fresh=fresh,
+            all_plots=all_plots,
+            cluster=cluster,
+        )
     done.matches = tuple(asdict(one) | {"met": one.met, "text": str(one)} for one in matches)
     return done
 

@@ -16,15 +16,28 @@ _PROCESS = ".process"
 
 @contextmanager
 def at_work(folder: Path) -> Iterator[None]:
-    """While this process adds points."""
-    mark = folder / RUNNING / f"{HOST}.{os.getpid()}{_PROCESS}"
+    """While this process adds points, or seeks the settings of some. Within such a context another one does nothing."""
+    mark = _own(folder)
+    if mark.exists():
+        yield
+        return
     write_atomic(mark, "")
     try:
         yield
     finally:
         mark.unlink(missing_ok=True)
-        with suppress(OSError):  # another process's mark is in it
+        with suppress(OSError):  # another process's mark is in it, or something was written
             mark.parent.rmdir()
+            folder.rmdir()
+
+
+def others(folder: Path) -> bool:
+    """Whether another process is at work there."""
+    return any(mark != _own(folder) and not _lost(mark) for mark in _marks(folder))
+
+
+def _own(folder: Path) -> Path:
+    return folder / RUNNING / f"{HOST}.{os.getpid()}{_PROCESS}"
 
 
 def workers(folder: Path) -> tuple[int, int]:

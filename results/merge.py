@@ -65,15 +65,16 @@ def merged(folders: Sequence[str | Path], out: str | Path) -> Run:
 def _match(folder: RunFolder, places: Sequence[Path]) -> None:
     """Keep what searches for budgets found in these folders, one answer to each question: shards that tuned apart may
     have found several, and one that led to a point of its own folder is kept before others."""
-    found: dict[str, tuple[bool, dict[str, Any]]] = {}
+    found: dict[str, tuple[tuple[bool, bool], dict[str, Any]]] = {}
     with ExitStack() as stack:
         for run in (folder, *(stack.enter_context(RunFolder.open(place)) for place in places)):
             records = run.records()
             for match in run.read_json(outputs.MATCHES) or ():
                 asked = compact_json({name: match.get(name) for name in _QUESTION})
                 led = match["strength"] is not None and any(led_to(match, record) for record in records)
-                if asked not in found or led > found[asked][0]:
-                    found[asked] = led, match
+                rank = led, not match.get("reason")  # a search that failed is no answer
+                if asked not in found or rank > found[asked][0]:
+                    found[asked] = rank, match
     if found:
         folder.write_json(outputs.MATCHES, [match for _, match in found.values()])
 

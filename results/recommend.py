@@ -73,7 +73,7 @@ def recommended(folders: Sequence[str | Path], most: Sequence[str], least: Seque
             meeting = ranked((one for one in judged if one.probability >= MEETS), metric)
             ties, better = beside(meeting[0], meeting[1:], metric) if meeting and metric else ([], [])
             notes += _notes(meeting, len(judged))
-            nearest = None if meeting else min(judged, key=lambda one: one.missed, default=None)
+            nearest = None if meeting else min(ranked(judged, metric), key=lambda one: one.missed, default=None)
             about = setup(members[0]) + "".join(f" · {k} {v}" for k, v in members[0].task_settings.items())
             found.append(
                 Recommendation(about, metric, tuple(meeting), nearest, tuple(ties), tuple(better), tuple(notes))

@@ -84,12 +84,11 @@ class RunFiles:
         }
 
     def save_references(self, features: Mapping[str, np.ndarray]) -> dict[str, str]:
-        """Write reference features (M, D) by extractor, each set once; returns paths by extractor."""
+        """Write reference features (M, D) by estimate or extractor, each set once; returns paths by the same."""
         paths = {}
         for name, x in features.items():
             half = np.ascontiguousarray(x, dtype=np.float16)
-            file = f"{slug(name)}-{hashlib.sha256(half.tobytes()).hexdigest()[:12]}.npy"
-            paths[name] = f"references/{file}"
+            paths[name] = f"references/{hashlib.sha256(half.tobytes()).hexdigest()[:16]}.npy"
             if not (self.path / paths[name]).is_file():
                 self._save_at(self.path / paths[name], half)
         return paths
@@ -98,9 +97,10 @@ class RunFiles:
         """Features (N, D), float64; None where the record has none of this extractor, or the file is gone."""
         return self._array(record.features.get(extractor))
 
-    def reference(self, record: Record, extractor: str) -> np.ndarray | None:
-        """The features (M, D) that the record's distances compare with; None as for `features`."""
-        return self._array(record.references.get(extractor))
+    def reference(self, record: Record, name: str) -> np.ndarray | None:
+        """The features (M, D) that a distance of the record compares with, by the estimate's name or its extractor;
+        None as for `features`."""
+        return self._array(record.references.get(name))
 
     def _array(self, name: str | None) -> np.ndarray | None:
         try:

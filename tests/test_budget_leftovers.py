@@ -1,6 +1,7 @@
 """What a search for budgets leaves: the model as it was, and budgets that outlive a merge of shards."""
 
-from contextlib import nullcontext
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,11 @@ import pytest
 import torch
 
 import harness
-from harness import budgets, config, cost, plan
+from harness import budgets, config, cost, plan, runner
 from harness.method import Method
-from results.at_work import at_work
+from results.files import HOST, write_atomic
 from results.merge import merged
+from results.run import Run
 
 
 def test_a_method_that_changes_weights_at_every_budget_spoils_nothing(
@@ -60,9 +62,28 @@ def test_a_search_keeps_what_another_in_the_same_fresh_folder_finds(
         return [one.method for one in budgets.read(tmp_path / "matched.json")]
 
     assert search("tome") == ["tome"]
-    with at_work(tmp_path) if working else nullcontext():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        if working:
+            write_atomic(tmp_path / "running" / f"{HOST}.{other.pid}.process", "")
         assert search("random") == (["tome", "random"] if working else ["random"])
-    assert not (tmp_path / "running").exists()
+        other.communicate(b"\n")
+
+
+def test_what_is_sought_is_kept_until_points_rest_on_it(
+    monkeypatch: pytest.MonkeyPatch, small: dict[str, Any], tmp_path: Path
+) -> None:
+    """Another search, between the end of this one and its first record, finds it at work."""
+    monkeypatch.setattr(budgets, "relative_cost", lambda _on, method, *_: 1 - (method.ratio or 0.0))
+    seen: list[tuple[bool, bool]] = []
+
+    def executed(*_: object, **__: object) -> Run:
+        marks = list((tmp_path / "run" / "running").iterdir())
+        seen.append((len(marks) == 1, (tmp_path / "run" / "store.sqlite").exists()))
+        return Run([], tmp_path)
+
+    monkeypatch.setattr(runner, "execute", executed)
+    harness.run("tome", out=tmp_path / "run", **{**small, "match": "gmacs", "budgets": [0.8]})
+    assert seen == [(True, False)] and not (tmp_path / "run" / "running").exists()
 
 
 def test_a_method_that_fails_leaves_the_others_their_budgets(

@@ -71,8 +71,8 @@ def test_strengths_that_a_model_has_no_layers_for_end_the_search_below_them(
     (met, far), measured = found(monkeypatch, small, [0.8, 0.6], cost_of)
     assert met.met and met.strength == pytest.approx(0.4, abs=0.02)
     assert not far.met and far.cost == pytest.approx(0.775, abs=0.01) and max(measured) > 0.45
-    with pytest.raises(UserError, match="is the most"):  # nothing works: no search
-        found(monkeypatch, small, [0.8], lambda _ratio: cost_of(1.0))
+    ((none,), _) = found(monkeypatch, small, [0.8], lambda _ratio: cost_of(1.0))  # nothing works
+    assert none.strength is None and none.reason == "0.45 is the most"
 
 
 def test_a_matched_run_from_end_to_end(small: dict[str, Any], tmp_path: Path) -> None:

@@ -50,8 +50,11 @@ def test_modes_that_a_method_or_device_has_not_are_refused(
     with pytest.raises(UserError, match=r"match: .*latency\[compile\]"):
         config.build({**small, "match": "latency[fast]=0.8"})
     with pytest.raises(UserError, match="'random' cannot be tuned in mode compile: .*no such kernel; leave it out"):
-        harness.run("tome,random", **{**small, "match": "latency[compile]=0.8", "out": tmp_path})
-    assert [one.method for one in budgets.read(tmp_path / "matched.json")] == ["tome"]  # what was found stays
+        harness.run("random", **{**small, "match": "latency[compile]=0.8", "out": tmp_path / "alone"})
+    run = harness.run("tome,random", **{**small, "match": "latency[compile]=0.8", "out": tmp_path})
+    assert {record.method for record in run.records} == {"dense", "tome"}  # the others are not to suffer
+    found = {one.method: one.reason for one in budgets.read(tmp_path / "matched.json")}
+    assert not found["tome"] and "no such kernel" in found["random"]
     modes_cost.clear()
     sweep = Sweep(**{**small, "methods": "tome,fbcache", "match": "latency[graph]", "budgets": [0.8]})
     with pytest.raises(UserError, match=r"'fbcache' cannot be tuned to latency\[graph\]: it keeps what"):

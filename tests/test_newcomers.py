@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate.state import AcceleratorState
 from typer.testing import CliRunner
 
 import harness
-from harness import registry
+from harness import checkpoints, registry
 from harness.cli import app
 from harness.errors import UserError
 from harness.method import Method, MethodSettings, RatioSettings
@@ -41,9 +42,33 @@ def test_a_fit_takes_no_other_fits_place(tiny_folder: Path, tmp_path: Path) -> N
     path = tmp_path / "random-ft-20.safetensors"
     before = path.read_bytes()
     said = told(*arguments, "--set", "lr=0.01")
-    assert "holds another fit (the options of the fit differ): give another --out, or move it away" in said
+    assert "holds another fit (options of the fit differ): give another --out, or move it away" in said
     assert path.read_bytes() == before
     told(*arguments, code=0)  # the same one is finished
+
+
+def test_a_fit_with_other_options_of_its_method_takes_no_place(tiny_folder: Path, tmp_path: Path) -> None:
+    arguments = ("fit", "uniform", "--model", str(tiny_folder), "--out", str(tmp_path), "--ratio", "0.2", *FIT)
+    told(*arguments, code=0)
+    assert "(options of the method differ)" in told(*arguments, "--set", "router_lr=0.5")
+
+
+def test_a_model_may_ask_for_the_loop_too(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    notes = json.loads((folder / "harness.json").read_text()) | {"fit": {"precision": "bfloat16", "lora_rank": 3}}
+    (folder / "harness.json").write_text(json.dumps(notes))
+    arguments = ("fit", "uniform", "--model", str(folder), "--out", str(tmp_path / "out"), "--ratio", "0.2")
+    AcceleratorState._reset_state(True)  # one process has one precision
+    try:
+        told(*arguments, *FIT[:-2], code=0)
+    finally:
+        AcceleratorState._reset_state(True)
+    fit = checkpoints.facts(tmp_path / "out" / "uniform-20.safetensors")["fit"]
+    assert (fit["precision"], fit["lora_rank"], fit["steps"]) == ("bfloat16", 3, 1)
+    notes["fit"] = {"stage": 0.1}
+    (folder / "harness.json").write_text(json.dumps(notes))
+    assert "unknown option of fits in harness.json 'stage'" in told(*arguments, *FIT)
 
 
 def test_an_adapter_folder_that_is_not_there(tmp_path: Path) -> None:
@@ -102,14 +127,18 @@ def test_a_method_without_a_ratio_has_no_strength_unless_it_names_one() -> None:
     class Ratio(Plain):
         Settings = RatioSettings
 
+    class Without(Ratio):
+        Settings = MethodSettings
+
     try:
         registry.methods.register("plain")(Plain)
         registry.methods.register("with-ratio")(Ratio)
-        assert Plain.strength == "" and Ratio.strength == "ratio"
+        registry.methods.register("without")(Without)
+        assert (Plain.strength, Ratio.strength, Without.strength) == ("", "ratio", "")
         with pytest.raises(UserError, match="its strength 'treshold' is none of its settings"):
             registry.methods.register("misspelt")(Misspelt)
     finally:
-        for name in ("plain", "with-ratio", "misspelt"):
+        for name in ("plain", "with-ratio", "without", "misspelt"):
             registry.methods.forget(name)
 
 

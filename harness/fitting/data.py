@@ -52,7 +52,7 @@ class FolderData:
             )
         self.model, self.pairs, self.skipped = model, usable, bad
         name = [(hashlib.sha256(p.read_bytes()).hexdigest(), c) for p, c in usable]
-        self.cache = cache / hashlib.sha256(json.dumps([4, model.digest, name]).encode()).hexdigest()[:12]
+        self.cache = cache / hashlib.sha256(json.dumps([5, model.digest, name]).encode()).hexdigest()[:12]
         self.digest, self.shards = self.cache.name, Shards(self.cache, _SHARD)
         self._encode()
 

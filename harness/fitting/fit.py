@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -78,15 +78,8 @@ def fit(
     fitting = first.fitting(backbone, steps, own)
     for module in model.modules:
         module.requires_grad_(False).eval()
-    facts = {
-        "method": first.name,
-        "model": model.name,
-        "model_digest": model.digest,
-        "fit": options.model_dump(exclude={"save_seconds"}),
-        "data": data.digest,
-    }
-    for method in methods:
-        _keep_another(out / f"{method.adapter()}.safetensors", facts)
+    facts = told_of(first, model, options, own) | {"data": data.digest}
+    keep_others(methods, out, facts)
     if fitting.calibrate is not None:
         with torch.no_grad():
             fitting.calibrate(partial(_calibration_pass, model, objective, options, data, seed))
@@ -190,19 +183,35 @@ def fit(
     return paths
 
 
-def _keep_another(path: Path, facts: dict[str, Any]) -> None:
-    """Raises UserError where an adapter would be lost that was fitted otherwise, perhaps for longer."""
-    try:
-        there = checkpoints.facts(path) if path.is_file() else {}
-    except checkpoints.CheckpointError:
-        return
-    mine = json.loads(json.dumps(facts))
-    if other := [name for name in ("model_digest", "fit", "data") if name in there and there[name] != mine[name]]:
-        called = {"model_digest": "the model", "fit": "the options of the fit", "data": "the data"}
-        raise UserError(
-            f"{path} holds another fit ({', '.join(called[name] for name in other)} differ): give another --out, or "
-            "move it away"
-        )
+def told_of(method: Method, model: Model, options: FitOptions, own: MethodSettings | None) -> dict[str, Any]:
+    """What an adapter says of the fit that made it, but for its data and what was learned."""
+    return {
+        "method": method.name,
+        "model": model.name,
+        "model_digest": model.digest,
+        "fit": options.model_dump(mode="json", exclude={"save_seconds"}),
+        "own": own.model_dump(mode="json") if own is not None else {},
+    }
+
+
+_CALLED = {"model_digest": "the model", "fit": "options of the fit", "own": "options of the method", "data": "the data"}
+
+
+def keep_others(methods: Sequence[Method], out: Path, facts: Mapping[str, Any]) -> None:
+    """Raises UserError where an adapter would be lost that was fitted otherwise, perhaps for longer. What older
+    adapters do not say differs in nothing."""
+    for method in methods:
+        path = out / f"{method.adapter()}.safetensors"
+        try:
+            there = checkpoints.facts(path) if path.is_file() else {}
+        except checkpoints.CheckpointError:
+            continue
+        other = [called for name, called in _CALLED.items() if name in there and name in facts
+                 and there[name] != facts[name]]  # fmt: skip
+        if other:
+            raise UserError(
+                f"{path} holds another fit ({', '.join(other)} differ): give another --out, or move it away"
+            )
 
 
 def _of_another_fit(path: Path, told: dict[str, Any]) -> bool:

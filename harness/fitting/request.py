@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from harness.compose import method_class
 from harness.config import method_of, settings_of
 from harness.errors import UserError, unknown
 from harness.fitting.data import data_for
-from harness.fitting.fit import VERSION, fit
+from harness.fitting.fit import VERSION, fit, keep_others, told_of
 from harness.fitting.options import FitOptions
 from harness.method import Method, MethodSettings
 from harness.models import Model, adapters, load
@@ -91,21 +92,19 @@ class Request:
         adapters, and of the picture of the ratios where there is one; nothing in the further processes of a launch on
         several devices."""
         loaded = load(model, device=device, adapters=(out,), variant=variant, revision=revision)
-        precision = "bf16" if self.options.precision == "bfloat16" else "no"
-        accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)  # makes this process's GPU "cuda"
         methods = self.methods
-        # What a model asks of fits by default (its number of timestep regions, say); what the user set wins.
-        kind, asked = methods[0].FitSettings, loaded.facts.get("fit", {})
+        # What a model asks of fits by default (its number of timestep regions, say); a preset and the user win.
+        kind, asked = methods[0].FitSettings, _asked(loaded.facts.get("fit", {}))
         given = self.own.model_dump(exclude_unset=True) if self.own else {}
         base = methods[0].rests_on
         of_fit, of_loop = methods[0].fit_defaults(adapters.state_of(base, loaded) if base else None)
-        every = (registry.methods.get(name).FitSettings for name in registry.methods)  # they share what a model asks
-        known = {*kind.model_fields, *FitOptions.model_fields, *(name for one in every for name in one.model_fields)}
-        for name in asked.keys() - known:
-            raise unknown("option of fits in harness.json", name, known)
         own = validated(kind, {k: v for k, v in asked.items() if k in kind.model_fields} | of_fit | given)
         of_model = {k: v for k, v in asked.items() if k in FitOptions.model_fields}
-        options = validated(FitOptions, of_loop | of_model | self.options.model_dump(exclude_unset=True))
+        options = validated(FitOptions, of_model | of_loop | self.options.model_dump(exclude_unset=True))
+        precision = "bf16" if options.precision == "bfloat16" else "no"
+        accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)  # makes this process's GPU "cuda"
+        told = told_of(methods[0], loaded, options, own)
+        keep_others(methods, out, told)  # before latents are made
         trains = methods[0].fitting(loaded.backbone, 20, own).trains
         with accelerator.main_process_first():  # the others find its cache
             samples = data_for(
@@ -137,3 +136,16 @@ def missing(sweep: Sweep, model: Model) -> list[Request]:
                 settings = {k: v for k, v in method.settings.model_dump(mode="json").items() if k != "ratio"}
                 wanted[method.adapter()] = Request(method.name, settings, (method.ratio or 0.0,))
     return sorted(wanted.values(), key=lambda request: request.methods[0].rests_on is not None)
+
+
+def _asked(notes: dict[str, Any]) -> dict[str, Any]:
+    """The options of fits in a model's notes. Raises UserError for what is none of any method's, nor of the loop."""
+    if not notes:
+        return {}
+    known = set(FitOptions.model_fields) - {"stage"}  # the stages are set before a model is there
+    for name in registry.methods:
+        with suppress(UserError):  # somebody else's that cannot be imported
+            known |= set(registry.methods.get(name).FitSettings.model_fields)
+    for name in notes.keys() - known:
+        raise unknown("option of fits in harness.json", name, known)
+    return notes

@@ -20,7 +20,8 @@ FLOOR = "latency_floor"
 def cost_of(point: Point, dense: Point) -> Cost:
     """Relative to dense; of several training seeds the mean, with Student's interval over the seeds."""
     other = dense.first
-    each = [_latencies(own, other) for own in point.records]
+    one_machine = len({record.hardware for record in point.records}) == 1  # else their times have no mean
+    each = [_latencies(own, other) if one_machine else {} for own in point.records]
     found = {
         mode: _latency((*point.records, other), _over_seeds([one[mode] for one in each]), mode)
         for mode in each[0]
@@ -82,7 +83,7 @@ def _latency_word(records: Sequence[Record], ratio: Estimate, mode: str) -> Late
         return ""
     if modes.launch_bound(records, mode):
         return "launch-bound"
-    floor = float(records[0].environment.get(FLOOR, 0.0))
+    floor = max(float(record.environment.get(FLOOR, 0.0)) for record in records)
     if ratio.low <= 1 <= ratio.high or abs(ratio.value - 1) <= floor:
         return "not distinguishable"
     return "faster" if ratio.value < 1 else "slower"

@@ -29,7 +29,8 @@ from results.analysis.point_names import SEED, variants
 from results.record import Estimate, Record
 from results.tables.formatting import asked_and_reached, compact_json
 
-_TIMES = ("latency", "throughput", "energy", "device_busy")
+TIMES = ("latency", "throughput", "energy", "device_busy")
+"""What the names of figures begin with that hold for one machine."""
 FEWEST = 3  # seeds, below which a t-test has next to no power
 
 
@@ -172,7 +173,7 @@ def pooled(records: Sequence[Record]) -> pd.DataFrame:
         row["seeds"] = len(members)
         shared = [name for name in members[0].estimates if all(name in other.estimates for other in members)]
         if len({member.hardware for member in members}) > 1:
-            shared = [name for name in shared if not name.startswith(_TIMES)]
+            shared = [name for name in shared if not name.startswith(TIMES)]
         for name in shared:
             row |= _estimate(name, [member.estimates[name] for member in members])
         rows.append(row)

@@ -87,7 +87,8 @@ def _document(records: Sequence[Record], frame: pd.DataFrame) -> str:
         for row in ({str(k): v for k, v in one.items()} for one in members.to_dict("records")):
             name = f"{plain(row['method'])} {code(row['settings'])}".strip()
             if row["strength"] is None or pd.isna(row["strength"]):
-                left = "left out" + (f": {plain(row['reason'])}" if row.get("reason") else "")
+                reason = row.get("reason")  # NaN where another row has one
+                left = f"left out: {plain(reason)}" if isinstance(reason, str) and reason else "left out"
                 lines.append([name, left, number(row["cost"], 3), *[""] * (1 + len(names))])
                 continue
             note = "" if row["met"] else " *closest*"

@@ -18,7 +18,7 @@ import pandas as pd
 
 from results.analysis.pareto import comparable
 from results.analysis.points import DENSE, OTHERS, Block, Point, blocks_of, points_of
-from results.analysis.seeds import level
+from results.analysis.seeds import TIMES, level
 from results.analysis.sets import ranks
 from results.files import write_atomic
 from results.record import Estimate, Record, newest
@@ -93,7 +93,9 @@ def cells(group: Sequence[Record], matches: Sequence[Mapping[str, Any]] = ()) ->
 
 
 def _level(point: Point, name: str) -> Estimate | None:
-    """Over the training seeds; None where one of them has no such figure."""
+    """Over the training seeds; None where one of them has no such figure, and for times of several machines."""
+    if name.startswith(TIMES) and len({record.hardware for record in point.records}) > 1:
+        return None
     found = [record.estimates[name] for record in point.records if name in record.estimates]
     return level(found) if len(found) == len(point.records) else None
 
