@@ -59,7 +59,7 @@ def test_a_record_holds_its_cases_values_and_features(finished: Path) -> None:
             assert len(estimate.values) == 4 and np.mean(estimate.values) == pytest.approx(estimate.value), name
         features = folder.features(tome, "shapes-judge")
         assert features is not None and features.shape == (4, 64)
-        reference = folder.reference(tome, "shapes-judge")
+        reference = folder.reference(tome, "fid[shapes-judge]")
         assert reference is not None and reference.shape == (2048, 64)
         maps = folder.token_maps(tome)
         assert maps is not None and maps.keep.shape == (4, 3, 16, 16) and folder.token_maps(dense) is None

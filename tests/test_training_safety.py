@@ -117,18 +117,20 @@ def test_a_fit_is_made_anew_where_its_pictures_have_changed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
-    def fit(**values: Any) -> tuple[bytes, int]:
+    def fit(out: str = "out", **values: Any) -> tuple[bytes, int]:
         options = FitOptions.model_validate({"steps": 6, "batch": 2, "lora_rank": 2, **values})
-        path = Request("uniform", {}, (0.3,), options).run(str(tiny_folder), tmp_path / "out", data=pictures)[0]
+        path = Request("uniform", {}, (0.3,), options).run(str(tiny_folder), tmp_path / out, data=pictures)[0]
         fits = [one for one in (tmp_path / "results" / "runs" / "fits").iterdir() if one.name.startswith("uniform-")]
         return path.read_bytes(), len(fits)
 
     first, count = fit()
     assert count == 1 and fit(save_seconds=7) == (first, 1)  # how often it is saved is not what it is
     Image.new("RGB", (64, 64), (0, 0, 200)).save(pictures / "0.bmp")  # as many bytes
-    changed, count = fit()
-    assert count == 2 and changed != first
+    with pytest.raises(UserError, match=r"holds another fit \(the data differ\): give another --out"):
+        fit()
+    changed, count = fit("other")
+    assert count == 2 and changed != first and (tmp_path / "out" / "uniform-30.safetensors").read_bytes() == first
     moved = pictures.rename(tmp_path / "elsewhere")
     again = Request("uniform", {}, (0.3,), FitOptions.model_validate({"steps": 6, "batch": 2, "lora_rank": 2}))
-    path = again.run(str(tiny_folder), tmp_path / "out", data=moved)[0]
+    path = again.run(str(tiny_folder), tmp_path / "other", data=moved)[0]
     assert path.read_bytes() == changed

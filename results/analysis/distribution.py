@@ -114,7 +114,8 @@ def _difference(
     drawn = drawn[np.isfinite(drawn)]
     around = drawn - drawn.mean()  # (R,)
     tail = expanded_tail(count)
-    low, high = (value + float(np.quantile(around, cut)) if count >= FEWEST else None for cut in (tail, 1 - tail))
+    alike = count < 3 and np.ptp(drawn) <= 1e-9 * abs(value)  # of two cases but one pair is left
+    low, high = (None if alike else value + float(np.quantile(around, cut)) for cut in (tail, 1 - tail))
     factor = _shrinkage(drawn.var(), (of_cluster**2).sum()) * (count / (count - 1)) ** 0.5
     reached = abs(value) * (1 - 1e-9)
     p = float((1 + (np.abs(around) * factor >= reached).sum()) / (1 + resamples)) if count >= FEWEST else None

@@ -169,3 +169,10 @@ def test_what_has_no_answer_is_refused(difference):
     ):
         with pytest.raises(ValueError, match=said):
             difference(*arms)
+
+
+def test_two_cases_have_no_interval_of_a_kernel_distance() -> None:
+    """All resamples have one pair of different cases, and agree."""
+    x, y, reference = (np.random.default_rng(seed).normal(size=(size, 4)) for seed, size in ((0, 2), (1, 2), (2, 30)))
+    found = kid_difference(x, y, reference, resamples=50)
+    assert found.low is None and found.high is None and found.p is None
