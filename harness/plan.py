@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
-from harness import attach, config, measure, registry, versions
+from harness import attach, config, judges, measure, registry, versions
 from harness.compose import method_class
 from harness.engine import OpenWorkload
 from harness.errors import UserError, unknown
@@ -61,7 +59,7 @@ def make(sweep: Sweep, model: Model | None = None) -> tuple[Plan, ...]:
     model = load_model(sweep) if model is None else model
     methods = [method for spec in [MethodSpec(name=DENSE), *specs] for method in _methods(spec, sweep.ratios, model)]
     reference = task_class.reference(sweep.data)
-    found = (_metric(cls, sweep, model, reference) for cls in metric_classes)
+    found = (judges.chosen(cls, sweep, model, reference) for cls in metric_classes)
     metrics = tuple(metric for metric in found if metric is not None)
     chosen = config.task_settings_of(
         task_class, sweep.task_settings, task_class.swept(model, own=sweep.data is not None)
@@ -91,7 +89,7 @@ def _plan(
     with registry.blamed("task", task_class):
         task = task_class(model, steps=steps, guidance=guidance, settings=settings)
     cases = _cases(task, sweep)
-    metrics = tuple(metric for metric in metrics if _judges(metric, cases, sweep))
+    metrics = tuple(metric for metric in metrics if judges.judges(metric, cases, sweep))
     workload = _workload(sweep, model, task, cases, metrics)
     opened = OpenWorkload(workload, model, task, cases, metrics)
     return Plan(opened, points(methods, model, workload))
@@ -111,8 +109,7 @@ def _workload(sweep: Sweep, model: Model, task: Task, cases: Sequence[Case], met
     }
     judged = {f"metric {metric.name}": versions.of_part(type(metric)) for metric in metrics}
     for metric in metrics:
-        with registry.blamed("metric", type(metric)):
-            judged |= _texts(metric.fingerprint())
+        judged |= judges.fingerprint(metric)
     return Workload(
         request=sweep.shared() | {"methods": [], "adapters": [str(path) for path in sweep.adapters]},
         task_settings=task.settings.model_dump(mode="json"),
@@ -164,7 +161,8 @@ def reopen(sweep: Sweep, workload: Workload, model: Model | None = None) -> Open
     reference = task_class.reference(sweep.data)
     names = [name.removeprefix("metric ") for name in workload.judged if name.startswith("metric ")]
     metrics = tuple(
-        metric_of(registry.metrics.get(name), sweep.metric_settings.get(name, {}), model, reference) for name in names
+        judges.metric_of(registry.metrics.get(name), sweep.metric_settings.get(name, {}), model, reference)
+        for name in names
     )
     return OpenWorkload(workload, model, task, _cases(task, sweep), metrics)
 
@@ -220,71 +218,6 @@ def point(method: Method, model: Model, workload: Workload, reference: str = "")
         strength=method.strength, adapter=adapters.digest_of(method, model),
         source="".join(versions.of_source(type(one)) for one in method.members()), reference=reference,
     )  # fmt: skip
-
-
-def _wanted(name: str, sweep: Sweep) -> bool:
-    """Whether the user asked for a metric by name or by a setting."""
-    return bool(sweep.metric_settings.get(name)) or sweep.metrics is not None
-
-
-def _judges(metric: Metric, cases: Sequence[Case], sweep: Sweep) -> bool:
-    """Whether a metric can judge images of these cases. Raises UserError where it cannot and was asked for."""
-    with registry.blamed("metric", type(metric)):
-        reason = metric.refuses(cases)
-    if reason and _wanted(metric.name, sweep):
-        raise UserError(f"metric {metric.name!r} cannot judge images of these cases: {reason}")
-    return not reason
-
-
-def _metric(cls: type[Metric], sweep: Sweep, model: Model, reference: Path | None) -> Metric | None:
-    """A metric that can judge this model's images with what is available, or None. Raises UserError instead where the
-    user asked for it by name or by a setting."""
-    given, wanted = sweep.metric_settings.get(cls.name, {}), _wanted(cls.name, sweep)
-    try:
-        with registry.blamed("metric", cls):
-            applies = cls.applies(model)
-    except UserError as error:
-        if wanted:
-            raise
-        _LOG.warning("%s; it is left out", error)
-        return None
-    if not applies:
-        if wanted:
-            raise UserError(
-                f"metric {cls.name!r} cannot judge images of model {sweep.model!r}; leave it out of --metrics"
-            )
-        return None
-    metric = metric_of(cls, given, model, reference)
-    try:
-        metric.check()
-    except UserError as error:
-        if wanted:
-            raise UserError(f"metric {cls.name!r}: {error}") from error
-        return None
-    except Exception:
-        try:
-            with registry.blamed("metric", cls):
-                raise
-        except UserError as error:
-            if wanted:
-                raise
-            _LOG.warning("%s; it is left out", error)
-            return None
-    return metric
-
-
-def _texts(fingerprint: object) -> dict[str, str]:
-    if not isinstance(fingerprint, dict) or any(
-        not isinstance(one, str) for pair in fingerprint.items() for one in pair
-    ):
-        raise TypeError(f"fingerprint gave {fingerprint!r}; expected texts by name")
-    return fingerprint
-
-
-def metric_of(cls: type[Metric], given: dict[str, Any], model: Model, reference: Path | None) -> Metric:
-    """A metric object. Raises UserError for settings that are no good."""
-    own = cls.Settings is not Metric.Settings
-    return cls(model, config.metric_settings_of(cls, given), reference) if own else cls(model)
 
 
 def labelled(plans: Sequence[Plan]) -> tuple[Plan, ...]:

@@ -56,6 +56,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("fitting",),
     ("clock",),  # how far latencies can be trusted
     ("engine",),  # a point of an open workload
+    ("judges",),
     ("plan",),
     ("profiling",),
     ("executors",),
