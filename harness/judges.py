@@ -37,34 +37,21 @@ def chosen(cls: type[Metric], sweep: Sweep, model: Model, reference: Path | None
     given, wanted = sweep.metric_settings.get(cls.name, {}), _wanted(cls.name, sweep)
     try:
         with registry.blamed("metric", cls):
-            applies = cls.applies(model)
-    except UserError as error:
+            if not cls.applies(model):
+                if wanted:
+                    raise UserError(f"it cannot judge images of model {sweep.model!r}; leave it out of --metrics")
+                return None
+            metric = metric_of(cls, given, model, reference)
+            metric.check()
+    except registry.Blamed as error:
         if wanted:
             raise
         _LOG.warning("%s; it is left out", error)
         return None
-    if not applies:
-        if wanted:
-            raise UserError(
-                f"metric {cls.name!r} cannot judge images of model {sweep.model!r}; leave it out of --metrics"
-            )
-        return None
-    metric = metric_of(cls, given, model, reference)
-    try:
-        metric.check()
     except UserError as error:
         if wanted:
             raise UserError(f"metric {cls.name!r}: {error}") from error
         return None
-    except Exception:
-        try:
-            with registry.blamed("metric", cls):
-                raise
-        except UserError as error:
-            if wanted:
-                raise
-            _LOG.warning("%s; it is left out", error)
-            return None
     return metric
 
 

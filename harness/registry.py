@@ -145,10 +145,14 @@ def plugin_of(cls: type) -> Path | None:
     return Path(sys.modules[cls.__module__].__file__ or "") if cls.__module__.startswith(PLUGIN) else None
 
 
+class Blamed(UserError):
+    """A fault in code of a user's own."""
+
+
 @contextmanager
 def blamed(kind: str, cls: type) -> Iterator[None]:
-    """What code of a user's own raises becomes a UserError that names it, its file and its line; what is raised by the
-    harness's own passes."""
+    """What code of a user's own raises becomes an error that names it, its file and its line; what is raised by the
+    harness's own passes, and so does a UserError."""
     try:
         yield
     except UserError:
@@ -158,7 +162,7 @@ def blamed(kind: str, cls: type) -> Iterator[None]:
             raise
         path = plugin_of(cls) or Path(getattr(sys.modules.get(cls.__module__), "__file__", None) or "")
         name = getattr(cls, "name", cls.__name__)
-        raise UserError(f"{kind} {name!r} ({path}) failed: {where(error, path)}") from error
+        raise Blamed(f"{kind} {name!r} ({path}) failed: {where(error, path)}") from error
 
 
 def load_plugin(path: Path) -> None:

@@ -101,7 +101,7 @@ def run_sweep(
         sweep = fitted(sweep, listener.say)
     else:
         _told_of_missing(sweep, listener.say)
-    if sweep.match:
+    if sweep.match:  # before anything is sought for it
         held_by_another(folder, sweep.shared())
         made_folder(folder)
     with at_work(folder) if sweep.match else nullcontext():  # what is sought is wanted until points rest on it
@@ -180,8 +180,6 @@ def planned(
     model: Model = plan.load_model(sweep)
     if not sweep.match:
         return plan.make(sweep, model), []
-    held_by_another(folder, sweep.shared())
-    made_folder(folder)
     sweep, matches = resolved(sweep, folder, model, say)
     return plan.make(sweep, model), matches
 
